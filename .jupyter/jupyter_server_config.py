@@ -1,0 +1,19 @@
+"""How JupyterLab behaves in this environment. `make env` copies the file into .venv/etc/jupyter, where `jupyter lab` finds it.
+
+It opens `nbs/`, gives kernels the settings of the stages, and on saving a notebook of `nbs/` strips its outputs and exports its module.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from mle_project.notebooks import after_save, before_save
+from mle_project.project import ENVIRONMENT
+
+os.environ.update(ENVIRONMENT)
+
+c = get_config()  # noqa: F821
+c.ServerApp.root_dir = str(Path(sys.prefix).parent)
+c.LabApp.default_url = "/lab/tree/nbs"
+c.ContentsManager.pre_save_hook = before_save
+c.FileContentsManager.post_save_hook = after_save

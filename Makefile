@@ -1,0 +1,55 @@
+# Targets print their own help: `make help`. Everything runs inside .venv, which is built from requirements/dev.txt.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+export PATH := $(BIN):$(PATH)
+export BENTOML_DO_NOT_TRACK := True
+unexport VIRTUAL_ENV PYTHONPATH
+
+.PHONY: help env repro test lab serve hooks check lock clean
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements/dev.txt requirements/installer.txt pyproject.toml .jupyter/jupyter_server_config.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit(f"Python 3.11 is needed; {sys.executable} is {v[0]}.{v[1]}. Say which one to use: make env PYTHON=/path/to/python3.11")'
+	@echo "env: building .venv from requirements/dev.txt (about 2.5 GB, a few minutes)"
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "env: the venv module is incomplete; on Debian or Ubuntu: apt-get install python3.11-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/installer.txt
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --no-index --editable .
+	@mkdir -p $(VENV)/etc/jupyter && cp .jupyter/jupyter_server_config.py $(VENV)/etc/jupyter/
+	@touch $(READY)
+
+env: $(READY)  ## build .venv from the lock file
+	@echo "env: ready. Enter it with: source .venv/bin/activate"
+
+repro: $(READY)  ## run the whole stage graph and print a summary
+	@dvc repro
+	@mle summary
+
+test: $(READY)  ## run every check and test: style, types, notebooks, contracts, the graph on a sample
+	@.ci/test
+
+lab: $(READY)  ## open nbs/ in JupyterLab; saving strips outputs and exports the module
+	@jupyter lab
+
+serve: $(READY)  ## serve the model of the last run on http://localhost:3000
+	@bentoml serve
+
+hooks: $(READY)  ## install the git hooks of this clone: outputs stripped, package in step, ruff
+	@git config core.hooksPath .githooks && echo "hooks: git now runs .githooks/ in this clone"
+
+lock: $(READY)  ## resolve requirements/*.in into hash-locked requirements/*.txt
+	@cd requirements && for name in installer dev; do \
+	  uv pip compile --quiet --no-header --no-emit-index-url --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 $$name.in -o $$name.txt; done
+	@cd requirements && uv pip compile --quiet --no-header --no-emit-index-url --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  service.in -c dev.txt -o service.txt
+
+clean:  ## delete everything that can be made again, the environment and DVC's cache included
+	rm -rf .venv .mle .dvc/cache .dvc/tmp .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info models reports dvc_plots
+	find data -mindepth 1 -maxdepth 1 ! -name raw -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
