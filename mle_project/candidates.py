@@ -165,7 +165,8 @@ def _numbers_layers(network: Network, numbers: Any) -> Any:
     from keras import ops
 
     missing = ops.isnan(numbers)
-    normal = layers.Normalization(mean=network.mean_, variance=network.variance_)(ops.where(missing, ops.zeros_like(numbers) + network.mean_, numbers))
+    whole = ops.where(missing, ops.zeros_like(numbers) + network.mean_, numbers)
+    normal = layers.Normalization(mean=network.mean_, variance=network.variance_)(whole)
     return layers.Concatenate()([ops.clip(normal, -5.0, 5.0), ops.cast(missing, "float32")])
 
 # %% ../nbs/05_candidates.ipynb #bc2351e2

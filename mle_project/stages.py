@@ -25,6 +25,7 @@ import papermill
 from nbclient.exceptions import CellTimeoutError
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
+from traitlets.config import Config
 
 from .notebooks import clean
 from .notebooks import stage_code
@@ -111,10 +112,11 @@ class Progress:
     "Prints a line when a new section of the notebook begins, and what its cells print."
 
     def __init__(self, stage: str) -> None:
-        self.stage, self.title, self.began = stage, "", time.monotonic()
+        self.stage, self.title, self.began, self.working = stage, "", time.monotonic(), False
 
     def cell(self, cell: Any, cell_index: int) -> None:
-        "Note the heading of a cell of prose."
+        "Note a cell that begins: the heading of one of prose, or whether one of code does the stage's work."
+        self.working = cell.source.startswith("#| eval: false")
         titles = re.findall(r"(?m)^#+ +(.*)$", cell.source) if cell.cell_type == "markdown" else []
         if titles:
             self.title = str(titles[-1])
@@ -122,7 +124,7 @@ class Progress:
 
     def write(self, text: str) -> None:
         "Print the output of a cell; papermill calls this."
-        for line in text.splitlines():
+        for line in text.splitlines() if self.working else []:
             print(f"{self.stage}          {line}", flush=True)
 
     def flush(self) -> None:
@@ -226,7 +228,8 @@ def _execute(stage: str, given: dict[str, Any], target: Path, timeout: int) -> N
     try:
         papermill.execute_notebook(
             str(stage_notebook(stage)), str(target), given, cwd=str(root() / "nbs"), kernel_name="python3", progress_bar=False,
-            stdout_file=progress, execution_timeout=timeout, start_timeout=120, on_cell_start=progress.cell,
+            config=Config({"KernelManager": {"transport": "ipc"}}), execution_timeout=timeout, start_timeout=120,
+            stdout_file=progress, stderr_file=progress, on_cell_start=progress.cell,
             extra_arguments=["--IPKernelApp.exec_lines=from mle_project.stages import end_with_parent; end_with_parent()"],
         )  # fmt: skip
     except Exception as error:

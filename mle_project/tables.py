@@ -90,7 +90,9 @@ def run_query(
     for name, source in sources.items():
         register(engine, name, source)
     try:
-        return engine.sql(path.read_text()).to_pandas()
+        with tempfile.TemporaryDirectory() as folder:
+            engine.to_parquet(engine.sql(path.read_text()), Path(folder) / "table.parquet")
+            return pd.read_parquet(Path(folder) / "table.parquet")
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise ProjectError(f"{query} failed on the sources of params.yaml ({', '.join(sources)}): " + "\n".join(reason[:6])) from error
