@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 export BENTOML_DO_NOT_TRACK := True
 unexport VIRTUAL_ENV PYTHONPATH
 
-.PHONY: help env repro test lab serve hooks check lock clean
+.PHONY: help env repro test lab serve hooks lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,11 @@ repro: $(READY)  ## run the whole stage graph and print a summary
 	@mle summary
 
 test: $(READY)  ## run every check and test: style, types, notebooks, contracts, the graph on a sample
-	@.ci/test
+	ruff check mle_project tests benchmarks .jupyter
+	mypy
+	mle clean --check
+	nbdev_test --n_workers 2
+	pytest
 
 lab: $(READY)  ## open nbs/ in JupyterLab; saving strips outputs and exports the module
 	@jupyter lab

@@ -35,17 +35,22 @@ def _multiclass_auc(y: np.ndarray, p: np.ndarray) -> float:
     return float(skm.roc_auc_score(y, p, multi_class="ovr", average="weighted", labels=np.arange(p.shape[1])))
 
 
+def _log_loss(y: np.ndarray, p: np.ndarray) -> float:
+    whole = p / p.sum(axis=1, keepdims=True)  # 32-bit probabilities add up to one only nearly
+    return float(skm.log_loss(y, whole, labels=np.arange(p.shape[1])))
+
+
 Metric = tuple[Callable[[np.ndarray, np.ndarray], float], int]  # the function, and +1 when more is better, -1 when less is
 METRICS: dict[str, dict[str, Metric]] = {
     "binary": {
         "roc_auc": (lambda y, p: float(skm.roc_auc_score(y, p[:, 1])), 1),
         "pr_auc": (lambda y, p: float(skm.average_precision_score(y, p[:, 1])), 1),
-        "log_loss": (lambda y, p: float(skm.log_loss(y, p, labels=[0, 1])), -1),
+        "log_loss": (_log_loss, -1),
         "brier": (lambda y, p: float(skm.brier_score_loss(y, p[:, 1])), -1),
     },
     "multiclass": {
         "roc_auc": (_multiclass_auc, 1),
-        "log_loss": (lambda y, p: float(skm.log_loss(y, p, labels=np.arange(p.shape[1]))), -1),
+        "log_loss": (_log_loss, -1),
         "accuracy": (lambda y, p: float(skm.accuracy_score(y, p.argmax(axis=1))), 1),
         "f1_macro": (lambda y, p: float(skm.f1_score(y, p.argmax(axis=1), average="macro")), 1),
     },

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
+from sklearn.model_selection import KFold
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.preprocessing import OrdinalEncoder
@@ -47,7 +49,8 @@ def for_trees(
     "Numbers as they are; strings as codes or as means of the target."
     if encoding == "target":
         kind = {"binary": "binary", "multiclass": "multiclass", "regression": "continuous"}[contract.task]
-        strings: Any = TargetEncoder(target_type=kind, random_state=seed)
+        folds = (KFold if contract.task == "regression" else StratifiedKFold)(5, shuffle=True, random_state=seed)
+        strings: Any = TargetEncoder(target_type=kind, cv=folds)
     else:
         strings = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     steps = [("numbers", "passthrough", _number_positions(contract)), ("strings", strings, _string_positions(contract))]
