@@ -97,7 +97,10 @@ class FoldTuner(keras_tuner.SklearnTuner):
         "Keep nothing: the winner is fitted again on all rows."
 
 # %% ../nbs/07_model_selection.ipynb #ca0a3847
-ORACLES = {"bayesian": keras_tuner.oracles.BayesianOptimizationOracle, "random": keras_tuner.oracles.RandomSearchOracle}
+ORACLES: dict[str, Callable[..., Any]] = {
+    "bayesian": partial(keras_tuner.oracles.BayesianOptimizationOracle, num_initial_points=4),
+    "random": keras_tuner.oracles.RandomSearchOracle,
+}
 
 
 def _report(family: str, trials: int, recorded: list[dict[str, Any]]) -> None:
@@ -139,7 +142,8 @@ def tune(
     start = keras_tuner.HyperParameters()
     evaluate(start)
     if start.space and trials > 1:
-        oracle = ORACLES[tuner](objective=keras_tuner.Objective("score", "max"), max_trials=trials - 1, seed=seed)
+        # Keras Tuner takes seed 0 for "no seed" and draws one
+        oracle = ORACLES[tuner](objective=keras_tuner.Objective("score", "max"), max_trials=trials - 1, seed=seed + 1)
         with tempfile.TemporaryDirectory() as folder:
             hypermodel = partial(_build, family=family, contract=contract, seed=seed)
             FoldTuner(oracle, hypermodel, evaluate=evaluate, directory=folder, project_name=family, overwrite=True).search()

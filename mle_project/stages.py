@@ -217,6 +217,8 @@ def staged(stage: str, outputs: list[str]) -> Iterator[Path]:
             raise ProjectError(f"stage `{stage}` did not write {', '.join(absent)}, which dvc.yaml declares.")
         for name in outputs:
             _replace(folder / name, root() / name)
+        for path in [path for path in folder.rglob("*") if path.is_file()]:
+            _replace(path, root() / path.relative_to(folder))
     finally:
         os.environ.pop(STAGING) if before is None else os.environ.update({STAGING: before})
         shutil.rmtree(folder, ignore_errors=True)
