@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime
 
 from .contract import Contract
+from .contract import example_record
 from .contract import frame_blocks
 from .contract import parse_contract
 from .contract import record_blocks
@@ -243,6 +244,7 @@ def save(
     (folder / "model.onnx").write_bytes(compiled)
     joblib.dump(model, folder / "native.joblib", compress=3)
     (folder / "contract.yaml").write_text(contract_text)
+    (folder / "example.json").write_text(json.dumps({"records": [example_record(contract)]}, indent=1) + "\n")
     hurt, k = probes(x, len(contract.numbers)), len(contract.numbers)
     found = ask(open_session(compiled), hurt.iloc[:, :k].to_numpy(np.float32), hurt.iloc[:, k:].to_numpy(object))
     difference = largest_difference(answers(model, hurt, contract.task), found)

@@ -16,11 +16,8 @@ from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import leaves_list
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
+from scipy.stats import entropy
 from sklearn.decomposition import PCA
-from sklearn.impute import SimpleImputer
-from sklearn.metrics import mutual_info_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from .contract import Column
 from .contract import Contract
@@ -66,10 +63,11 @@ def profile_columns(
     lines = []
     for name, column in contract.columns.items():
         known = frame[name].dropna()
-        line = {"column": name, "role": column.role, "type": column.type, "unit": column.unit}
+        line: dict[str, Any] = {"column": name, "role": column.role, "type": column.type, "unit": column.unit}
         line |= {"missing": round(1 - len(known) / len(frame), 4), "distinct": known.nunique()}
-        lines.append(line | (_summary(known, column) if len(known) else {}) | {"note": _note(known, column, len(frame)), "meaning": column.meaning})
-    return pd.DataFrame(lines).set_index("column").reindex(columns=[*list(line)[1:], "lowest", "median", "highest", "commonest", "note", "meaning"]).fillna("")
+        line |= {"lowest": "", "median": "", "highest": "", "commonest": ""} | (_summary(known, column) if len(known) else {})
+        lines.append(line | {"note": _note(known, column, len(frame)), "meaning": column.meaning})
+    return pd.DataFrame(lines).set_index("column")
 
 # %% ../nbs/03_eda.ipynb #c67c1585
 Groups = tuple[np.ndarray, list[str]]  # the position of each row's group (n,), and the groups' names
@@ -84,12 +82,8 @@ def _cut(values: np.ndarray, most: int) -> np.ndarray:
     return np.searchsorted(levels, values)
 
 # %% ../nbs/03_eda.ipynb #0c7c0f51
-def groups(
-    values: pd.Series,
-    column: Column,  # what the contract says of it
-    most: int = 10,  # groups, not counting the one of missing values
-) -> Groups:
-    "Groups of rows: about equal parts of a number, or the commonest categories; missing values are the last group."
+def groups(values: pd.Series, column: Column, most: int = 10) -> Groups:
+    "At most so many groups of rows, about equal parts of a number or the commonest categories; then one of missing values, if any."
     if column.type == "string":
         counts = values.value_counts()
         kept = list(counts.index[: most if len(counts) <= most else most - 1])
@@ -104,12 +98,8 @@ def groups(
     return codes, [*names, "missing"] if values.isna().any() else names
 
 # %% ../nbs/03_eda.ipynb #b2a9b6f0
-def time_blocks(
-    times: pd.Series,
-    column: Column,  # what the contract says of them: timestamps or integers
-    most: int = 8,  # blocks when months do not fit
-) -> Groups:
-    "Calendar months when there are 3 to 24 of them, otherwise blocks about equal in size, named by their beginning."
+def time_blocks(times: pd.Series, column: Column, most: int = 8) -> Groups:
+    "Calendar months when there are 3 to 24 of them, otherwise at most so many blocks about equal in size, named by their beginning."
     if column.type == "timestamp":
         times = pd.to_datetime(times)
         codes, months = pd.factorize(times.dt.strftime("%Y-%m").fillna("unknown"), sort=True)
@@ -129,17 +119,13 @@ def height(lines: int) -> float:
     return 1.2 + 0.22 * min(lines, MOST)
 
 
-def plot_bars(
-    shares: pd.Series,  # by name, in 0 to 1, the longest first
-    title: str,
-    meaning: str,  # of the length of a bar
-) -> None:
-    "A picture of the first shares as bars, the longest on top."
+def plot_bars(shares: pd.Series, title: str, meaning: str) -> None:
+    "A picture of shares (by name, the largest first) as bars; `meaning` says of what."
     shown = shares.head(MOST)[::-1]
     _, axes = plt.subplots(figsize=(8, height(len(shown))))
-    axes.barh(shown.index, shown * 100, color=COLOUR)
+    axes.bar_label(axes.barh(shown.index, shown * 100, color=COLOUR), fmt="%.2f", padding=2, fontsize=8)
     axes.set(title=title + (f", first {MOST} of {len(shares)}" if len(shares) > MOST else ""), xlabel=f"{meaning}, %")
-    axes.margins(y=0.01)
+    axes.margins(x=0.08, y=0.01)
 
 # %% ../nbs/03_eda.ipynb #c124c739
 def plot_heatmap(
@@ -153,7 +139,7 @@ def plot_heatmap(
     values, wide, (low, high) = table.to_numpy(dtype=float), table.shape[1] > 12, limits
     _, axes = plt.subplots(figsize=(height(len(table)) + 2 if wide else 10, height(len(table)) + wide))
     image = axes.imshow(values, aspect="auto", cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-    axes.set_xticks(range(table.shape[1]), table.columns, rotation=90 if wide else 0)
+    axes.set_xticks(range(table.shape[1]), table.columns, rotation=90 if wide else 30, ha="center" if wide else "right")
     axes.set_yticks(range(len(table)), table.index)
     axes.set_title(title)
     axes.figure.colorbar(image, ax=axes, label=meaning, extend="max" if values.max() > high else "neither")
@@ -167,28 +153,21 @@ def entropy_removed(
     target: np.ndarray,  # (n,) the class of each row
 ) -> float:  # in 0 to 1
     "Theil's uncertainty coefficient: the share of the target's entropy that groups remove, less what chance would (Miller 1955)."
-    by_chance = (len(np.unique(codes)) - 1) * (len(np.unique(target)) - 1) / (2 * len(codes))
-    whole = mutual_info_score(target, target)
-    return max(0.0, (mutual_info_score(target, codes) - by_chance) / whole) if whole > 0 else 0.0
+    group, kind, both = (np.bincount(each) for each in (codes, target, codes * (target.max() + 1) + target))
+    by_chance = (np.count_nonzero(group) - 1) * (np.count_nonzero(kind) - 1) / (2 * len(codes))
+    removed = entropy(group) + entropy(kind) - entropy(both) - by_chance
+    return max(0.0, float(removed / entropy(kind))) if entropy(kind) > 0 else 0.0
 
 
-def strength(
-    frame: pd.DataFrame,  # raw records with the target
-    contract: Contract,
-) -> pd.Series:  # by feature, in 0 to 1, the strongest first
+def strength(frame: pd.DataFrame, contract: Contract) -> pd.Series:  # by feature, in 0 to 1, the strongest first
     "How much of the target's entropy each feature removes on its own."
     target = _cut(target_values(frame, contract).astype(np.float64), max(10, len(contract.classes)))
     found = {name: entropy_removed(groups(frame[name], contract.columns[name], most=30)[0], target) for name in contract.features}
     return pd.Series(found).sort_values(ascending=False, kind="stable")
 
 # %% ../nbs/03_eda.ipynb #c2361932
-def panels(
-    count: int,  # of pictures
-    title: str,
-    size: tuple[float, float] = (4.4, 2.7),  # of one picture, inches
-    across: int = 3,  # pictures in a line
-) -> tuple[Figure, list[Axes]]:  # exactly `count` axes
-    "A figure of small pictures side by side."
+def panels(count: int, title: str, size: tuple[float, float] = (4.4, 2.7), across: int = 3) -> tuple[Figure, list[Axes]]:
+    "A figure of `count` small pictures, each of this size in inches, so many in a line."
     across, down = min(across, count), -(-count // min(across, count))
     figure, axes = plt.subplots(down, across, figsize=(size[0] * across, size[1] * down + 0.4), squeeze=False, layout="constrained")
     figure.suptitle(title)
@@ -196,15 +175,16 @@ def panels(
         unused.remove()
     return figure, list(axes.flat[:count])
 
-
+# %% ../nbs/03_eda.ipynb #b0072180
 def plot_distribution(axes: Axes, values: pd.Series, column: Column) -> None:
     "Draw a histogram of a number between its 1st and 99th percentile, or bars of the commonest values."
     axes.set_title(column.name + (f", {values.isna().mean():.1%} missing" if values.isna().any() else ""))
     if column.type in ("integer", "number") and values.nunique() > 12:
         numbers = values.dropna().astype("float64")
         low, high = numbers.quantile([0.01, 0.99])
-        whole = column.type == "integer" and high - low < 40
-        axes.hist(numbers[numbers.between(low, high)], bins=(np.arange(low, high + 2) - 0.5).tolist() if whole else 40, color=COLOUR)
+        width = np.ceil((high - low + 1) / 40) if column.type == "integer" else max(high - low, 1e-9) / 40
+        edges = np.arange(low, high + width * 1.01, width) - (0.5 if column.type == "integer" else 0)
+        axes.hist(numbers[numbers.between(low, high)], bins=edges.tolist(), color=COLOUR)
         axes.set(xlabel=f"{column.unit or 'value'} (1st to 99th percentile)", ylabel="rows")
         return
     codes, names = groups(values, column, most=12)
@@ -213,25 +193,22 @@ def plot_distribution(axes: Axes, values: pd.Series, column: Column) -> None:
     axes.invert_yaxis()
     axes.set(xlabel="rows", ylabel=column.unit)
 
-# %% ../nbs/03_eda.ipynb #2e91d1be
-def outcomes(
-    frame: pd.DataFrame,  # raw records with the target
-    contract: Contract,
-    most: int = 8,  # classes followed; the commonest
-) -> pd.DataFrame:  # (n, 1) for values and two classes, otherwise (n, classes)
-    "What pictures follow: the value, or 1 where a row has the class and 0 elsewhere; a column is named by what its mean is."
-    target, name = target_values(frame, contract), contract.target.name
+# %% ../nbs/03_eda.ipynb #6a570c71
+def outcomes(frame: pd.DataFrame, contract: Contract) -> pd.DataFrame:  # (n, 1) for values and two classes, otherwise (n, classes)
+    "The value, or 1 where a row has the class (at most the eight commonest) and 0 elsewhere; a column's name says what its mean is."
+    values, target = target_values(frame, contract), contract.target
     if contract.task == "regression":
-        return pd.DataFrame({f"mean of {name}" + (f", {contract.target.unit}" if contract.target.unit else ""): target})
-    counts = np.bincount(target, minlength=len(contract.classes))
-    followed = [1] if contract.task == "binary" else sorted(np.argsort(-counts, kind="stable")[:most])
-    return pd.DataFrame({f"share with {name} = {contract.labels[place]}": (target == place).astype(float) for place in followed})
+        return pd.DataFrame({f"mean of {target.name}" + (f", {target.unit}" if target.unit else ""): values})
+    counts = np.bincount(values, minlength=len(contract.classes))
+    followed = [1] if contract.task == "binary" else sorted(np.argsort(-counts, kind="stable")[:8])
+    prefix = "share of " if target.labels or target.categories else f"share of {target.name} = "
+    return pd.DataFrame({prefix + contract.labels[place]: (values == place).astype(float) for place in followed})
 
-# %% ../nbs/03_eda.ipynb #25cefb2c
+# %% ../nbs/03_eda.ipynb #f5417d18
 def means(
     codes: np.ndarray,  # (n,) the group of each row; no group is empty
     values: np.ndarray,  # (n,) an outcome
-) -> pd.DataFrame:  # mean, low and high of each group
+) -> tuple[np.ndarray, np.ndarray]:  # the mean of each group (k,), and how far its interval reaches down and up (2, k)
     "The mean of an outcome in each group with its 95 % interval (Wilson 1927 where every value is 0 or 1)."
     rows, z = np.bincount(codes), 1.96
     mean = np.bincount(codes, weights=values) / rows
@@ -241,37 +218,27 @@ def means(
         half = z * np.sqrt(spread / rows + z**2 / (4 * rows**2)) / (1 + z**2 / rows)
     else:
         centre, half = mean, z * np.sqrt(spread / np.maximum(rows - 1, 1))
-    return pd.DataFrame({"mean": mean, "low": np.minimum(centre - half, mean), "high": np.maximum(centre + half, mean)})
+    return mean, np.maximum([mean - (centre - half), centre + half - mean], 0)
 
-# %% ../nbs/03_eda.ipynb #f5417d18
-def plot_means(
-    axes: Axes,
-    grouped: Groups,
-    followed: pd.DataFrame,  # outcomes
-    upright: bool = False,  # groups from left to right and joined by lines; otherwise from top to bottom
-) -> None:
-    "Draw the mean of each outcome in each group with its interval, and a dashed line at the mean of all rows."
-    places, tick = np.arange(len(grouped[1])), axes.set_xticks if upright else axes.set_yticks
+# %% ../nbs/03_eda.ipynb #82cef85f
+def plot_means(axes: Axes, grouped: Groups, followed: pd.DataFrame, upright: bool = False) -> None:
+    "Draw the mean of each outcome in each group with its interval; upright, groups stand from left to right and are joined by lines."
+    places, words = range(len(grouped[1])), followed.columns[0] if followed.shape[1] == 1 else "share of rows"
     for position, name in enumerate(followed):
-        found, colour = means(grouped[0], followed[name].to_numpy()), f"C{position}"
-        error = np.array([found["mean"] - found["low"], found["high"] - found["mean"]])
+        (mean, reach), colour = means(grouped[0], followed[name].to_numpy()), f"C{position}"
         if upright:
-            axes.errorbar(places, found["mean"], yerr=error, fmt="o-", markersize=4, color=colour, label=name)
+            axes.errorbar(places, mean, yerr=reach, fmt="o-", markersize=4, color=colour, label=name)
         else:
-            axes.errorbar(found["mean"], places, xerr=error, fmt="o", markersize=4, color=colour, label=name)
+            axes.errorbar(mean, places, xerr=reach, fmt="o", markersize=4, color=colour, label=name)
         (axes.axhline if upright else axes.axvline)(followed[name].mean(), color=colour, linestyle="--", linewidth=0.8)
-    tick(places, grouped[1])
-    (axes.set_ylabel if upright else axes.set_xlabel)(followed.columns[0] if followed.shape[1] == 1 else "share of rows")
+    (axes.set_xticks if upright else axes.set_yticks)(places, grouped[1])
+    axes.set(ylabel=words) if upright else axes.set(xlabel=words)
     if followed.shape[1] > 1:
         axes.legend(fontsize=7)
 
-# %% ../nbs/03_eda.ipynb #fe13e85f
-def drift(
-    frame: pd.DataFrame,
-    contract: Contract,
-    grouped: Groups,  # the blocks of time
-) -> pd.DataFrame:  # a line for each feature, the most drifting first; a column for each block after the first
-    "The population stability index of every feature in every block against the first; each group gets half a row more, so that none is empty."
+# %% ../nbs/03_eda.ipynb #4ca946ba
+def drift(frame: pd.DataFrame, contract: Contract, grouped: Groups) -> pd.DataFrame:  # a line for each feature, the most drifting first
+    "The stability index of every feature in each block against the first; every group gets half a row more, so that none is empty."
     block, blocks = grouped
     table = {}
     for name in contract.features:
@@ -281,11 +248,9 @@ def drift(
     found = pd.DataFrame(table, index=blocks).T.iloc[:, 1:]
     return found.loc[found.max(axis=1).sort_values(ascending=False, kind="stable").index]
 
-# %% ../nbs/03_eda.ipynb #3759403e
-def rank_correlations(
-    frame: pd.DataFrame,  # numbers; missing values are left out pair by pair
-) -> pd.DataFrame:  # (k, k) in -1 to 1; columns that never vary are left out
-    "Spearman correlations, similar columns side by side; 0 where fewer than ten rows have both values."
+# %% ../nbs/03_eda.ipynb #789cb2aa
+def rank_correlations(frame: pd.DataFrame) -> pd.DataFrame:  # (k, k) in -1 to 1; columns that never vary are left out
+    "Spearman correlations of numbers, similar columns side by side; 0 where fewer than ten rows have both values."
     rho = frame.loc[:, frame.nunique() > 1].rank().corr(min_periods=10).fillna(0.0)
     if len(rho) < 3:
         return rho
@@ -294,38 +259,35 @@ def rank_correlations(
     return rho.iloc[order, order]
 
 
-def near_copies(
-    rho: pd.DataFrame,  # correlations
-    least: float = 0.95,  # in absolute value
-) -> pd.DataFrame:  # first, second, correlation; the closest first
-    "Pairs of columns that are nearly copies of each other."
+def near_copies(rho: pd.DataFrame, least: float = 0.95) -> pd.DataFrame:  # first, second, correlation; the closest first
+    "Pairs of columns whose correlation exceeds `least` in absolute value."
     first, second = np.nonzero(np.triu(rho.abs().to_numpy() > least, k=1))
     pairs = pd.DataFrame({"first": rho.index[first], "second": rho.index[second], "correlation": rho.to_numpy()[first, second]})
     return pairs.sort_values("correlation", key=abs, ascending=False, kind="stable", ignore_index=True)
 
-# %% ../nbs/03_eda.ipynb #0ad1bf04
-def components(
-    frame: pd.DataFrame,  # numbers, NaN where missing
-) -> tuple[np.ndarray, list[str]]:  # (n, 2) and a name for each axis; no names when fewer than two columns vary
+# %% ../nbs/03_eda.ipynb #2a51696f
+def components(frame: pd.DataFrame) -> tuple[np.ndarray, list[str]]:  # (n, 2), and a name for each axis; none when fewer than two columns vary
     "The first two principal components of the scaled columns; an axis is named by its share of the variance and its main columns."
     varied = frame.loc[:, frame.nunique() > 1]
     if varied.shape[1] < 2:
         return np.zeros((len(frame), 2)), []
-    model = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), PCA(2, svd_solver="full"))
-    places = model.fit_transform(varied.clip(varied.quantile(0.01), varied.quantile(0.99), axis=1))
-    names = []
-    for share, weights in zip(model[-1].explained_variance_ratio_, model[-1].components_, strict=True):
+    filled = varied.clip(varied.quantile(0.01), varied.quantile(0.99), axis=1).fillna(varied.median())
+    scaled = ((filled - filled.mean()) / filled.std().replace(0, 1)).to_numpy()
+    pca = PCA(2, svd_solver="full").fit(scaled)
+    names: list[str] = []
+    for share, weights in zip(pca.explained_variance_ratio_, pca.components_, strict=True):
         main = [f"{'+' if weights[i] > 0 else '-'}{varied.columns[i]}" for i in np.argsort(-np.abs(weights), kind="stable")[:3]]
-        names.append(f"{share:.0%} of the variance: {', '.join(main)}")
-    return places, names
+        names.append(f"component {len(names) + 1}, {share:.0%} of the variance\n{', '.join(main)}")
+    return pca.transform(scaled), names
 
-# %% ../nbs/03_eda.ipynb #2a51696f
+# %% ../nbs/03_eda.ipynb #dd2b1cb0
 def plot_components(axes: Axes, places: np.ndarray, followed: pd.DataFrame) -> None:
     "Draw rows (n, 2): one outcome as its mean in hexagons, several classes as points."
     (x, y), name = places.T, followed.columns[0]
     if followed.shape[1] == 1:
-        size, least = int(np.clip(len(x) ** 0.5 / 4, 8, 35)), 1 + len(x) // 5000
-        image = axes.hexbin(x, y, C=followed[name].to_numpy(), gridsize=size, mincnt=least, cmap="viridis", linewidths=0.2)
+        size, least = int(np.clip(len(x) ** 0.5 / 4, 8, 35)), 1 + len(x) // 2000
+        image = axes.hexbin(x, y, C=followed[name].to_numpy(), gridsize=size, mincnt=least, linewidths=0.2)
+        axes.set(xlim=np.quantile(x, [0.001, 0.999]), ylim=np.quantile(y, [0.001, 0.999]))
         axes.figure.colorbar(image, ax=axes, label=name)
         return
     for name in followed:

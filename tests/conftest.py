@@ -1,0 +1,82 @@
+"""A copy of the project in a temporary folder, and one run of the whole graph on a small sample in it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+
+
+class Project:
+    "A copy of the project that a test may change."
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def env(self) -> dict[str, str]:
+        "The environment of commands: this environment's programs, the copy's package, a BentoML home of its own."
+        home = {"PYTHONPATH": str(self.root), "BENTOML_HOME": str(self.root / ".mle" / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
+        return {k: v for k, v in os.environ.items() if k != "MLE_STAGING"} | {"PATH": f"{BIN}:{os.environ['PATH']}"} | home
+
+    def run(self, *command: str, check: bool = True, timeout: int = 900) -> subprocess.CompletedProcess[str]:
+        "Run a command in the copy; its output is stdout and stderr together."
+        done = subprocess.run(
+            command, cwd=self.root, env=self.env, text=True, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert not check or done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}"
+        return done
+
+    def params(self, **changes: object) -> None:
+        "Change keys of params.yaml, named section__key."
+        path = self.root / "params.yaml"
+        content = yaml.safe_load(path.read_text())
+        for name, value in changes.items():
+            section, key = name.split("__")
+            content[section][key] = value
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def replace(self, file: str, old: str, new: str) -> None:
+        "Replace a text, which must be there once, in a file."
+        path = self.root / file
+        text = path.read_text()
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {file}"
+        path.write_text(text.replace(old, new))
+
+
+def copy_project(target: Path) -> Project:
+    "What git would take of this project, in a new folder with a repository of its own."
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
+    for name in names.stdout.splitlines():
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    project = Project(target)
+    commit = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "-qm", "copy"]
+    for command in (["git", "init", "-q"], ["git", "add", "-A"], commit):
+        project.run(*command)
+    return project
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    "The real graph, run once on some thousand real rows. Tests that change something take `changeable` instead."
+    project = copy_project(tmp_path_factory.mktemp("sample"))
+    trials = {"prior": 1, "linear": 1, "boosting": 2, "network": 1}
+    project.params(tables__rows=8000, model_selection__trials=trials, model_selection__folds=2, model_selection__search_rows=2000)
+    project.run("dvc", "repro")
+    return project
+
+
+@pytest.fixture
+def changeable(sample: Project, tmp_path: Path) -> Project:
+    "A copy of the finished sample run, for one test to change."
+    target = tmp_path / "project"
+    shutil.copytree(sample.root, target, symlinks=True)
+    return Project(target)

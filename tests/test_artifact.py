@@ -1,0 +1,76 @@
+"""The artifact in a process that knows nothing of notebooks, and damage to it."""
+
+import json
+import sys
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+
+from mle_project.artifact import Predictor, largest_difference
+from mle_project.contract import model_input
+from mle_project.evaluation import all_metrics, answers
+from mle_project.contract import target_values
+from mle_project.project import ProjectError
+
+# What the service's environment lacks is made impossible to import, then the model answers from JSON records.
+FRESH = """
+import sys
+for name in ("sklearn", "tensorflow", "keras", "keras_tuner", "pandas", "pandera", "nbdev", "papermill", "dvc", "skl2onnx", "ibis", "matplotlib"):
+    sys.modules[name] = None
+import json
+from mle_project.artifact import Predictor
+predictor = Predictor("models/final")
+found = predictor.answer_records(json.load(open(sys.argv[1])))
+print(json.dumps({"digest": predictor.digest, "found": found.tolist()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def test_rows(sample) -> pd.DataFrame:
+    return pd.read_parquet(sample.root / "data" / "tables" / "test.parquet")
+
+
+def test_a_fresh_process_gives_the_notebooks_numbers(sample, test_rows, tmp_path):
+    records = test_rows.astype(object).where(test_rows.notna(), None)
+    names = Predictor(sample.root / "models" / "final").contract.features
+    (tmp_path / "records.json").write_text(records[names].to_json(orient="records"))
+    shown = json.loads(sample.run(sys.executable, "-c", FRESH, str(tmp_path / "records.json")).stdout)
+    printed = json.loads((sample.root / "metrics" / "final_model.json").read_text())
+    assert shown["digest"] == printed["model"]
+    predictor = Predictor(sample.root / "models" / "final")
+    found = np.array(shown["found"])
+    np.testing.assert_array_equal(found.astype(np.float32), predictor.answer_frame(test_rows))
+    scores = all_metrics(predictor.contract.task, target_values(test_rows, predictor.contract), found)
+    assert scores == pytest.approx(printed["test"], abs=1e-9)
+
+
+def test_the_native_model_agrees(sample, test_rows):
+    predictor = Predictor(sample.root / "models" / "final")
+    native = joblib.load(sample.root / "models" / "final" / "native.joblib")
+    expected = answers(native, model_input(test_rows, predictor.contract), predictor.contract.task)
+    assert largest_difference(expected, predictor.answer_frame(test_rows)) <= 1e-6
+
+
+@pytest.mark.parametrize("family", ["linear", "network"])
+def test_every_family_arrives_in_the_same_form(changeable, family):
+    changeable.params(final_model__family=family)
+    changeable.run("mle", "run", "final_model")
+    folder = changeable.root / "models" / "final"
+    assert {path.name for path in folder.iterdir()} == {
+        "model.onnx", "native.joblib", "contract.yaml", "example.json", "model.json", "card.md", "manifest.json",
+    }  # fmt: skip
+    rows = pd.read_parquet(changeable.root / "data" / "tables" / "test.parquet").head(300)
+    predictor = Predictor(folder)
+    expected = answers(joblib.load(folder / "native.joblib"), model_input(rows, predictor.contract), predictor.contract.task)
+    assert largest_difference(expected, predictor.answer_frame(rows)) <= 1e-6
+
+
+def test_a_flipped_byte_is_found(changeable):
+    path = changeable.root / "models" / "final" / "model.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ProjectError, match="model.onnx differ"):
+        Predictor(path.parent)

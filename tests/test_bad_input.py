@@ -1,0 +1,159 @@
+"""Mistakes of every kind end with one clear message, and leave earlier outputs as they were."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+OUTPUTS = ("data/tables", "models", "metrics", "reports")
+
+
+def digests(project) -> dict[str, str]:
+    "The SHA-256 of every output; not of the code, which the stage `code` may rewrite."
+    paths = [path for name in OUTPUTS for path in (project.root / name).rglob("*") if path.is_file() and "code" not in path.parts]
+    return {path.relative_to(project.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def insert(project, notebook: str, source: str) -> None:
+    "Put a cell of code before all others."
+    path = project.root / "nbs" / notebook
+    content = nbformat.read(path, as_version=4)
+    content.cells.insert(1, nbformat.v4.new_code_cell(source))
+    nbformat.write(content, path)
+
+
+def processes(project) -> list[int]:
+    "The processes that work in the copy."
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(project.root):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def gone(project, seconds: float = 15) -> bool:
+    "Whether every process that works in the copy ends within some seconds."
+    end = time.monotonic() + seconds
+    while processes(project) and time.monotonic() < end:
+        time.sleep(0.2)
+    return not processes(project)
+
+
+def misspelt(project):
+    project.replace("params.yaml", "threads: 2", "treads: 2")
+
+
+def no_source(project):
+    project.params(tables__sources={"flights": {"path": "data/raw/flights.csv"}})
+
+
+def no_column(project):
+    (project.root / "data" / "raw" / "planes.csv").write_text("tailnum,year\nN1,2000\n")
+    sources = yaml.safe_load((project.root / "params.yaml").read_text())["tables"]["sources"]
+    project.params(tables__sources=sources | {"planes": {"path": "data/raw/planes.csv"}})
+
+
+def wrapped(condition: str):
+    def change(project):
+        path = project.root / "sql" / "flights.sql"
+        path.write_text(f"SELECT * FROM (\n{path.read_text().rstrip().rstrip(';')}\n) AS everything WHERE {condition}\n")
+
+    return change
+
+
+def out_of_range(project):
+    path = project.root / "contract.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["columns"]["temperature"] |= {"range": [0, 50], "outside": "reject"}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def wrong_contract(project):
+    path = project.root / "contract.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["columns"]["temperature"]["known"] = "after"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def raising(project):
+    insert(project, "02_tables.ipynb", "numbers = [1, 2]\nnumbers[7]")
+
+
+def killed(project):
+    insert(project, "02_tables.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+
+
+def no_such_family(project):
+    project.params(final_model__family="oracle")
+
+
+@pytest.mark.parametrize(
+    ("stage", "fault", "words"),
+    [
+        ("tables", misspelt, ["params.yaml", "section `tables`", "`treads` is not a parameter", "`threads` is missing"]),
+        ("tables", no_source, ["params.yaml: tables.sources.flights", "data/raw/flights.csv"]),
+        ("tables", no_column, ["sql/flights.sql", "seats"]),
+        ("tables", wrapped("1 = 0"), ["sql/flights.sql", "has no rows"]),
+        ("tables", wrapped("late"), ["train split has one class only", "late"]),
+        ("tables", out_of_range, ["temperature", "is between 0 and 50", "rows", "row "]),
+        ("tables", wrong_contract, ["contract.yaml:", "temperature", "only after the prediction"]),
+        ("tables", raising, ["02_tables.ipynb", "cell", "IndexError"]),
+        ("tables", killed, ["02_tables.ipynb", "the kernel died"]),
+        ("final_model", no_such_family, ["final_model.family", "oracle", "boosting"]),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_a_mistake_ends_with_one_message(changeable, stage, fault, words):
+    before = digests(changeable)
+    fault(changeable)
+    done = changeable.run("dvc", "repro", stage, check=False, timeout=300)
+    message = done.stdout[done.stdout.index("error: ") :]
+    assert done.returncode != 0
+    assert all(word in message for word in words), message
+    assert digests(changeable) == before
+    assert gone(changeable)
+
+
+def test_code_that_changed_behind_dvcs_back_is_not_run(changeable):
+    raising(changeable)
+    done = changeable.run("mle", "run", "tables", check=False)
+    assert done.returncode == 1 and "Type `dvc repro` again" in done.stdout
+
+
+def test_a_cell_that_takes_too_long_is_stopped(changeable):
+    insert(changeable, "02_tables.ipynb", "import time\ntime.sleep(600)")
+    changeable.run("mle", "code")
+    done = changeable.run("mle", "run", "tables", "--timeout", "3", check=False, timeout=60)
+    assert done.returncode == 1 and "took longer than `mle run --timeout` allows" in done.stdout
+    assert gone(changeable)
+
+
+@pytest.mark.parametrize(("how", "whom"), [(signal.SIGINT, "group"), (signal.SIGTERM, "group"), (signal.SIGKILL, "dvc")])
+def test_stopped_in_mid_stage(changeable, how, whom):
+    "Ctrl-C reaches all processes of the terminal; kill -9 reaches DVC alone. Nothing is left running, nothing is lost."
+    insert(changeable, "02_tables.ipynb", "from pathlib import Path\nPath('../started').touch()\nimport time\ntime.sleep(600)")
+    before = digests(changeable)
+    process = subprocess.Popen(
+        ["dvc", "repro", "tables"], cwd=changeable.root, env=changeable.env, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + 90
+    while not (changeable.root / "started").exists():
+        assert time.monotonic() < end and process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    (os.killpg if whom == "group" else os.kill)(process.pid, how)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    if how == signal.SIGINT:
+        assert "was interrupted" in shown
+    assert gone(changeable)
+    assert digests(changeable) == before

@@ -1,0 +1,102 @@
+"""The stage graph as a person uses it: dvc repro, status, metrics, plots, experiments."""
+
+import json
+
+import nbformat
+import pytest
+
+STAGES = ["code", "tables", "eda", "model_selection", "final_model", "bento"]
+
+
+def ran(text: str) -> list[str]:
+    "The stages that a `dvc repro` ran, in order."
+    return [line.split("'")[1] for line in text.splitlines() if line.startswith("Running stage")]
+
+
+def edit(project, notebook: str, cell_type: str, old: str, new: str) -> None:
+    "Replace a text in the one cell of a notebook that has it."
+    path = project.root / "nbs" / notebook
+    content = nbformat.read(path, as_version=4)
+    cells = [cell for cell in content.cells if cell.cell_type == cell_type and old in cell.source]
+    assert len(cells) == 1, f"{old!r} stands in {len(cells)} cells of {notebook}"
+    cells[0].source = cells[0].source.replace(old, new)
+    nbformat.write(content, path)
+
+
+def stale(project) -> list[str]:
+    "The stages that `dvc repro` would run now."
+    return ran(project.run("dvc", "repro", "--dry").stdout)
+
+
+def test_every_stage_leaves_its_report(sample):
+    for stage in STAGES[1:]:
+        executed = nbformat.read(sample.root / "reports" / f"{stage}.ipynb", as_version=4)
+        assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code" and cell.source)
+        assert "<html" in (sample.root / "reports" / f"{stage}.html").read_text()[:200].lower()
+
+
+def test_executed_notebooks_show_plots(sample):
+    for stage in ("tables", "eda", "model_selection", "final_model"):
+        executed = nbformat.read(sample.root / "reports" / f"{stage}.ipynb", as_version=4)
+        pictures = [out for cell in executed.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+        assert pictures, f"{stage} shows no picture"
+
+
+def test_a_second_run_does_nothing(sample):
+    assert ran(sample.run("dvc", "repro").stdout) == []
+    assert "up to date" in sample.run("dvc", "status").stdout
+
+
+def test_the_model_has_learnt_something(sample):
+    found = json.loads((sample.root / "metrics" / "final_model.json").read_text())
+    assert found["test"]["roc_auc"] > 0.65 > found["baseline"]["test"]["roc_auc"] == 0.5
+
+
+def test_metrics_and_plots_are_dvcs(sample):
+    shown = sample.run("dvc", "metrics", "show").stdout
+    assert "test.roc_auc" in shown and "final_model.json" in shown
+    sample.run("dvc", "metrics", "diff")
+    page = sample.run("dvc", "plots", "show", "--out", ".mle/plots")
+    assert "index.html" in page.stdout
+    assert "ROC on the test split" in (sample.root / ".mle" / "plots" / "index.html").read_text()
+
+
+def test_summary_names_stages_and_metrics(sample):
+    shown = sample.run("mle", "summary").stdout
+    assert all(word in shown for word in ("model_selection", "roc_auc", "prior", "reports/final_model.html"))
+
+
+def test_prose_runs_no_computation(changeable):
+    edit(changeable, "02_tables.ipynb", "markdown", "# Tables", "# Tables\n\nA new paragraph, with a comma.")
+    edit(changeable, "07_model_selection.ipynb", "code", "# how many\n", "# how many there are\n")
+    assert ran(changeable.run("dvc", "repro").stdout) == ["code"]
+    assert "up to date" in changeable.run("dvc", "status").stdout
+
+
+@pytest.mark.parametrize(
+    ("notebook", "old", "new", "expected"),
+    [
+        ("12_bento.ipynb", "predictor.digest[:12], folder", "predictor.digest[:16], folder", ["bento"]),
+        ("09_final_model.ipynb", "x.tail(5000)", "x.tail(4000)", ["final_model", "bento"]),
+        ("07_model_selection.ipynb", "validation.head(10_000)", "validation.head(9_000)", ["model_selection", "final_model", "bento"]),
+    ],
+)
+def test_one_literal_makes_the_right_stages_stale(changeable, notebook, old, new, expected):
+    edit(changeable, notebook, "code", old, new)
+    changeable.run("dvc", "repro", "code")
+    shown = changeable.run("dvc", "status").stdout
+    first = expected[0]
+    assert f"reports/code/{first}.py" in shown
+    assert [stage for stage in STAGES if f"reports/code/{stage}.py" in shown] == [first]
+    assert set(stale(changeable)) <= set(expected)
+
+
+def test_an_experiment_changes_one_parameter(changeable):
+    before = json.loads((changeable.root / "metrics" / "final_model.json").read_text())
+    changeable.run("git", "add", "-A")
+    changeable.run("git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "run")
+    done = changeable.run("dvc", "exp", "run", "-S", "final_model.family=linear", "final_model")
+    after = json.loads((changeable.root / "metrics" / "final_model.json").read_text())
+    assert ran(done.stdout)[-1] == "final_model" and "model_selection" not in ran(done.stdout)
+    assert before["model"] != after["model"] and after["family"] == "linear"
+    assert "final_model.json" in changeable.run("dvc", "metrics", "diff").stdout

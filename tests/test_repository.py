@@ -1,0 +1,109 @@
+"""What is in git: the package in step with the notebooks, clean notebooks, locked requirements, true workflow files."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from conftest import ROOT
+
+from mle_project.cli import notebook_stages
+from mle_project.notebooks import order_faults, stage_notebook
+from mle_project.stages import check_parameters, declared
+
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+
+
+def tracked() -> list[Path]:
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
+
+
+def test_the_package_is_what_the_notebooks_export(tmp_path):
+    for name in ("nbs", "mle_project", "settings.ini", "params.yaml", "dvc.yaml"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, tmp_path / name)
+    subprocess.run(["nbdev_export"], cwd=tmp_path, check=True)
+    for path in sorted((ROOT / "mle_project").glob("*.py")):
+        assert (tmp_path / "mle_project" / path.name).read_text() == path.read_text(), f"{path.name} is not what nbs/ exports; type nbdev_export"
+    exported = {path.stem for path in (ROOT / "mle_project").glob("*.py")} - {"__init__", "_modidx"}
+    assert exported == {path.stem[3:] for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_a_lesson(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    prose = [cell for cell in cells if cell.cell_type == "markdown"]
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+    assert len(code) <= 2 * len(prose) + 2
+    assert sum(len(source.splitlines()) for source in code) <= 400
+
+
+def test_low_numbers_never_import_high_ones():
+    assert order_faults() == []
+
+
+def test_sections_and_notebooks_name_the_same_parameters():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert set(params) == set(notebook_stages())
+    for stage in notebook_stages():
+        check_parameters(stage, declared(stage_notebook(stage)), params[stage])
+
+
+def test_no_dataset_in_the_code():
+    "No column, category or source of the example data stands in a notebook."
+    contract = yaml.safe_load((ROOT / "contract.yaml").read_text())
+    sources = yaml.safe_load((ROOT / "params.yaml").read_text())["tables"]["sources"]
+    words = {name for name in contract["columns"] if "_" in name} | {s.get("package", "") for s in sources.values()} | {"flight", "airport"}
+    for path in NOTEBOOKS:
+        text = path.read_text().lower()
+        found = [word for word in words - {""} if re.search(rf"\b{re.escape(word.lower())}\b", text)]
+        assert not found, f"{path.name} names {found}"
+
+
+def test_requirements_are_locked_with_hashes_and_no_index():
+    for name in ("installer", "dev", "service"):
+        text = (ROOT / "requirements" / f"{name}.txt").read_text()
+        pins = re.findall(r"^[a-z0-9].*==.* \\$", text, flags=re.M)
+        assert pins and len(re.findall(r"^[a-z0-9][^ ]*", text, flags=re.M)) == len(pins)
+        blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.M)[1:]
+        assert all("--hash=sha256:" in block for block in blocks)
+        assert "://" not in text and "--index-url" not in text and "--find-links" not in text
+
+
+def test_nothing_large_or_local_is_tracked():
+    for path in tracked():
+        assert path.stat().st_size < 1_000_000, path
+        if path.suffix in (".py", ".ipynb", ".yaml", ".yml", ".toml", ".ini", ".md", ".txt", ".cfg", ".lock"):
+            text = path.read_text()
+            assert str(ROOT) + "/" not in text and str(Path.home()) + "/" not in text.replace("~/", ""), path
+
+
+def test_workflows_keep_githubs_schema():
+    "The schema is the one GitHub's editors use (schemastore's github-workflow), bundled with check-jsonschema."
+    files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    assert files
+    subprocess.run(["check-jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, files)], check=True)
+    commands = [step["run"] for file in files for job in yaml.safe_load(file.read_text())["jobs"].values() for step in job["steps"] if "run" in step]
+    assert "bash .ci/run" in commands and "make repro" in commands
+
+
+def test_make_help_lists_every_target():
+    shown = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert {"repro", "test", "lab", "serve", "clean", "help", "hooks"} <= set(targets)
+    assert all(f"make {target}" in shown for target in targets)
+
+
+def test_the_readmes_commands_are_there():
+    "What the README tells a person to type is a target, a program of the environment, or a file that the run writes."
+    text = (ROOT / "README.md").read_text()
+    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert set(re.findall(r"make ([a-z]+)", text)) <= set(targets)
+    assert "-d @models/final/example.json" in text and "bentoml serve" in text
+    for path in re.findall(r"\]\(([\w./]+)\)", text):
+        assert (ROOT / path).exists(), path

@@ -1,0 +1,119 @@
+"""The service over HTTP: the artifact's numbers, and an answer in words to bad input."""
+
+import json
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import pandas as pd
+import pytest
+
+from mle_project.artifact import Predictor
+from mle_project.contract import example_record
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Served:
+    "A running `bentoml serve`."
+
+    def __init__(self, url: str, predictor: Predictor) -> None:
+        self.url, self.predictor = url, predictor
+        self.example = example_record(predictor.contract)
+
+    def post(self, body: object) -> tuple[int, dict]:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/predict", data, {"content-type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+
+@pytest.fixture(scope="module")
+def served(sample):
+    port = free_port()
+    log = open(sample.root / ".mle" / "serve.log", "w")
+    process = subprocess.Popen(["bentoml", "serve", "--port", str(port)], cwd=sample.root, env=sample.env, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert process.poll() is None, (sample.root / ".mle" / "serve.log").read_text()
+            try:
+                urllib.request.urlopen(f"{url}/readyz", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.25)
+        yield Served(url, Predictor(sample.root / "models" / "final"))
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
+def test_the_example_is_answered(served, sample):
+    assert json.loads((sample.root / "models" / "final" / "example.json").read_text()) == {"records": [served.example]}
+    status, answer = served.post({"records": [served.example]})
+    assert status == 200 and answer["model"] == served.predictor.digest
+    assert answer["predictions"] == served.predictor.describe(served.predictor.answer_records([served.example]))
+
+
+def test_real_rows_get_the_artifacts_numbers(served, sample):
+    rows = pd.read_parquet(sample.root / "data" / "tables" / "test.parquet").head(500)
+    records = json.loads(rows[served.predictor.contract.features].to_json(orient="records"))
+    status, answer = served.post({"records": records})
+    expected = served.predictor.answer_frame(rows)[:, 1].tolist()
+    assert status == 200 and [one["probability"] for one in answer["predictions"]] == expected
+    status, alone = served.post({"records": records[:1]})
+    assert alone["predictions"] == answer["predictions"][:1]
+
+
+def broken_bodies(served) -> dict[str, tuple[object, str]]:
+    "Bodies that must be refused, each with a word of the refusal."
+    contract, good = served.predictor.contract, served.example
+    number = next(n for n in contract.numbers if contract.columns[n].type == "number")
+    closed = next(n for n in contract.strings if contract.columns[n].outside == "reject" and contract.columns[n].categories)
+    return {
+        "a word for a number": ({"records": [good | {number: "1.5"}]}, number),
+        "true for a number": ({"records": [good | {number: True}]}, number),
+        "an unknown category": ({"records": [good | {closed: "never seen"}]}, closed),
+        "a field missing": ({"records": [{k: v for k, v in good.items() if k != number}]}, number),
+        "an unknown field": ({"records": [good | {"hat": 1}]}, "hat"),
+        "an unknown top-level key": ({"records": [good], "extra": 1}, "extra"),
+        "no records": ({"records": []}, "records"),
+        "not a list": ({"records": good}, "records"),
+        "NaN": (json.dumps({"records": [good | {number: float("nan")}]}).encode(), number),
+        "infinity": (json.dumps({"records": [good | {number: float("inf")}]}).encode(), number),
+    }
+
+
+def test_bad_input_is_400_and_names_the_field(served):
+    for what, (body, word) in broken_bodies(served).items():
+        status, answer = served.post(body)
+        assert status == 400 and word in json.dumps(answer), f"{what}: {status} {answer}"
+    assert served.post(b"{ not json")[0] == 400
+
+
+def test_without_a_model_it_says_how_to_make_one(changeable):
+    for file in (changeable.root / "models" / "final").iterdir():
+        file.unlink()
+    done = changeable.run("bentoml", "serve", "--port", str(free_port()), check=False, timeout=60)
+    assert done.returncode != 0 and "dvc repro" in done.stdout and "Traceback" not in done.stdout
+
+
+def test_the_bento_serves_the_same_model(sample):
+    bento = sample.root / "models" / "bento"
+    names = {path.relative_to(bento).as_posix() for path in bento.rglob("*") if path.is_file()}
+    assert {"bento.yaml", "src/mle_project/service.py", "src/models/final/model.onnx", "env/python/requirements.txt"} <= names
+    assert Predictor(bento / "src" / "models" / "final").digest == Predictor(sample.root / "models" / "final").digest
+    locked = (bento / "env" / "python" / "requirements.txt").read_text()
+    assert "--hash=sha256:" in locked
+    for absent in ("jupyterlab==", "dvc==", "tensorflow", "scikit-learn==", "nbdev=="):
+        assert absent not in locked
