@@ -12,7 +12,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import leaves_list
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
@@ -159,21 +158,21 @@ def entropy_removed(
     return max(0.0, float(removed / entropy(kind))) if entropy(kind) > 0 else 0.0
 
 
-def strength(frame: pd.DataFrame, contract: Contract) -> pd.Series:  # by feature, in 0 to 1, the strongest first
-    "How much of the target's entropy each feature removes on its own."
+def strength(frame: pd.DataFrame, contract: Contract, features: list[str]) -> pd.Series:  # by feature, in 0 to 1, the strongest first
+    "How much of the target's entropy each of some features removes on its own."
     target = _cut(target_values(frame, contract).astype(np.float64), max(10, len(contract.classes)))
-    found = {name: entropy_removed(groups(frame[name], contract.columns[name], most=30)[0], target) for name in contract.features}
+    found = {name: entropy_removed(groups(frame[name], contract.columns[name], most=30)[0], target) for name in features}
     return pd.Series(found).sort_values(ascending=False, kind="stable")
 
 # %% ../nbs/03_eda.ipynb #c2361932
-def panels(count: int, title: str, size: tuple[float, float] = (4.4, 2.7), across: int = 3) -> tuple[Figure, list[Axes]]:
+def panels(count: int, title: str, size: tuple[float, float] = (4.4, 2.7), across: int = 3) -> list[Axes]:
     "A figure of `count` small pictures, each of this size in inches, so many in a line."
     across, down = min(across, count), -(-count // min(across, count))
     figure, axes = plt.subplots(down, across, figsize=(size[0] * across, size[1] * down + 0.4), squeeze=False, layout="constrained")
     figure.suptitle(title)
     for unused in axes.flat[count:]:
         unused.remove()
-    return figure, list(axes.flat[:count])
+    return list(axes.flat[:count])
 
 # %% ../nbs/03_eda.ipynb #b0072180
 def plot_distribution(axes: Axes, values: pd.Series, column: Column) -> None:
@@ -242,7 +241,8 @@ def drift(frame: pd.DataFrame, contract: Contract, grouped: Groups) -> pd.DataFr
     block, blocks = grouped
     table = {}
     for name in contract.features:
-        counts = pd.crosstab(block, groups(frame[name], contract.columns[name])[0]).to_numpy() + 0.5
+        codes, names = groups(frame[name], contract.columns[name])
+        counts = np.bincount(block * len(names) + codes, minlength=len(blocks) * len(names)).reshape(len(blocks), -1) + 0.5
         share = counts / counts.sum(axis=1, keepdims=True)
         table[name] = ((share - share[0]) * np.log(share / share[0])).sum(axis=1)
     found = pd.DataFrame(table, index=blocks).T.iloc[:, 1:]

@@ -61,7 +61,7 @@ METRICS: dict[str, dict[str, Metric]] = {
     },
 }
 
-# %% ../nbs/06_evaluation.ipynb #2a126e55
+# %% ../nbs/06_evaluation.ipynb #317551e0
 def all_metrics(
     task: str,
     y: np.ndarray,  # (n,): positions of classes, or values
@@ -81,7 +81,7 @@ def scorer(
     function, sign = METRICS[task][name]
     return lambda y, p: sign * function(y, p)
 
-# %% ../nbs/06_evaluation.ipynb #aea1dcc3
+# %% ../nbs/06_evaluation.ipynb #3de6b323
 def best_threshold(
     y: np.ndarray,  # (n,) of 0 and 1
     p: np.ndarray,  # (n,) probability of 1
@@ -106,7 +106,7 @@ def decisions(
     scores = {"precision": skm.precision_score, "recall": skm.recall_score, "f1": skm.f1_score}
     return {name: float(score(y, said, zero_division=0)) for name, score in scores.items()} | {"positive_rate": float(said.mean())}
 
-# %% ../nbs/06_evaluation.ipynb #af366b06
+# %% ../nbs/06_evaluation.ipynb #14a0ccc7
 def _thin(curve: pd.DataFrame, points: int = 100) -> pd.DataFrame:
     keep = np.unique(np.linspace(0, len(curve) - 1, min(points, len(curve))).astype(int))
     return curve.iloc[keep].reset_index(drop=True).round(5)
@@ -122,7 +122,7 @@ def _class_curves(y: np.ndarray, p: np.ndarray) -> dict[str, pd.DataFrame]:
         "calibration": _thin(pd.DataFrame({"predicted": predicted, "observed": observed})),
     }
 
-# %% ../nbs/06_evaluation.ipynb #14a0ccc7
+# %% ../nbs/06_evaluation.ipynb #cf842c6e
 def curves(
     task: str,
     y: np.ndarray,  # (n,): positions of classes, or values
@@ -139,7 +139,7 @@ def curves(
     each = [{k: v.assign(label=label) for k, v in _class_curves((y == i).astype(int), p[:, i]).items()} for i, label in enumerate(labels)]
     return {name: pd.concat([one[name] for one in each], ignore_index=True) for name in each[0]}
 
-# %% ../nbs/06_evaluation.ipynb #a8808f6d
+# %% ../nbs/06_evaluation.ipynb #4cfcfee7
 TITLES = {
     "roc": ("ROC: positives found against false alarms", "share of negatives called positive", "share of positives found"),
     "precision_recall": ("Precision against recall", "recall: share of positives found", "precision: share of alarms that are right"),
@@ -164,7 +164,7 @@ def plot_curve(
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.legend(fontsize=8)
 
-# %% ../nbs/06_evaluation.ipynb #7ce5ed5c
+# %% ../nbs/06_evaluation.ipynb #5a382088
 def behind(
     best: np.ndarray,  # the best model's score on each fold
     other: np.ndarray,  # another model's, on the same folds

@@ -34,7 +34,7 @@ def data_range(
         found |= {"from": str(frame[contract.time].min()), "to": str(frame[contract.time].max())}
     return found
 
-# %% ../nbs/09_final_model.ipynb #89d9f349
+# %% ../nbs/09_final_model.ipynb #b78ed504
 def _rows(pairs: Mapping[str, Any]) -> str:
     return "\n".join(f"| {key} | {value:.4f} |" if isinstance(value, float) else f"| {key} | {value} |" for key, value in pairs.items())
 
