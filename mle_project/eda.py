@@ -231,7 +231,7 @@ def plot_means(axes: Axes, grouped: Groups, followed: pd.DataFrame, upright: boo
             axes.errorbar(mean, places, xerr=reach, fmt="o", markersize=4, color=colour, label=name)
         (axes.axhline if upright else axes.axvline)(followed[name].mean(), color=colour, linestyle="--", linewidth=0.8)
     (axes.set_xticks if upright else axes.set_yticks)(places, grouped[1])
-    axes.set(ylabel=words) if upright else axes.set(xlabel=words)
+    axes.set(ylabel=words) if upright else axes.set(xlabel=words, ylim=(len(places) - 0.4, -0.6))
     if followed.shape[1] > 1:
         axes.legend(fontsize=7)
 
@@ -285,9 +285,8 @@ def plot_components(axes: Axes, places: np.ndarray, followed: pd.DataFrame) -> N
     "Draw rows (n, 2): one outcome as its mean in hexagons, several classes as points."
     (x, y), name = places.T, followed.columns[0]
     if followed.shape[1] == 1:
-        size, least = int(np.clip(len(x) ** 0.5 / 4, 8, 35)), 1 + len(x) // 2000
-        image = axes.hexbin(x, y, C=followed[name].to_numpy(), gridsize=size, mincnt=least, linewidths=0.2)
-        axes.set(xlim=np.quantile(x, [0.001, 0.999]), ylim=np.quantile(y, [0.001, 0.999]))
+        size, extent = int(np.clip(len(x) ** 0.5 / 4, 8, 35)), np.quantile(places, [0.003, 0.997], axis=0).T.ravel().tolist()
+        image = axes.hexbin(x, y, C=followed[name].to_numpy(), gridsize=size, extent=extent, mincnt=1 + len(x) // 2500, linewidths=0.2)
         axes.figure.colorbar(image, ax=axes, label=name)
         return
     for name in followed:

@@ -115,6 +115,8 @@ def _thin(curve: pd.DataFrame, points: int = 100) -> pd.DataFrame:
 def _class_curves(y: np.ndarray, p: np.ndarray) -> dict[str, pd.DataFrame]:
     false_positive, true_positive, _ = skm.roc_curve(y, p)
     precision, recall, _ = skm.precision_recall_curve(y, p)
+    # the curve begins at the most certain answers; scikit-learn's own first point, precision 1 at recall 0, is an invention
+    recall, precision = np.append(recall[:-1], 0.0), np.append(precision[:-1], precision[-2])
     observed, predicted = calibration_curve(y, p, n_bins=12, strategy="quantile")
     return {
         "roc": _thin(pd.DataFrame({"false_positive_rate": false_positive, "true_positive_rate": true_positive})),

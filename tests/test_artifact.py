@@ -41,7 +41,7 @@ def test_a_fresh_process_gives_the_notebooks_numbers(sample, test_rows, tmp_path
     assert shown["digest"] == printed["model"]
     predictor = Predictor(sample.root / "models" / "final")
     found = np.array(shown["found"])
-    np.testing.assert_array_equal(found.astype(np.float32), predictor.answer_frame(test_rows))
+    np.testing.assert_array_equal(found, predictor.answer_frame(test_rows))
     scores = all_metrics(predictor.contract.task, target_values(test_rows, predictor.contract), found)
     assert scores == pytest.approx(printed["test"], abs=1e-9)
 
