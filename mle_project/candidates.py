@@ -70,7 +70,8 @@ def boosting(hp: keras_tuner.HyperParameters, contract: Contract, seed: int) -> 
         early_stopping=False,
         random_state=seed,
     )
-    return Pipeline([("columns", for_trees(contract, encoding=hp.Choice("encoding", ["target", "ordinal"]), seed=seed)), ("model", model)])
+    encodings = ["ordinal"] if contract.task == "multiclass" else ["target", "ordinal"]
+    return Pipeline([("columns", for_trees(contract, encoding=hp.Choice("encoding", encodings), seed=seed)), ("model", model)])
 
 # %% ../nbs/05_candidates.ipynb #0512a9bd
 class Network(BaseEstimator):

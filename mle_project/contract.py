@@ -38,7 +38,7 @@ ROLES = ("feature", "target", "time", "group", "key", "protected", "ignored")
 KNOWN = ("before", "after")
 OUTSIDE = ("reject", "unknown", "flag")
 TASKS = ("binary", "multiclass", "regression")
-LARGEST = float(np.finfo(np.float32).max)  # models compute in 32-bit floats
+LARGEST = 1e30  # models multiply and add 32-bit floats, which end at 3.4e38
 
 
 class ContractError(ProjectError):
@@ -235,7 +235,7 @@ def _column_faults(c: Column, task: str) -> list[str]:
         "says slice: and neither true nor false": not isinstance(c.slice, bool),
         "has no meaning; say in a sentence what it is": not isinstance(c.meaning, str) or not c.meaning.strip(),
         "has labels that are not words for its classes, as in {false: no, true: yes}": not isinstance(c.labels, Mapping)
-        or not set(c.labels) <= ({False, True} if c.type == "boolean" else set(map(str, c.categories))),
+        or not {repr(key) for key in c.labels} <= {repr(key) for key in ((False, True) if c.type == "boolean" else c.categories)},
         "is the target and may be missing; filter such rows in sql/": c.role == "target" and c.missing is True,
     }
     found = [fault for fault, at_fault in tests.items() if at_fault] + (_target_faults(c, task) if c.role == "target" else [])
@@ -457,6 +457,13 @@ class Unfit:
         return self.words
 
 
+def _no_gap(value: Any) -> Any:
+    "A value of a record; `Unfit` for those that a frame would take for missing or could not hold."
+    if isinstance(value, float) and math.isnan(value):
+        return Unfit("NaN")
+    return Unfit(ascii(value)) if isinstance(value, str) and value and not _text(value) else value
+
+
 def records_frame(
     records: Sequence[Mapping[str, Any]],  # as they come from JSON
 ) -> "pd.DataFrame":  # one column of objects for each field that any record has
@@ -464,8 +471,8 @@ def records_frame(
     import pandas as pd
 
     names = list(dict.fromkeys(name for record in records for name in record))
-    absent, nan = Unfit("no such field"), Unfit("NaN")
-    rows = [[nan if (value := record.get(name, absent)) != value else value for name in names] for record in records]
+    absent = Unfit("no such field")
+    rows = [[_no_gap(record.get(name, absent)) for name in names] for record in records]
     found = pd.DataFrame(index=range(len(rows)))
     columns = {name: pd.Series([row[place] for row in rows], dtype=object) for place, name in enumerate(names)}
     return pd.concat([found, pd.DataFrame(columns)], axis=1) if columns else found
@@ -489,8 +496,7 @@ def _typed(text: "pd.Series", kind: str) -> "pd.Series":
         except (ValueError, KeyError):
             return cell
 
-    values = [one(cell) for cell in text]
-    return pd.Series([Unfit("NaN") if isinstance(value, float) and value != value else value for value in values], index=text.index, dtype=object)
+    return pd.Series([_no_gap(one(cell)) for cell in text], index=text.index, dtype=object)
 
 # %% ../nbs/01_contract.ipynb #22d47573
 def read_file(
@@ -501,12 +507,15 @@ def read_file(
     import pandas as pd
 
     path = Path(path)
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    if path.suffix != ".csv":
+    if path.suffix not in (".csv", ".parquet"):
         raise ContractError(f"{path.name} is neither .csv nor .parquet. Convert it, or name it by what it is.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        head, *rows = list(csv.reader(file)) or [[]]
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            head, *rows = list(csv.reader(file)) or [[]]
+    except (OSError, ValueError, csv.Error) as error:
+        raise ContractError(f"{path.name} cannot be read as {path.suffix[1:]}: {' '.join(str(error).split())}") from None
     uneven = next((number for number, row in enumerate(rows) if len(row) != len(head)), None)
     if uneven is not None:
         raise ContractError(f"{path.name}: row {uneven} has {len(rows[uneven])} cells and the head has {len(head)}. Mend the file.")

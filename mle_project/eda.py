@@ -143,7 +143,7 @@ def plot_heatmap(
     axes.set_title(title)
     axes.figure.colorbar(image, ax=axes, label=meaning, extend="max" if values.max() > high else "neither")
     for (line, place), value in np.ndenumerate(values) if not wide else ():
-        colour = "white" if value > low + 0.6 * (high - low) else "black"
+        colour = "white" if np.mean(image.to_rgba(value)[:3]) < 0.5 else "black"
         axes.text(place, line, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
 
 # %% ../nbs/03_eda.ipynb #b93c4678
@@ -160,8 +160,9 @@ def entropy_removed(
 
 def strength(frame: pd.DataFrame, contract: Contract, features: list[str]) -> pd.Series:  # by feature, in 0 to 1, the strongest first
     "How much of the target's entropy each of some features removes on its own."
-    target = _cut(target_values(frame, contract).astype(np.float64), max(10, len(contract.classes)))
-    found = {name: entropy_removed(groups(frame[name], contract.columns[name], most=30)[0], target) for name in features}
+    most = int(np.clip(len(frame) ** 0.5 / 2, 3, 30))  # or small tables would have cells of one row
+    target = _cut(target_values(frame, contract).astype(np.float64), max(min(most, 10), len(contract.classes)))
+    found = {name: entropy_removed(groups(frame[name], contract.columns[name], most)[0], target) for name in features}
     return pd.Series(found).sort_values(ascending=False, kind="stable")
 
 # %% ../nbs/03_eda.ipynb #c2361932
@@ -169,7 +170,7 @@ def panels(count: int, title: str, size: tuple[float, float] = (4.4, 2.7), acros
     "A figure of `count` small pictures, each of this size in inches, so many in a line."
     across, down = min(across, count), -(-count // min(across, count))
     figure, axes = plt.subplots(down, across, figsize=(size[0] * across, size[1] * down + 0.4), squeeze=False, layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, wrap=True)
     for unused in axes.flat[count:]:
         unused.remove()
     return list(axes.flat[:count])
@@ -222,18 +223,19 @@ def means(
 # %% ../nbs/03_eda.ipynb #82cef85f
 def plot_means(axes: Axes, grouped: Groups, followed: pd.DataFrame, upright: bool = False) -> None:
     "Draw the mean of each outcome in each group with its interval; upright, groups stand from left to right and are joined by lines."
-    places, words = range(len(grouped[1])), followed.columns[0] if followed.shape[1] == 1 else "share of rows"
+    places, words = np.arange(len(grouped[1])), followed.columns[0] if followed.shape[1] == 1 else "share of rows"
+    aside = np.linspace(-0.3, 0.3, followed.shape[1] + 2)[1:-1]  # so that classes do not hide each other
     for position, name in enumerate(followed):
         (mean, reach), colour = means(grouped[0], followed[name].to_numpy()), f"C{position}"
         if upright:
-            axes.errorbar(places, mean, yerr=reach, fmt="o-", markersize=4, color=colour, label=name)
+            axes.errorbar(places + aside[position], mean, yerr=reach, fmt="o-", markersize=4, color=colour, label=name)
         else:
-            axes.errorbar(mean, places, xerr=reach, fmt="o", markersize=4, color=colour, label=name)
+            axes.errorbar(mean, places + aside[position], xerr=reach, fmt="o", markersize=4, color=colour, label=name)
         (axes.axhline if upright else axes.axvline)(followed[name].mean(), color=colour, linestyle="--", linewidth=0.8)
     (axes.set_xticks if upright else axes.set_yticks)(places, grouped[1])
     axes.set(ylabel=words) if upright else axes.set(xlabel=words, ylim=(len(places) - 0.4, -0.6))
-    if followed.shape[1] > 1:
-        axes.legend(fontsize=7)
+    if followed.shape[1] > 1 and not axes.figure.legends:
+        axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 
 # %% ../nbs/03_eda.ipynb #4ca946ba
 def drift(frame: pd.DataFrame, contract: Contract, grouped: Groups) -> pd.DataFrame:  # a line for each feature, the most drifting first
@@ -250,7 +252,7 @@ def drift(frame: pd.DataFrame, contract: Contract, grouped: Groups) -> pd.DataFr
 
 # %% ../nbs/03_eda.ipynb #789cb2aa
 def rank_correlations(frame: pd.DataFrame) -> pd.DataFrame:  # (k, k) in -1 to 1; columns that never vary are left out
-    "Spearman correlations of numbers, similar columns side by side; 0 where fewer than ten rows have both values."
+    "Correlations of ranks (Spearman; with missing values, ranks are those within each column), similar columns side by side."
     rho = frame.loc[:, frame.nunique() > 1].rank().corr(min_periods=10).fillna(0.0)
     if len(rho) < 3:
         return rho
@@ -291,5 +293,5 @@ def plot_components(axes: Axes, places: np.ndarray, followed: pd.DataFrame) -> N
         return
     for name in followed:
         here = followed[name].to_numpy() == 1
-        axes.scatter(x[here], y[here], s=6, alpha=0.5, linewidths=0, label=name)
-    axes.legend(fontsize=8, markerscale=2)
+        axes.scatter(x[here], y[here], s=np.clip(9000 / len(x), 6, 30), alpha=0.6, linewidths=0, label=name.removeprefix("share of "))
+    axes.legend()

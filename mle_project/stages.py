@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -38,7 +39,7 @@ from .project import read_yaml
 from .project import root
 from .project import section
 
-# %% ../nbs/14_stages.ipynb #45c65f1e
+# %% ../nbs/14_stages.ipynb #722d6087
 def declared(
     notebook: str | Path,  # a stage's notebook
 ) -> list[str]:
@@ -65,7 +66,7 @@ def check_parameters(
             f"The cell tagged `parameters` of nbs/{stage_notebook(stage).name} declares: {', '.join(names)}."
         )
 
-# %% ../nbs/14_stages.ipynb #d6cd3fff
+# %% ../nbs/14_stages.ipynb #43a69e47
 CODE = "reports/code"
 
 
@@ -75,7 +76,7 @@ def check_code(stage: str) -> None:
     if not written.exists() or written.read_text() != stage_code(stage):
         raise ProjectError(f"the code of stage `{stage}` changed after `dvc repro` looked at it. Type `dvc repro` again; nothing was recorded.")
 
-# %% ../nbs/14_stages.ipynb #6ba3816a
+# %% ../nbs/14_stages.ipynb #75026726
 def end_with_parent() -> None:
     "Ask Linux to kill this process when its parent ends; does nothing elsewhere."
     if sys.platform == "linux":
@@ -107,7 +108,7 @@ def watch_parents(
     if sys.platform == "linux":
         threading.Thread(target=watch, daemon=True).start()
 
-# %% ../nbs/14_stages.ipynb #fdefeda5
+# %% ../nbs/14_stages.ipynb #46e4109a
 class Progress:
     "Prints a line when a new section of the notebook begins, and what its cells print."
 
@@ -131,7 +132,7 @@ class Progress:
         "papermill calls this too."
         sys.stdout.flush()
 
-# %% ../nbs/14_stages.ipynb #dd11ad80
+# %% ../nbs/14_stages.ipynb #8bc5b164
 def failure(
     stage: str,
     error: Exception,
@@ -150,7 +151,7 @@ def failure(
         return f"{place}: a cell took longer than `mle run --timeout` allows. Raise it in dvc.yaml, or make the cell faster."
     return f"{place}: {type(error).__name__}: {error}"
 
-# %% ../nbs/14_stages.ipynb #b5b9259e
+# %% ../nbs/14_stages.ipynb #7e2bae34
 def settle(
     notebook: Any,  # executed; changed in place
 ) -> None:
@@ -176,7 +177,7 @@ def page(notebook: Any, title: str) -> str:
     html, _ = exporter.from_notebook_node(notebook)
     return str(html)
 
-# %% ../nbs/14_stages.ipynb #b21b1e23
+# %% ../nbs/14_stages.ipynb #9571d798
 def _replace(new: Path, old: Path) -> None:
     "Put a file or folder in the place of another, if there is one."
     old.parent.mkdir(parents=True, exist_ok=True)
@@ -223,22 +224,25 @@ def staged(stage: str, outputs: list[str]) -> Iterator[Path]:
         os.environ.pop(STAGING) if before is None else os.environ.update({STAGING: before})
         shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../nbs/14_stages.ipynb #1e12c7d4
+# %% ../nbs/14_stages.ipynb #f494105a
 def _execute(stage: str, given: dict[str, Any], target: Path, timeout: int) -> None:
     "Run the notebook of a stage through papermill into `target`."
     progress = Progress(stage)
-    try:
-        papermill.execute_notebook(
-            str(stage_notebook(stage)), str(target), given, cwd=str(root() / "nbs"), kernel_name="python3", progress_bar=False,
-            config=Config({"KernelManager": {"transport": "ipc"}}), execution_timeout=timeout, start_timeout=120,
-            stdout_file=progress, stderr_file=progress, on_cell_start=progress.cell,
-            extra_arguments=["--IPKernelApp.exec_lines=from mle_project.stages import end_with_parent; end_with_parent()"],
-        )  # fmt: skip
-    except Exception as error:
-        _keep_failed(stage, target)
-        raise ProjectError(failure(stage, error, progress.title)) from error
+    with tempfile.TemporaryDirectory(prefix="mle-") as sockets:
+        # sockets are files: nobody else on the machine can connect to the kernel
+        config = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
+        try:
+            papermill.execute_notebook(
+                str(stage_notebook(stage)), str(target), given, cwd=str(root() / "nbs"), kernel_name="python3", progress_bar=False,
+                config=config, execution_timeout=timeout, start_timeout=120,
+                stdout_file=progress, stderr_file=progress, on_cell_start=progress.cell,
+                extra_arguments=["--IPKernelApp.exec_lines=from mle_project.stages import end_with_parent; end_with_parent()"],
+            )  # fmt: skip
+        except Exception as error:
+            _keep_failed(stage, target)
+            raise ProjectError(failure(stage, error, progress.title)) from error
 
-# %% ../nbs/14_stages.ipynb #3892b833
+# %% ../nbs/14_stages.ipynb #1e12c7d4
 def _keep_failed(stage: str, target: Path) -> None:
     "Keep the notebook of a failed run, as far as it came, in `.mle/failed/`."
     if target.exists():
@@ -267,7 +271,7 @@ def run_stage(
         output(f"reports/{stage}.html").write_text(page(notebook, stage))
     note_time(stage, time.monotonic() - began)
 
-# %% ../nbs/14_stages.ipynb #c9cac15e
+# %% ../nbs/14_stages.ipynb #3b91493e
 def note_time(stage: str, seconds: float) -> None:
     "Remember how long a stage took, for `mle summary`."
     path = root() / ".mle" / "times.json"

@@ -32,7 +32,7 @@ columns:
   leaf: {type: string, meaning: Number of the leaf., role: key, known: before, example: L1}
   plant: {type: integer, meaning: The plant that the leaf grew on., role: group, known: before, example: 4}
   length: {type: number, meaning: Length of the leaf., unit: mm, role: feature, known: before, range: [0, 400], example: 81.5}
-  width: {type: number, meaning: Width of the leaf., unit: mm, role: feature, known: before, missing: true, range: [0, 200], outside: flag, example: 30}
+  width: {type: number, meaning: Its width., unit: mm, role: feature, known: before, missing: true, range: [0, 200], outside: flag, example: 30}
   lobes: {type: integer, meaning: Number of lobes., role: feature, known: before, missing: true, range: [0, 30], outside: unknown, example: 5}
   hairy: {type: boolean, meaning: Whether the leaf has hairs., role: feature, known: before, missing: true, example: false}
   edge: {type: string, meaning: Shape of its edge., role: feature, known: before, categories: [smooth, toothed, wavy], example: toothed, slice: true}

@@ -40,8 +40,8 @@ class Served:
 @pytest.fixture(scope="module")
 def served(sample):
     port = free_port()
-    log = open(sample.root / ".mle" / "serve.log", "w")
-    process = subprocess.Popen(["bentoml", "serve", "--port", str(port)], cwd=sample.root, env=sample.env, stdout=log, stderr=log)
+    with open(sample.root / ".mle" / "serve.log", "w") as log:
+        process = subprocess.Popen(["bentoml", "serve", "--port", str(port)], cwd=sample.root, env=sample.env, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -55,7 +55,6 @@ def served(sample):
     finally:
         process.terminate()
         process.wait(30)
-        log.close()
 
 
 def test_the_example_is_answered(served, sample):

@@ -1,0 +1,62 @@
+"""The library calls that the graph exists to make, with nothing around them: reading and joining, fitting, scoring.
+
+Run in a clone whose graph has run (it takes the hyperparameters of every trial from metrics/). Imports are not counted.
+The last line printed is JSON: seconds by kind.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import yaml
+
+from mle_project.project import ENVIRONMENT
+
+os.environ.update(ENVIRONMENT)
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+
+from mle_project.candidates import build_family  # noqa: E402
+from mle_project.contract import model_input, read_contract, target_values  # noqa: E402
+from mle_project.evaluation import all_metrics, answers  # noqa: E402
+from mle_project.model_selection import make_folds  # noqa: E402
+from mle_project.tables import run_query, thin  # noqa: E402
+
+seconds = {"read and join": 0.0, "fit": 0.0, "score": 0.0}
+
+
+def timed(kind, function, *arguments):
+    began = time.perf_counter()
+    found = function(*arguments)
+    seconds[kind] += time.perf_counter() - began
+    return found
+
+
+params = yaml.safe_load(Path("params.yaml").read_text())
+contract = read_contract("contract.yaml")
+timed("read and join", run_query, params["tables"]["sources"], params["tables"]["query"], params["tables"]["threads"])
+splits = {name: timed("read and join", pd.read_parquet, f"data/tables/{name}.parquet") for name in ("train", "validation", "test")}
+x = {name: model_input(frame, contract) for name, frame in splits.items()}
+y = {name: target_values(frame, contract) for name, frame in splits.items()}
+
+chosen = params["model_selection"]
+part = thin(splits["train"], chosen["search_rows"])
+x_part, y_part, folds = model_input(part, contract), target_values(part, contract), make_folds(part, contract, chosen["folds"], chosen["seed"])
+for line in Path(chosen["trials_file"]).read_text().splitlines():
+    trial = json.loads(line)
+    for before, after in folds:
+        model = build_family(trial["family"], trial["hyperparameters"], contract, 0)
+        timed("fit", model.fit, x_part.iloc[before], y_part[before])
+        timed("score", lambda m=model, a=after: all_metrics(contract.task, y_part[a], answers(m, x_part.iloc[a], contract.task)))
+
+best = json.loads(Path(chosen["hyperparameters"]).read_text())
+for family, values in best["families"].items():
+    model = build_family(family, values, contract, 0)
+    timed("fit", model.fit, x["train"], y["train"])
+    timed("score", answers, model, x["validation"], contract.task)
+model = build_family(best["winner"], best["families"][best["winner"]], contract, 0)
+timed("fit", model.fit, pd.concat([x["train"], x["validation"]]), np.concatenate([y["train"], y["validation"]]))
+timed("score", answers, model, x["test"], contract.task)
+print(json.dumps({kind: round(value, 1) for kind, value in seconds.items()}))

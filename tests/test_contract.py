@@ -1,0 +1,289 @@
+"""The contract: one file, and two checks of it (frames and requests) that must never disagree."""
+
+import json
+import math
+from collections import defaultdict
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from tables_of_other_kinds import HOUSES, PLANTS, houses, plants
+
+from mle_project.cli import main
+from mle_project.contract import (
+    EXAMPLE,
+    ContractError,
+    check,
+    example_record,
+    failures,
+    frame_blocks,
+    parse_contract,
+    record_blocks,
+    records_frame,
+    request_model,
+    violations,
+)
+from mle_project.project import root
+from mle_project.records import bad_values, broken_records, payload, valid_records
+
+TEXTS = {"project": (root() / "contract.yaml").read_text(), "visits": EXAMPLE, "plants": PLANTS, "houses": HOUSES}
+CONTRACTS = {name: parse_contract(text) for name, text in TEXTS.items()}
+each_contract = pytest.mark.parametrize("name", CONTRACTS)
+quietly = settings(max_examples=1, database=None, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def drawn(strategy, count):
+    """`count` values of a strategy, the same in every run."""
+    found = []
+
+    @settings(quietly, max_examples=count)
+    @given(strategy)
+    def collect(value):
+        found.append(value)
+
+    collect()
+    return found[:count]
+
+
+def request_refuses(model, record):
+    try:
+        model.model_validate(record)
+    except ValidationError:
+        return True
+    return False
+
+
+def frame_refuses(records, contract):
+    """For each record, whether the check of frames refuses it. Records with the same fields are checked together."""
+    alike, refused = defaultdict(list), [False] * len(records)
+    for number, record in enumerate(records):
+        alike[frozenset(record)].append(number)
+    for numbers in alike.values():
+        found = failures(records_frame([records[number] for number in numbers]), contract)
+        whole = found["row"].isna().any()
+        for place, number in enumerate(numbers):
+            refused[number] = bool(whole or (found["row"] == place).any())
+    return refused
+
+
+@each_contract
+def test_frames_and_requests_accept_the_same_generated_records(name):
+    contract, (good, bad) = CONTRACTS[name], (200, 800)
+    records = drawn(valid_records(contract), good) + [record for record, _, _ in drawn(broken_records(contract), bad)]
+    model = request_model(contract)
+    by_request, by_frame = [request_refuses(model, record) for record in records], frame_refuses(records, contract)
+    different = [record for record, one, other in zip(records, by_request, by_frame, strict=True) if one != other]
+    assert not different, different[:3]
+    assert not any(by_request[:good])
+    assert all(by_request[good:])
+
+
+@each_contract
+def test_every_known_bad_value_of_every_column_is_refused_by_both(name):
+    contract = CONTRACTS[name]
+    usual = example_record(contract)
+    records = [{**usual, column: value} for column in usual for made in bad_values(contract.columns[column]).values() for value in made]
+    model = request_model(contract)
+    assert all(request_refuses(model, record) for record in records)
+    assert all(frame_refuses(records, contract))
+
+
+@each_contract
+def test_values_mixed_at_random_are_judged_alike(name):
+    """Any column may hold anything: nothing is assumed about what is right or wrong."""
+    contract = CONTRACTS[name]
+    pool = [None, 0, 1, 3.0, -7, 0.5, 1e308, 2**53 + 1, 2**70, -(10**30), "a", "", " ", "é", "0", True, False, math.nan, math.inf]
+    pool += [word for c in contract.columns.values() for word in c.categories[:2]] + [end for c in contract.columns.values() for end in c.range]
+    names = contract.role("feature")
+    usual = example_record(contract)
+    changes = st.dictionaries(st.sampled_from([*names, "hat"]), st.sampled_from(pool), min_size=1, max_size=3)
+    absent = st.sets(st.sampled_from(names), max_size=1)
+    pairs = drawn(st.tuples(changes, absent | st.just(set())), 800)
+    records = [{key: value for key, value in {**usual, **changed}.items() if key not in missing} for changed, missing in pairs]
+    model = request_model(contract)
+    by_request, by_frame = [request_refuses(model, record) for record in records], frame_refuses(records, contract)
+    different = [changed for changed, one, other in zip(pairs, by_request, by_frame, strict=True) if one != other]
+    assert not different, different[:3]
+    assert 100 < sum(by_request) < 800
+
+
+@each_contract
+def test_json_text_is_judged_like_the_record_it_holds(name):
+    contract = CONTRACTS[name]
+    model = request_model(contract)
+    for record in drawn(valid_records(contract), 50) + [record for record, _, _ in drawn(broken_records(contract), 200)]:
+        try:
+            model.model_validate_json(json.dumps(record))
+            refused = False
+        except ValidationError:
+            refused = True
+        assert refused == request_refuses(model, record), record
+
+
+@each_contract
+def test_a_frame_with_dtypes_is_judged_like_its_objects(name):
+    """Parquet and pandas give columns of numbers, not objects; the rules see values either way."""
+    contract = CONTRACTS[name]
+    records = drawn(valid_records(contract), 60) + [record for record, _, fault in drawn(broken_records(contract), 200) if fault == "outside"]
+    frame = records_frame(records)
+    typed = frame.infer_objects()
+    assert {"float64", "str"} <= {str(kind) for kind in typed.dtypes}
+    by_value, by_dtype = (failures(one, contract).sort_values(["column", "row"]).values.tolist() for one in (frame, typed))
+    assert by_value == by_dtype
+
+
+@each_contract
+def test_records_and_frames_enter_the_model_as_the_same_numbers(name):
+    contract = CONTRACTS[name]
+    records = drawn(valid_records(contract), 100) + payload(contract, 200)
+    by_record, by_frame = record_blocks(records, contract), frame_blocks(records_frame(records), contract)
+    assert by_record[0].tobytes() == by_frame[0].tobytes()
+    assert by_record[1].tolist() == by_frame[1].tolist()
+
+
+@each_contract
+def test_the_service_documents_an_example_that_works(name):
+    contract = CONTRACTS[name]
+    model = request_model(contract)
+    shown = model.model_json_schema()["example"]
+    assert model.model_validate_json(json.dumps(shown)) and not frame_refuses([shown], contract)[0]
+
+
+@each_contract
+def test_payloads_are_valid_and_repeat(name):
+    contract = CONTRACTS[name]
+    sent = payload(contract, 300, seed=5)
+    assert sent == payload(contract, 300, seed=5) != payload(contract, 300, seed=6)
+    assert not any(frame_refuses(sent, contract)) and json.loads(json.dumps(sent)) == sent
+    model = request_model(contract)
+    assert not any(request_refuses(model, record) for record in sent)
+
+
+def test_a_gap_in_one_record_is_not_a_missing_value():
+    """Three marks of nothing: null may be allowed, NaN and an absent field never are."""
+    contract = CONTRACTS["visits"]
+    usual = example_record(contract)
+    without = {key: value for key, value in usual.items() if key != "items"}
+    records = [usual, {**usual, "items": None}, {**usual, "items": math.nan}, without]
+    found = failures(records_frame(records), contract)
+    assert found[["column", "rule", "row"]].values.tolist() == [["items", "is an integer", 2], ["items", "is an integer", 3]]
+
+
+def test_rows_are_counted_from_the_top_whatever_the_index():
+    contract = CONTRACTS["visits"]
+    frame = records_frame([{**example_record(contract), "minutes": value} for value in (1, 2, 9999)]).set_index(pd.Index([5, 5, 5]))
+    assert violations(frame, contract).values.tolist() == [["minutes", "is between 0 and 600", 1, "row 2: 9999"]]
+
+
+def test_a_column_that_stands_twice_is_reported():
+    contract = CONTRACTS["visits"]
+    frame = records_frame([example_record(contract)])
+    assert violations(pd.concat([frame, frame[["door"]]], axis=1), contract)["rule"].tolist() == ["is there once"]
+
+
+# Wrong contracts: what is written in place of what, the line it is refused with, and what the message says.
+MISTAKES = [
+    ("role: target, known: after", "role: feature, known: after", "back", "becomes known only after the prediction"),
+    ("known: before, range: [0, 600]", "known: after, range: [0, 600]", "minutes", "becomes known only after the prediction"),
+    ("type: number", "type: float", "minutes", "unknown type `float`; known: string, integer, number, boolean, timestamp"),
+    ("role: key", "role: time", "day", "`day` is a second time column beside `visit`"),
+    ("type: boolean, meaning: Has a card., role: feature, known: before", "type: boolean, meaning: Has a card., role: target, known: after",
+     "back", "`back` is a second target column beside `member`"),
+    ("  visit:", "  door:", "door", "`door` stands twice (first on line 5). Keep one."),
+    ("unit: minutes", "units: minutes", "minutes", "unknown key `units`. Known keys: type, meaning"),
+    ("range: [0, 600]", "range: [600, 0]", "minutes", "a range that is not [low, high]"),
+    ("range: [0, 600]", "range: [0]", "minutes", "a range that is not [low, high]"),
+    ("range: [0, 600]", "range: [0, .nan]", "minutes", "a range that is not [low, high]"),
+    ("range: [0, 600]", "range: 600", "minutes", "`range` of column `minutes` must be a list"),
+    ("categories: [north, south]", "categories: [north, no]", "door", "a category that is not a non-empty string; quote it"),
+    ("categories: [north, south]", "categories: [north, north]", "door", "repeats a category"),
+    ("type: boolean, meaning: Has a card.,", "type: boolean, meaning: Has a card., categories: [a],", "member", "only strings have them"),
+    ("example: 12.5", "example: 1200", "minutes", "the example 1200, which is not between 0 and 600"),
+    ("example: card", "example: beans", "payment", "the example 'beans', which is not one of card, cash"),
+    ("example: true", 'example: "yes"', "member", "the example 'yes', which is not a boolean"),
+    (", example: 12.5", "", "minutes", "has no example"),
+    ("outside: unknown, example: 3", "outside: keep, example: 3", "items", "says outside: keep; it must be one of: reject, unknown, flag"),
+    ("role: key", "role: index", "visit", "unknown role `index`"),
+    ("missing: true, range", "missing: perhaps, range", "items", "says missing: and neither true nor false"),
+    ("labels: {false: gone, true: back}", "labels: {0: gone, 1: back}", "back", "labels that are not words for its classes"),
+    ("type: timestamp", "type: string", "day", "is the time and must be a timestamp or an integer"),
+    ("role: target, known: after", "role: target, known: before", "back", "then nothing is left to predict"),
+    ("type: integer, meaning: Things", "meaning: Things", "items", "does not say its `type`"),
+    ("task: binary", "task: regression", "back", "must be a number or an integer"),
+    ("task: binary", "task: guess", "task", "task `guess` is not one of"),
+    ("task: binary\n", "task: binary\nowner: me\n", "owner", "unknown key `owner`"),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "place", "message"), MISTAKES)
+def test_a_wrong_contract_is_refused_with_its_line(right, wrong, place, message):
+    assert right in EXAMPLE
+    text = EXAMPLE.replace(right, wrong, 1)
+    line = max(number for number, content in enumerate(text.splitlines(), 1) if content.strip().startswith(f"{place}:"))
+    with pytest.raises(ContractError) as refusal:
+        parse_contract(text)
+    assert str(refusal.value).startswith(f"contract.yaml:{line}: ") and message in str(refusal.value)
+    assert "\n" not in str(refusal.value) and str(refusal.value).endswith(".")
+
+
+def test_a_contract_that_is_no_yaml_says_where():
+    with pytest.raises(ContractError, match=r"not valid YAML.*line 4"):
+        parse_contract(EXAMPLE.replace("columns:", "columns: ["))
+
+
+@pytest.mark.parametrize("kind", [plants, houses])
+def test_mle_check_says_what_is_wrong_with_a_file(kind, tmp_path):
+    table = kind()
+    (tmp_path / "c.yaml").write_text(table.text)
+
+    def asked(frame, name, *more):
+        return CliRunner().invoke(main, ["check", str(write(frame, tmp_path / name)), "--contract", str(tmp_path / "c.yaml"), *more])
+
+    for name in ("good.csv", "good.parquet"):
+        fine = asked(table.frame, name)
+        assert fine.exit_code == 0 and "900 rows keep the contract" in fine.output, fine.output
+    number = table.contract.numbers[0]
+    bad = table.frame.assign(**{number: [-1e9, *table.frame[number][1:]], "hat": 1}).drop(columns=table.contract.strings[0])
+    for name in ("bad.csv", "bad.parquet"):
+        refused = asked(bad, name)
+        assert refused.exit_code == 1 and "row 0: -1000000000.0" in refused.output and "is in the contract" in refused.output
+        told = json.loads(asked(bad, name, "--json").output)
+        assert {(one["column"], one["count"]) for one in told} == {(number, 1), ("hat", 900), (table.contract.strings[0], 900)}
+
+
+def write(frame, path):
+    frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path, index=False)
+    return path
+
+
+def test_mle_check_reads_text_as_the_contract_says(tmp_path):
+    (tmp_path / "c.yaml").write_text(EXAMPLE)
+    head = "visit,day,minutes,items,member,door,payment\n"
+    (tmp_path / "v.csv").write_text(head + "1,2024-05-01,12.5,,true,north,card\n2,May,nan,1.5,1,,NA\n")
+    told = CliRunner().invoke(main, ["check", str(tmp_path / "v.csv"), "--contract", str(tmp_path / "c.yaml"), "--json"])
+    found = {one["column"]: (one["rule"], one["examples"]) for one in json.loads(told.output)}
+    assert told.exit_code == 1 and found == {
+        "day": ("is a timestamp", "row 1: 'May'"),
+        "minutes": ("is a number", "row 1: NaN"),
+        "items": ("is an integer", "row 1: 1.5"),
+        "member": ("is a boolean", "row 1: '1'"),
+        "door": ("is not missing", "row 1: None"),
+        "payment": ("is one of card, cash", "row 1: 'NA'"),
+    }
+
+
+@pytest.mark.parametrize(("content", "message"), [("", "has no rows"), ("visit\n", "has no rows"), ("visit,day\n1\n", "row 0 has 1 cells")])
+def test_mle_check_refuses_a_file_that_is_no_table(content, message, tmp_path):
+    (tmp_path / "v.csv").write_text(content)
+    told = CliRunner().invoke(main, ["check", str(tmp_path / "v.csv")])
+    assert told.exit_code == 1 and message in told.output and "Traceback" not in told.output
+
+
+def test_an_error_about_a_frame_names_what_to_mend():
+    table = plants()
+    with pytest.raises(ContractError) as refusal:
+        check(table.frame.assign(length="long"), table.contract, "plants.csv", list(table.contract.columns))
+    assert str(refusal.value).splitlines()[1] == "  length: is a number fails in 900 of 900 rows. row 0: 'long'; row 1: 'long'; row 2: 'long'"

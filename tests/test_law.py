@@ -1,0 +1,270 @@
+"""The law: an operation inside the model works within a row. Shown for every registered one, and for whole artifacts."""
+
+import keras_tuner
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from tables_of_other_kinds import houses, plants
+from test_contract import CONTRACTS, drawn
+
+from mle_project.artifact import Predictor, probes, save, seal
+from mle_project.candidates import FAMILIES
+from mle_project.contract import EXAMPLE, frame_blocks, model_input, parse_contract, records_frame, target_values
+from mle_project.evaluation import answers
+from mle_project.features import COLUMNAR, columnar, law_faults
+from mle_project.project import ProjectError, root
+from mle_project.records import payload, valid_records
+
+OPTIONS = {"for_trees": [{}, {"encoding": "target"}], "for_sums": [{}, {"shape": "rank"}]}
+NOT_OFFERED = {"multiclass": [{"encoding": "target"}]}  # what a task does not offer
+OPERATIONS = [(name, options) for name in COLUMNAR for options in OPTIONS.get(name, [{}])]
+
+
+def answers_at_random(contract, count):
+    """A target for rows that have none."""
+    chance = np.random.default_rng(0)
+    return chance.normal(size=count) if contract.task == "regression" else np.arange(count) % len(contract.classes)
+
+
+def generated(contract, count=150):
+    """Rows as a model takes them: usual ones, and any that the contract lets in: gaps, extremes, strings never seen."""
+    return model_input(records_frame(payload(contract, count) + drawn(valid_records(contract), count // 2)), contract)
+
+
+@pytest.fixture(scope="module", params=CONTRACTS)
+def rows(request):
+    contract = CONTRACTS[request.param]
+    return contract, generated(contract)
+
+
+@pytest.mark.parametrize(("name", "options"), OPERATIONS)
+def test_every_registered_operation_keeps_the_law(name, options, rows):
+    contract, x = rows
+    if options in NOT_OFFERED.get(contract.task, []):
+        return
+    usual = x.head(150)
+    fitted = COLUMNAR[name](contract, **options).fit(usual, answers_at_random(contract, len(usual)))
+    assert law_faults(fitted.transform, x, alone=30) == []
+
+
+@pytest.mark.parametrize(("name", "options"), OPERATIONS)
+def test_what_was_never_seen_is_one_and_the_same(name, options, rows):
+    """All strings that no training row held become the same numbers, finite ones; gaps in numbers stay rows."""
+    contract, x = rows
+    if options in NOT_OFFERED.get(contract.task, []):
+        return
+    usual, k = x.head(150), len(contract.numbers)
+    fitted = COLUMNAR[name](contract, **options).fit(usual, answers_at_random(contract, len(usual)))
+    strange = pd.concat([usual.head(1)] * 2, ignore_index=True)
+    for column in contract.strings:
+        pair = fitted.transform(strange.assign(**{column: ["never seen", "ü ☃"]}))
+        assert np.array_equal(pair[0], pair[1], equal_nan=True) and np.isfinite(pair[:, k:]).all()
+    gaps = fitted.transform(usual.assign(**{column: np.float32(np.nan) for column in contract.numbers}))
+    assert len(gaps) == len(usual)
+
+
+def test_a_value_outside_is_treated_as_the_contract_says():
+    """`unknown`: like a missing value, even when the training rows held it; `flag`: kept as it is."""
+    contract = plants().contract
+    at = {name: place for place, name in enumerate(contract.numbers)}
+    usual = {"length": 80.0, "width": 30.0, "lobes": 5, "hairy": True, "edge": "wavy", "finder": "Ada", "site": "hill"}
+    records = [{**usual, **change} for change in ({"lobes": 99, "site": "moon"}, {"lobes": None, "site": None}, {"width": 5000.0, "finder": "Zoe"})]
+    numbers, strings = frame_blocks(records_frame(records), contract)
+    assert np.isnan(numbers[:2, at["lobes"]]).all() and strings[:2, contract.strings.index("site")].tolist() == ["", ""]
+    assert numbers[2, at["width"]] == 5000 and strings[2, contract.strings.index("finder")] == "Zoe"
+
+
+# Planted operations, each a way to break the law that has been seen in real projects.
+def drop_gaps(rows):
+    return rows[rows.iloc[:, 1].notna()]
+
+
+def sort_rows(rows):
+    return rows.sort_values(rows.columns[0], kind="stable")
+
+
+def sort_values(rows):
+    return np.sort(rows.iloc[:, [0]].to_numpy(), axis=0)
+
+
+def reset_index(rows):
+    return rows.reset_index(drop=True)
+
+
+def mutate(rows):
+    rows.isetitem(0, rows.iloc[:, 0] * 2)
+    return rows.iloc[:, [0]].copy()
+
+
+def centre_on_batch(rows):
+    return rows.iloc[:, [0]] - rows.iloc[:, [0]].mean()
+
+
+def rank_in_batch(rows):
+    return rows.iloc[:, [0]].rank()
+
+
+def previous_row(rows):
+    return rows.iloc[:, [0]].shift(1)
+
+
+def one_row_too_many(rows):
+    return pd.concat([rows, rows.tail(1)])
+
+
+class Counter:
+    calls = 0
+
+    def __call__(self, rows):
+        Counter.calls += 1
+        return rows.iloc[:, [0]].fillna(0) * 0 + Counter.calls
+
+
+PLANTED = {
+    drop_gaps: "rows for",
+    one_row_too_many: "rows for",
+    sort_rows: "changes the index or the order of rows",
+    reset_index: "changes the index or the order of rows",
+    sort_values: "depends on the order of rows",
+    previous_row: "depends on the order of rows",
+    mutate: "changes the rows it is given",
+    centre_on_batch: "gives one row alone something else than inside a batch",
+    rank_in_batch: "gives one row alone something else than inside a batch",
+    Counter(): "answers differently when asked again: it keeps a state",
+}
+named = pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: getattr(planted, "__name__", "counter"))
+
+
+@named
+def test_a_planted_violation_is_found(planted):
+    contract = parse_contract(EXAMPLE)
+    found = law_faults(planted, generated(contract))
+    assert any(PLANTED[planted] in fault for fault in found), found
+
+
+class Planted(TransformerMixin, BaseEstimator):
+    """A transformer around a planted function."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def fit(self, rows, y=None):
+        return self
+
+    def transform(self, rows):
+        return self.function(rows)
+
+
+class AnyRows(LogisticRegression):
+    """A classifier that is content with whatever rows reach it."""
+
+    def fit(self, rows, y):
+        self.classes_ = np.array([0, 1])
+        return self
+
+    def predict_proba(self, rows):
+        return np.full((len(rows), 2), 0.5)
+
+
+@pytest.mark.parametrize("registered", [True, False])
+@named
+def test_an_artifact_with_it_is_refused_by_name(planted, registered, tmp_path):
+    contract = parse_contract(EXAMPLE)
+    x = generated(contract)
+
+    def planted_operation(contract):
+        return Planted(planted)
+
+    operation = columnar(planted_operation)(contract) if registered else planted_operation(contract)
+    try:
+        model = Pipeline([("bend", operation), ("model", AnyRows())])
+        model[-1].fit(x, None)
+        with pytest.raises(ProjectError) as refusal:
+            save(tmp_path / "final", model, contract, EXAMPLE, {"threshold": 0.5}, x)
+    finally:
+        COLUMNAR.pop("planted_operation", None)
+    name = "the operation `planted_operation`" if registered else "the operation `bend` (Planted)"
+    assert str(refusal.value).startswith(name) and PLANTED[planted] in str(refusal.value)
+    assert not (tmp_path / "final").exists()
+
+
+def test_an_innocent_operation_that_nobody_registered_is_refused_too(tmp_path):
+    contract = parse_contract(EXAMPLE)
+    x = generated(contract)
+    model = Pipeline([("bend", Planted(lambda rows: rows.iloc[:, :3].fillna(0))), ("model", AnyRows())])
+    model[-1].fit(x, None)
+    with pytest.raises(ProjectError, match=r"the operation `bend` \(Planted\) is not registered as columnar"):
+        save(tmp_path / "final", model, contract, EXAMPLE, {"threshold": 0.5}, x)
+
+
+def test_a_model_that_looks_at_the_whole_batch_is_refused(tmp_path):
+    contract = parse_contract(EXAMPLE)
+    x = generated(contract)
+
+    class Shares(AnyRows):
+        def predict_proba(self, rows):
+            share = rows.iloc[:, 0].rank(pct=True).fillna(0).to_numpy()
+            return np.column_stack([1 - share, share])
+
+    with pytest.raises(ProjectError, match=r"the model `Shares` .*one row alone"):
+        save(tmp_path / "final", Shares().fit(x, None), contract, EXAMPLE, {"threshold": 0.5}, x)
+
+
+# Whole artifacts, saved and loaded: two families for each kind of table.
+FAST = {"linear": {}, "boosting": {"trees": 20, "leaves": 6, "rows_per_leaf": 10}, "network": {"epochs": 1, "units": 8}}
+
+
+def rows_of(name):
+    """A contract's text, the contract, raw rows with a target."""
+    if name in ("plants", "houses"):
+        table = (plants if name == "plants" else houses)()
+        return table.text, table.contract, table.frame
+    text = EXAMPLE if name == "visits" else (root() / "contract.yaml").read_text()
+    contract = parse_contract(text)
+    frame = records_frame(payload(contract, 600, seed=1))
+    target = np.random.default_rng(0).integers(0, 2, 600) == 1
+    return text, contract, frame.assign(**{contract.target.name: target})
+
+
+CASES = [(name, family) for name in CONTRACTS for family in FAST if family != "network" or name in ("visits", "plants")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def artifact(request, tmp_path_factory):
+    name, family = request.param
+    text, contract, frame = rows_of(name)
+    hp = keras_tuner.HyperParameters()
+    hp.values = dict(FAST[family])
+    x, y = model_input(frame, contract), target_values(frame, contract)
+    model = FAMILIES[family](hp, contract, 0).fit(x, y)
+    folder = tmp_path_factory.mktemp("law") / "final"
+    save(folder, model, contract, text, {"threshold": 0.5}, x, tolerance=1e-5)
+    seal(folder)
+    records = payload(contract, 120, seed=2) + drawn(valid_records(contract), 60)
+    return Predictor(folder), model, records, family
+
+
+def test_a_loaded_artifact_keeps_the_law(artifact):
+    """Bit for bit where trees add up; within 1e-6 where a matrix product adds in another order for one row than for many."""
+    predictor, _, records, family = artifact
+    faults = law_faults(predictor.answer_frame, records_frame(records), alone=40, tolerance=0.0 if family == "boosting" else 1e-6)
+    assert faults == []
+
+
+def test_records_and_frames_get_the_same_answers(artifact):
+    predictor, _, records, _ = artifact
+    assert predictor.answer_records(records).tobytes() == predictor.answer_frame(records_frame(records)).tobytes()
+
+
+def test_the_compiled_model_answers_like_the_fitted_one_on_rows_made_to_hurt(artifact):
+    predictor, model, records, _ = artifact
+    contract = predictor.contract
+    usual = model_input(records_frame(records[:120]), contract)
+    hurt, k = probes(usual, len(contract.numbers)), len(contract.numbers)
+    native = answers(model, hurt, contract.task)
+    compiled = predictor.session.run(None, {"numbers": hurt.iloc[:, :k].to_numpy(np.float32), "strings": hurt.iloc[:, k:].to_numpy(object)})[-1]
+    assert np.isfinite(compiled).all()
+    assert np.max(np.abs(native - compiled.reshape(native.shape))) < 1e-5 * max(1, np.abs(native).max())
