@@ -84,7 +84,7 @@ def _value(node: yaml.Node) -> Any:
     "The plain Python value of a YAML node."
     return yaml.safe_load(yaml.serialize(node))
 
-# %% ../nbs/01_contract.ipynb #234e30be
+# %% ../nbs/01_contract.ipynb #39b65115
 def _column(name: str, node: yaml.Node, line: int, path: str) -> Column:
     "One column of the file as a `Column`, with unknown and forgotten keys refused."
     known_keys = [f.name for f in fields(Column) if f.name not in ("name", "line")]
@@ -103,7 +103,7 @@ def _column(name: str, node: yaml.Node, line: int, path: str) -> Column:
             values[key] = tuple(values[key])
     return Column(name=name, line=line, **values)
 
-# %% ../nbs/01_contract.ipynb #9b90393a
+# %% ../nbs/01_contract.ipynb #85418167
 @dataclass(frozen=True)
 class Contract:
     "One raw record: its columns, the task, and the order in which features enter the model."
@@ -165,7 +165,7 @@ class Contract:
         "The classes in words."
         return [str(self.target.labels.get(value, value)) for value in self.classes]
 
-# %% ../nbs/01_contract.ipynb #3ff4668f
+# %% ../nbs/01_contract.ipynb #02fccae6
 def _text(value: str) -> bool:
     "Whether a string is not empty and can be written as UTF-8."
     try:
@@ -195,7 +195,7 @@ def _fits(value: Any, kind: str) -> bool:
     # comparing first: a huge Python integer has no float
     return bool(-LARGEST <= value <= LARGEST) and (kind == "number" or float(value).is_integer())
 
-# %% ../nbs/01_contract.ipynb #02fccae6
+# %% ../nbs/01_contract.ipynb #ed0c26f0
 def _article(kind: str) -> str:
     return f"an {kind}" if kind[0] == "i" else f"a {kind}"
 
@@ -210,7 +210,7 @@ def _bound(column: Column) -> str:
         return ""
     return f"at least {low}" if high is None else f"at most {high}" if low is None else f"between {low} and {high}"
 
-# %% ../nbs/01_contract.ipynb #e4084952
+# %% ../nbs/01_contract.ipynb #8a953ae0
 def _column_faults(c: Column, task: str) -> list[str]:
     "What is wrong with one column, in sentences."
     number, low_high = c.type in ("integer", "number"), len(c.range) == 2
@@ -241,7 +241,7 @@ def _column_faults(c: Column, task: str) -> list[str]:
     found = [fault for fault, at_fault in tests.items() if at_fault] + (_target_faults(c, task) if c.role == "target" else [])
     return found or _example_faults(c)
 
-# %% ../nbs/01_contract.ipynb #8a953ae0
+# %% ../nbs/01_contract.ipynb #b0e87ae5
 def _target_faults(c: Column, task: str) -> list[str]:
     "What is wrong with the target for this task, in sentences."
     classes = 2 if c.type == "boolean" else len(c.categories)
@@ -281,7 +281,7 @@ def _refuse_faults(contract: Contract) -> None:
         if not contract.role(role):
             raise ContractError(f"{contract.path}:1: no column has the role {role}. Give it to one.")
 
-# %% ../nbs/01_contract.ipynb #b0e87ae5
+# %% ../nbs/01_contract.ipynb #f597e9ac
 def parse_contract(
     text: str,  # the YAML of a contract
     path: str = "contract.yaml",  # its name in messages
@@ -315,7 +315,7 @@ def read_contract(
     except FileNotFoundError:
         raise ContractError(f"{path} does not exist. It describes one raw record; restore it with git.") from None
 
-# %% ../nbs/01_contract.ipynb #f597e9ac
+# %% ../nbs/01_contract.ipynb #c6f552f0
 EXAMPLE = """
 record: One visit to a shop, as known when it ends
 task: binary
@@ -335,7 +335,7 @@ def example_contract() -> Contract:
     "The small contract that examples and tests use."
     return parse_contract(EXAMPLE, "example.yaml")
 
-# %% ../nbs/01_contract.ipynb #0596a66d
+# %% ../nbs/01_contract.ipynb #5d2fd863
 def _type_rule(kind: str) -> Any:
     "A function from a series without missing values to booleans: which values have the type."
     import pandas as pd
@@ -351,7 +351,7 @@ def _type_rule(kind: str) -> Any:
 
     return rule
 
-# %% ../nbs/01_contract.ipynb #2a7b3c58
+# %% ../nbs/01_contract.ipynb #73b5f202
 def _bound_rule(column: Column) -> Any:
     "A function from a series without missing values to booleans: which values are not outside; those of another type are not judged."
     low, high = column.range
@@ -368,7 +368,7 @@ def _bound_rule(column: Column) -> Any:
 
     return rule
 
-# %% ../nbs/01_contract.ipynb #5d2fd863
+# %% ../nbs/01_contract.ipynb #3066e6c7
 def frame_schema(
     contract: Contract,
     columns: Sequence[str] | None = None,  # which columns the frame has; the features by default
@@ -385,7 +385,7 @@ def frame_schema(
         found[name] = pa.Column(checks=checks, nullable=column.missing, required=True)
     return pa.DataFrameSchema(found, strict=True)
 
-# %% ../nbs/01_contract.ipynb #73b5f202
+# %% ../nbs/01_contract.ipynb #e123b488
 RULES = {"column_in_dataframe": "is there", "column_in_schema": "is in the contract", "not_nullable": "is not missing"}
 
 
@@ -410,7 +410,7 @@ def failures(
     column = cases["column"].where(~whole, cases["failure_case"]).astype(str)
     return pd.DataFrame({"column": column, "rule": cases["check"].replace(RULES), "row": cases["index"].astype("Int64")})
 
-# %% ../nbs/01_contract.ipynb #3066e6c7
+# %% ../nbs/01_contract.ipynb #e49cfcd4
 def violations(
     frame: "pd.DataFrame",  # raw records, one a row
     contract: Contract,
@@ -431,7 +431,7 @@ def _plain(value: Any) -> Any:
     "A value as Python writes it, without the name of numpy's type."
     return value.item() if isinstance(value, np.generic) else value
 
-# %% ../nbs/01_contract.ipynb #24c5159b
+# %% ../nbs/01_contract.ipynb #837cf567
 def check(
     frame: "pd.DataFrame",  # raw records, one a row
     contract: Contract,
@@ -446,7 +446,7 @@ def check(
         lines = [f"  {r.column}: {r.rule} fails in {r.count:,} of {len(frame):,} rows. {r.examples}".rstrip() for r in broken.itertuples()]
         raise ContractError(f"{what} breaks {contract.path}:\n" + "\n".join(lines) + "\nMend the source or the query, or change the contract.")
 
-# %% ../nbs/01_contract.ipynb #c0bc0a2f
+# %% ../nbs/01_contract.ipynb #7720f276
 class Unfit:
     "Stands in a frame for what is no value at all; no rule of any contract accepts it."
 
@@ -477,7 +477,7 @@ def records_frame(
     columns = {name: pd.Series([row[place] for row in rows], dtype=object) for place, name in enumerate(names)}
     return pd.concat([found, pd.DataFrame(columns)], axis=1) if columns else found
 
-# %% ../nbs/01_contract.ipynb #7720f276
+# %% ../nbs/01_contract.ipynb #8ee784d1
 def _typed(text: "pd.Series", kind: str) -> "pd.Series":
     "The cells of one CSV column as values of a type; empty ones as missing, those that do not fit as they are."
     import pandas as pd
@@ -498,7 +498,7 @@ def _typed(text: "pd.Series", kind: str) -> "pd.Series":
 
     return pd.Series([_no_gap(one(cell)) for cell in text], index=text.index, dtype=object)
 
-# %% ../nbs/01_contract.ipynb #22d47573
+# %% ../nbs/01_contract.ipynb #093bf5a3
 def read_file(
     path: str | Path,  # .csv or .parquet
     contract: Contract,
@@ -531,7 +531,7 @@ def expected_columns(
     "Which columns a frame of unknown origin is checked for."
     return [name for name, column in contract.columns.items() if column.role == "feature" or name in frame.columns]
 
-# %% ../nbs/01_contract.ipynb #093bf5a3
+# %% ../nbs/01_contract.ipynb #0f327797
 def _blank_outside(numbers: np.ndarray, contract: Contract) -> np.ndarray:
     "Numbers (n, k) with NaN where a value is outside its range and the contract says to treat it as unknown; the input may be changed."
     for position, name in enumerate(contract.numbers):
@@ -550,7 +550,7 @@ def _blank_strings(strings: np.ndarray, contract: Contract) -> np.ndarray:
         values[[value not in known for value in values.tolist()]] = ""
     return strings
 
-# %% ../nbs/01_contract.ipynb #b865300e
+# %% ../nbs/01_contract.ipynb #bf8f2474
 def frame_blocks(
     frame: "pd.DataFrame",  # raw records that keep the contract; other columns are left out
     contract: Contract,
@@ -576,7 +576,7 @@ def record_blocks(
     block = np.array(numbers, dtype=np.float32).reshape(len(records), len(contract.numbers))
     return _blank_outside(block, contract), _blank_strings(np.array(strings, dtype=object).reshape(shape), contract)
 
-# %% ../nbs/01_contract.ipynb #bf8f2474
+# %% ../nbs/01_contract.ipynb #b19478ae
 def model_input(
     frame: "pd.DataFrame",  # raw records that keep the contract
     contract: Contract,
@@ -586,9 +586,10 @@ def model_input(
 
     numbers, strings = frame_blocks(frame, contract)
     left = pd.DataFrame(numbers, columns=contract.numbers, index=frame.index)
-    return left.join(pd.DataFrame(strings, columns=contract.strings, index=frame.index, dtype=object))
+    right = pd.DataFrame(strings, columns=contract.strings, index=frame.index, dtype=object)
+    return pd.concat([left, right], axis=1)  # not `join`: it multiplies rows whose index repeats
 
-# %% ../nbs/01_contract.ipynb #b19478ae
+# %% ../nbs/01_contract.ipynb #9b222ad3
 def target_values(
     frame: "pd.DataFrame",  # raw records with the target
     contract: Contract,
@@ -599,7 +600,7 @@ def target_values(
         return values.to_numpy(dtype=np.float64)
     return values.map({value: position for position, value in enumerate(contract.classes)}).to_numpy(dtype=np.int64)
 
-# %% ../nbs/01_contract.ipynb #9b222ad3
+# %% ../nbs/01_contract.ipynb #49898b43
 def _field_type(column: Column) -> Any:
     "The pydantic type of one field."
     from pydantic import BeforeValidator
@@ -624,7 +625,7 @@ def _field_type(column: Column) -> Any:
             kind = Annotated[StrictFloat, Field(ge=low, le=high, allow_inf_nan=False)]
     return kind | None if column.missing else kind
 
-# %% ../nbs/01_contract.ipynb #817225c6
+# %% ../nbs/01_contract.ipynb #351a2218
 def example_record(contract: Contract) -> dict[str, Any]:
     "One record that keeps the contract, from its examples."
     return {name: contract.columns[name].example for name in contract.role("feature")}

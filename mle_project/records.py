@@ -94,7 +94,7 @@ def bad_values(
     found = {"type": kinds.get(column.type, NO_NUMBERS), "outside": _outside(column), "missing": [] if column.missing else [None]}
     return {fault: made for fault, made in found.items() if made}
 
-# %% ../nbs/16_records.ipynb #f4a15f11
+# %% ../nbs/16_records.ipynb #76125ccd
 def broken_records(
     contract: Contract,
 ) -> "SearchStrategy[tuple[dict[str, Any], str, str]]":  # the record, the column that is wrong, the fault
@@ -114,7 +114,7 @@ def broken_records(
 
     return st.builds(plant, valid_records(contract), st.sampled_from(cells))
 
-# %% ../nbs/16_records.ipynb #2c925816
+# %% ../nbs/16_records.ipynb #72559470
 def payload(
     contract: Contract,
     n: int,  # how many records

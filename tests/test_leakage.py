@@ -1,0 +1,391 @@
+"""Leakage: each of the eight guards finds a planted fault, and two canaries show that none is left.
+
+The canaries: nonsense in the test split changes no fitted number, and a rewritten future changes no row asked before it.
+"""
+
+import json
+import re
+import shutil
+
+import ibis
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OrdinalEncoder
+from tables_of_other_kinds import KINDS, houses, plants
+
+from mle_project.artifact import compile_model
+from mle_project.contract import ContractError, example_contract, model_input, parse_contract, read_contract, target_values
+from mle_project.features import for_sums, for_trees
+from mle_project.leakage import (
+    MAY_READ,
+    bin_shares,
+    duplicates,
+    illegitimate,
+    no_test_set,
+    out_of_order,
+    peeks,
+    preprocessing,
+    readers_of_test,
+    reference_bins,
+    sampling_bias,
+    selection,
+    shared_groups,
+    stability,
+)
+from mle_project.model_selection import make_folds
+from mle_project.notebooks import stage_code, stage_notebook
+from mle_project.project import ProjectError, root, section
+from mle_project.records import payload
+from mle_project.tables import SPLITS, check_splits, register, split_names
+
+ROOT = root()
+
+
+def visits(rows=600):
+    """Rows of the example contract, in the order of time."""
+    chance, contract = np.random.default_rng(0), example_contract()
+    frame = pd.DataFrame(payload(contract, rows, seed=1, gaps=0.1))
+    return frame.assign(visit=range(rows), day=pd.date_range("2024-01-01", periods=rows), back=chance.random(rows) < 0.4)
+
+
+def divided(name):
+    """The contract and the three splits of a small table: by time, by group, at random."""
+    if name == "visits":
+        contract, frame, split = example_contract(), visits(), {"kind": "time", "validation": "2025-01-01", "test": "2025-05-01"}
+    else:
+        table = KINDS[name]()
+        contract, frame, split = table.contract, table.frame, table.split
+    names = split_names(frame, contract, split)
+    return contract, {part: frame[names == part].reset_index(drop=True) for part in SPLITS}, split
+
+
+each_table = pytest.mark.parametrize("name", ["visits", "plants", "houses"])
+
+
+@each_table
+def test_every_guard_is_content_with_an_honest_split(name):
+    contract, splits, split = divided(name)
+    check_splits(splits, contract)
+    known = pd.concat([splits["train"], splits["validation"]], ignore_index=True)
+    x, y = model_input(known, contract), target_values(known, contract)
+    model = Pipeline([("columns", for_trees(contract)), ("model", LogisticRegression())])
+    model[:-1].fit(x, y)
+    folds = make_folds(splits["train"], contract, 3)
+    findings = [
+        no_test_set(splits, {stage: stage_code(stage) for stage in ("tables", "model_selection", "final_model", "leakage")}),
+        preprocessing(model, x, y, model_input(splits["test"], contract), len(x)),
+        selection(model, {"features": contract.features}, contract),
+        duplicates(splits, contract, 0.01),
+        illegitimate(splits["train"], contract, 0.995),
+        out_of_order(splits, contract, folds),
+        shared_groups(splits, contract, folds, split["kind"]),
+        sampling_bias(splits, contract, 5.0),
+    ]
+    assert [one.type for one in findings] == ["L1.1", "L1.2", "L1.3", "L1.4", "L2", "L3.1", "L3.2", "L3.3"]
+    assert not [fault for one in findings for fault in one.faults] and all(one.found and one.guard for one in findings)
+
+
+# L1.1
+def test_a_stage_that_reads_the_test_split_is_found():
+    code = {path.stem[3:]: stage_code(path.stem[3:]) for path in sorted((ROOT / "nbs").glob("*.ipynb")) if "params = section(" in path.read_text()}
+    assert set(readers_of_test(code)) <= set(MAY_READ) and "final_model" in readers_of_test(code)
+    for cheat in ('x = pd.read_parquet(f"{tables}/test.parquet")', 'x = [pd.read_parquet(f"{tables}/{part}.parquet") for part in ("train", "test")]'):
+        found = no_test_set({"train": visits(), "test": visits()}, {**code, "eda": cheat + "\n" + code["model_selection"]})
+        assert found.faults == ("the stage `eda` reads the test split; only tables, final_model, leakage may",)
+
+
+def test_a_test_split_without_rows_is_found():
+    assert no_test_set({"train": visits(), "test": visits(0)}, {}).faults == ("there is no test split, or it has no rows",)
+
+
+# L1.2, L1.3
+@each_table
+def test_an_operation_fitted_on_the_test_split_is_found(name):
+    contract, splits, _ = divided(name)
+    known, everything = pd.concat([splits["train"], splits["validation"]]), pd.concat(list(splits.values()))
+    x, y = model_input(known, contract), target_values(known, contract)
+    cheating = Pipeline([("columns", for_sums(contract).fit(model_input(everything, contract))), ("model", LogisticRegression())])
+    found = preprocessing(cheating, x, y, model_input(splits["test"], contract), len(x))
+    assert found.faults == ("the operation `for_sums` was fitted on other rows than training and validation",)
+    assert preprocessing(cheating, x, y, x, len(x) + 7).faults[-1].startswith(f"the model was fitted on {len(x) + 7:,} rows")
+
+
+def test_a_feature_dropped_outside_the_pipeline_is_found():
+    contract, splits, _ = divided("houses")
+    x, y = model_input(splits["train"], contract)[["area", "altitude", "garden", "heating"]], splits["train"]["garden"]
+    model = Pipeline([("columns", OrdinalEncoder()), ("model", LogisticRegression())]).fit(x.fillna(0), y)
+    assert selection(model, {}, contract).faults == ("the model does not take `rooms`: it was dropped before the pipeline",)
+
+
+def test_folds_refit_everything_on_their_own_rows():
+    """What is fitted in a fold must not change when the rows it is scored on do."""
+    from mle_project.candidates import build_family
+
+    contract, splits, _ = divided("visits")
+    train = splits["train"]
+    for before, after in make_folds(train, contract, 2):
+        other = train.copy()
+        other.loc[other.index[after], ["minutes", "items"]] = 599.0
+        models = []
+        for frame in (train, other):
+            x, y = model_input(frame, contract), target_values(frame, contract)
+            models.append(compile_model(build_family("linear", {"shape": "rank"}, contract, 0).fit(x.iloc[before], y[before]), contract))
+        assert models[0] == models[1]
+
+
+# L1.4
+@each_table
+def test_a_row_in_two_splits_is_found(name):
+    contract, splits, _ = divided(name)
+    twice = splits | {"test": pd.concat([splits["test"], splits["train"].head(20)], ignore_index=True)}
+    found = duplicates(twice, contract, 0.01)
+    assert found.faults[0] == "20 rows of test have the key of a row of train"
+    with pytest.raises(ProjectError, match="is not unique: 40 rows share one"):
+        check_splits(twice, contract)
+    renamed = twice["test"].assign(**{contract.role("key")[0]: [f"new {place}" for place in range(len(twice["test"]))]})
+    copies = duplicates(splits | {"test": renamed}, contract, 0.01).faults
+    assert any("equal a training or validation row in every feature" in fault for fault in copies)
+
+
+# L2
+@each_table
+def test_a_feature_that_is_the_answer_is_found(name):
+    contract, splits, _ = divided(name)
+    told = contract.numbers[0]
+    train = splits["train"].assign(**{told: target_values(splits["train"], contract).astype(float)})
+    assert any(fault.startswith(f"`{told}` alone reaches") for fault in illegitimate(train, contract, 0.99).faults)
+
+
+def test_a_feature_known_after_is_refused_with_its_line():
+    for text, line in ((plants().text, 7), (houses().text, 6)):
+        wrong = text.splitlines()
+        wrong[line - 1] = wrong[line - 1].replace("known: before", "known: after")
+        with pytest.raises(ContractError, match=rf"^contract.yaml:{line}: .* becomes known only after the prediction"):
+            parse_contract("\n".join(wrong))
+
+
+# L3.1
+def test_a_random_split_of_rows_with_a_time_is_refused_and_found():
+    contract, frame, chance = example_contract(), visits(), {"kind": "random", "validation": 0.2, "test": 0.2}
+    with pytest.raises(ProjectError, match="a random split lets the model learn from the future. Use kind: time, or say anyway: true"):
+        split_names(frame, contract, chance)
+    names = split_names(frame, contract, chance | {"anyway": True})
+    splits = {part: frame[names == part] for part in SPLITS}
+    assert len(out_of_order(splits, contract, []).faults) == 2
+    assert "asked for by name" in out_of_order(splits, contract, [], anyway=True).found
+
+
+def test_a_fold_that_looks_ahead_is_found():
+    contract, splits, _ = divided("visits")
+    half = len(splits["train"]) // 2
+    folds = [(np.arange(half, 2 * half), np.arange(half))]
+    assert out_of_order(splits, contract, folds).faults == ("fold 1 is fitted on rows that are not all earlier than the ones it is scored on",)
+
+
+# L3.2
+def test_a_group_on_both_sides_is_found():
+    contract, splits, split = divided("plants")
+    assert not set(splits["test"]["plant"]) & (set(splits["train"]["plant"]) | set(splits["validation"]["plant"]))
+    for before, after in make_folds(splits["train"], contract, 3):
+        assert not set(splits["train"]["plant"].iloc[before]) & set(splits["train"]["plant"].iloc[after])
+    mixed = plants().frame
+    names = split_names(mixed, contract, {"kind": "random", "validation": 0.2, "test": 0.2})
+    found = shared_groups({part: mixed[names == part] for part in SPLITS}, contract, [(np.arange(200), np.arange(200, 400))], "random")
+    assert "values of `plant` are in the test split and before it" in found.faults[0] and found.faults[1] == "fold 1 has a `plant` on both sides"
+
+
+def test_a_random_split_keeps_the_shares_of_the_target():
+    for name, table in (("plants", plants()), ("houses", houses())):
+        split = {"kind": "random", "validation": 0.2, "test": 0.2, "seed": 3}
+        names, y = split_names(table.frame, table.contract, split), target_values(table.frame, table.contract)
+        assert abs((names == "test").mean() - 0.2) < 0.01 and abs((names == "validation").mean() - 0.2) < 0.01
+        means = pd.Series(y).groupby(names.to_numpy()).mean()
+        assert means.max() - means.min() < 0.05 * y.std(), name
+
+
+# L3.3
+@each_table
+def test_a_test_split_of_other_rows_is_named(name):
+    contract, splits, _ = divided(name)
+    word = contract.strings[0]
+    biased = splits | {"test": splits["test"].assign(**{word: contract.columns[word].categories[0]})}
+    found = sampling_bias(biased, contract, 0.5)
+    assert found.state == "to judge" and f"The largest index is {found.found.split()[4]} (`{word}`)" in found.found
+
+
+@each_table
+def test_reference_bins_hold_every_row_once(name):
+    contract, splits, _ = divided(name)
+    bins = reference_bins(splits["train"], contract)
+    strange = splits["test"].assign(**{contract.numbers[0]: np.nan})
+    for frame in (splits["train"], strange, splits["test"].head(0)):
+        for column, shares in bin_shares(frame, contract, bins).items():
+            assert abs(shares.sum() - (len(frame) > 0)) < 1e-9 and len(shares) == len(bins[column]) + 2
+    shares = bin_shares(splits["train"], contract, bins)
+    assert all(stability(share, share) == 0 for share in shares.values())
+    assert stability(shares[contract.numbers[0]], bin_shares(strange, contract, bins)[contract.numbers[0]]) > 1
+
+
+# The canary of the test split.
+def nonsense(frame, contract):
+    """A test split with absurd features and shuffled labels."""
+    frame = frame.copy()
+    for name in contract.features:
+        kind = contract.columns[name].type
+        absurd = {"string": "absurd", "boolean": True}.get(kind, 123456)
+        frame[name] = pd.Series([absurd] * len(frame), index=frame.index, dtype=object if kind == "string" else None)
+    target = contract.target.name
+    frame[target] = frame[target].sample(frac=1, random_state=0).to_numpy()
+    return frame
+
+
+def fitted_files(project):
+    """The bytes of everything that was chosen or fitted, by name: all but the look at the test split."""
+    names = [path for path in sorted((project / "models" / "final").rglob("*")) if path.name not in ("card.md", "manifest.json")]
+    names += [project / "metrics" / name for name in ("hyperparameters.json", "model_selection.json", "trials.jsonl")]
+    return {path.relative_to(project).as_posix(): path.read_bytes() for path in names if path.is_file()}
+
+
+def test_nonsense_in_the_test_split_changes_nothing_fitted(changeable):
+    """The project's own data, through the real stages: tuning, choice, threshold and model stay the same, bit for bit."""
+    before, path = fitted_files(changeable.root), changeable.root / "data" / "tables" / "test.parquet"
+    scores = json.loads((changeable.root / "metrics" / "final_model.json").read_text())["test"]
+    absurd = nonsense(pd.read_parquet(path), read_contract(changeable.root / "contract.yaml"))
+    path.unlink()
+    absurd.to_parquet(path, index=False)
+    changeable.run("mle", "run", "model_selection")
+    changeable.run("mle", "run", "final_model")
+    after = fitted_files(changeable.root)
+    assert {"models/final/model.onnx", "models/final/native.joblib", "metrics/hyperparameters.json"} <= set(before) == set(after)
+    assert [name for name in before if before[name] != after[name]] == []
+    assert json.loads((changeable.root / "metrics" / "final_model.json").read_text())["test"] != scores  # the nonsense was read
+
+
+def run_here(stage, change=("", "")):
+    """Run the cells of a stage's notebook that do its work, in this process and the current folder."""
+    cells = [cell.source for cell in nbformat.read(code_of[stage], as_version=4).cells if cell.cell_type == "code"]
+    source = "\n".join(cell for cell in cells if re.match(r"#\| (export|hide|eval: false)", cell))
+    assert change[0] in source
+    exec(compile(source.replace(*change), stage, "exec"), {"__name__": stage})
+
+
+code_of = {stage: stage_notebook(stage) for stage in ("model_selection", "final_model")}
+
+
+def small_project(folder, name):
+    """A project folder with a small table's contract, splits and parameters."""
+    contract, splits, _ = divided(name)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    few = {"families": ["prior", "linear", "boosting"], "trials": {"prior": 1, "linear": 2, "boosting": 1}, "folds": 2, "search_rows": None}
+    params["model_selection"] |= few
+    params["final_model"] |= {"tolerance": 1e-4}
+    (folder / "data" / "tables").mkdir(parents=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    (folder / "contract.yaml").write_text(KINDS[name]().text)
+    for part, frame in splits.items():
+        frame.to_parquet(folder / "data" / "tables" / f"{part}.parquet", index=False)
+    return contract
+
+
+@pytest.fixture
+def quiet_plots(monkeypatch):
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    monkeypatch.delenv("MLE_STAGING", raising=False)
+    plt.switch_backend("agg")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_nor_does_it_on_other_kinds_of_table(name, tmp_path, monkeypatch, quiet_plots):
+    contract = small_project(tmp_path, name)
+    monkeypatch.chdir(tmp_path)
+    run_here("model_selection")
+    run_here("final_model")
+    before, path = fitted_files(tmp_path), tmp_path / "data" / "tables" / "test.parquet"
+    scores = (tmp_path / "metrics" / "final_model.json").read_bytes()
+    nonsense(pd.read_parquet(path), contract).to_parquet(path, index=False)
+    run_here("model_selection")
+    run_here("final_model")
+    assert fitted_files(tmp_path) == before and (tmp_path / "metrics" / "final_model.json").read_bytes() != scores
+
+
+def test_the_canary_dies_when_tuning_reads_the_test_split(tmp_path, monkeypatch, quiet_plots):
+    """The planted fault: one line of model_selection takes the test rows as well."""
+    contract = small_project(tmp_path, "houses")
+    monkeypatch.chdir(tmp_path)
+    line = 'train = pd.read_parquet(require(f"{tables}/train.parquet", "tables"))'
+    cheat = (line, line + '\ntrain = pd.concat([train, pd.read_parquet(f"{root()}/{tables}/test.parquet")], ignore_index=True)')
+    path = tmp_path / "data" / "tables" / "test.parquet"
+    run_here("model_selection", cheat)
+    before = (tmp_path / "metrics" / "trials.jsonl").read_bytes()
+    nonsense(pd.read_parquet(path), contract).to_parquet(path, index=False)
+    run_here("model_selection", cheat)
+    assert (tmp_path / "metrics" / "trials.jsonl").read_bytes() != before
+
+
+# The canary of the future, on the project's own query.
+@pytest.fixture(scope="module")
+def sources():
+    """The sources in DuckDB, what became known when, and some moments to draw the line at."""
+    given, known = section("tables"), yaml.safe_load((ROOT / "sql" / "known.yaml").read_text())
+    engine = ibis.duckdb.connect(threads=2)
+    engine.raw_sql("SET TimeZone = 'UTC'")
+    for name, source in given["sources"].items():
+        register(engine, f"{name}_all" if name in known["sources"] else name, source)
+    first, spec = next(iter(known["sources"].items()))
+    hours = engine.con.sql(f"SELECT DISTINCT ({spec['at']}) AS hour FROM {first}_all ORDER BY hour").df()["hour"]
+    chance = np.random.default_rng(0)
+    moments = [hours.iloc[place] + pd.Timedelta(minutes=int(chance.integers(0, 60))) for place in chance.choice(len(hours), 8, replace=False)]
+    return engine, (ROOT / given["query"]).read_text(), known, sorted(moments), read_contract(ROOT / given["contract"])
+
+
+def test_no_row_holds_what_was_not_known_when_it_was_asked(sources):
+    engine, query, known, moments, contract = sources
+    found, compared = peeks(engine, query, known, moments, contract.role("key"), contract.features)
+    assert found.empty, found.to_string()
+    assert compared > 8 * 1000
+    told, _ = peeks(engine, query, known, moments, contract.role("key"), [contract.target.name])
+    assert len(told) == len(moments)  # the answers of those rows were rewritten: they were not known
+
+
+def outcome_of_its_own(query):
+    """A column with the row's own departure delay."""
+    return f"""SELECT q.*, (SELECT max(f.dep_delay) FROM flights AS f WHERE f.carrier = q.carrier AND f.origin = q.origin AND f.dest = q.dest
+      AND make_timestamp(f.year, f.month, f.day, f.hour, f.minute, 0) = q.scheduled_departure) AS planted FROM ({query}) AS q"""
+
+
+def weather_of_the_departure(query):
+    """A column with the weather two hours after the question."""
+    return f"""SELECT q.*, (SELECT max(w.temp) FROM weather AS w WHERE w.origin = q.origin
+      AND w.time_hour = date_trunc('hour', timezone('UTC', timezone('America/New_York', q.scheduled_departure)))) AS planted FROM ({query}) AS q"""
+
+
+@pytest.mark.parametrize("plant", [outcome_of_its_own, weather_of_the_departure])
+def test_a_planted_column_that_knows_too_much_is_found(plant, sources):
+    engine, query, known, moments, contract = sources
+    found, _ = peeks(engine, plant(query), known, moments[:2], contract.role("key"), [*contract.features, "planted"])
+    assert set(found["column"]) == {"planted"} and found["rows"].min() > 0
+
+
+def test_a_window_that_peeks_is_found(sources):
+    """Every window of the query reaches an hour and a half further."""
+    engine, query, known, moments, contract = sources
+    peeking, windows = re.subn(r"(RANGE BETWEEN \d+ PRECEDING AND) CURRENT ROW", r"\1 90 FOLLOWING", query)
+    assert windows > 3
+    found, _ = peeks(engine, peeking, known, moments[:2], contract.role("key"), contract.features)
+    assert found["column"].nunique() > 3
+
+
+def test_the_project_names_what_became_known_when(sources):
+    """Each column of a source with an outcome stands in sql/known.yaml; what is left is schedule and description."""
+    engine, _, known, _, _ = sources
+    for name, source in known["sources"].items():
+        columns = set(engine.con.sql(f"DESCRIBE {name}_all").df()["column_name"])
+        assert {column for event in source["events"] for column in event["becomes"]} <= columns
