@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from mle_project.artifact import Predictor, largest_difference
-from mle_project.contract import model_input, target_values
 from mle_project.evaluation import all_metrics, answers
+from mle_project.frames import model_input, target_values
 from mle_project.project import ProjectError
 
 # What the service's environment lacks is made impossible to import, then the model answers from JSON records.

@@ -13,19 +13,8 @@ from pydantic import ValidationError
 from tables_of_other_kinds import HOUSES, PLANTS, houses, plants
 
 from mle_project.cli import main
-from mle_project.contract import (
-    EXAMPLE,
-    ContractError,
-    check,
-    example_record,
-    failures,
-    frame_blocks,
-    parse_contract,
-    record_blocks,
-    records_frame,
-    request_model,
-    violations,
-)
+from mle_project.contract import EXAMPLE, ContractError, example_record, parse_contract, request_model
+from mle_project.frames import check, failures, frame_blocks, record_blocks, records_frame, violations
 from mle_project.project import root
 from mle_project.records import bad_values, broken_records, payload, valid_records
 

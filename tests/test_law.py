@@ -12,9 +12,10 @@ from test_contract import CONTRACTS, drawn
 
 from mle_project.artifact import Predictor, probes, save, seal
 from mle_project.candidates import FAMILIES
-from mle_project.contract import EXAMPLE, frame_blocks, model_input, parse_contract, records_frame, target_values
+from mle_project.contract import EXAMPLE, parse_contract
 from mle_project.evaluation import answers
 from mle_project.features import COLUMNAR, columnar, law_faults
+from mle_project.frames import frame_blocks, model_input, records_frame, target_values
 from mle_project.project import ProjectError, root
 from mle_project.records import payload, valid_records
 

@@ -19,8 +19,9 @@ from sklearn.preprocessing import OrdinalEncoder
 from tables_of_other_kinds import KINDS, houses, plants
 
 from mle_project.artifact import compile_model
-from mle_project.contract import ContractError, example_contract, model_input, parse_contract, read_contract, target_values
+from mle_project.contract import ContractError, example_contract, parse_contract, read_contract
 from mle_project.features import for_sums, for_trees
+from mle_project.frames import model_input, target_values
 from mle_project.leakage import (
     MAY_READ,
     bin_shares,
@@ -28,7 +29,6 @@ from mle_project.leakage import (
     illegitimate,
     no_test_set,
     out_of_order,
-    peeks,
     preprocessing,
     readers_of_test,
     reference_bins,
@@ -39,6 +39,7 @@ from mle_project.leakage import (
 )
 from mle_project.model_selection import make_folds
 from mle_project.notebooks import stage_code, stage_notebook
+from mle_project.point_in_time import peeks
 from mle_project.project import ProjectError, root, section
 from mle_project.records import payload
 from mle_project.tables import SPLITS, check_splits, register, split_names
