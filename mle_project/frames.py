@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pandera.pandas as pa
 
-# %% ../nbs/02_frames.ipynb #a0e14940
+# %% ../nbs/02_frames.ipynb #f859ffb6
 def _type_rule(kind: str) -> Any:
     "A function from a series without missing values to booleans: which values have the type."
     import pandas as pd
@@ -45,7 +45,7 @@ def _type_rule(kind: str) -> Any:
 
     return rule
 
-# %% ../nbs/02_frames.ipynb #cd3d6f46
+# %% ../nbs/02_frames.ipynb #1c95b118
 def _bound_rule(column: Column) -> Any:
     "A function from a series without missing values to booleans: which values are not outside; those of another type are not judged."
     low, high = column.range
@@ -62,7 +62,7 @@ def _bound_rule(column: Column) -> Any:
 
     return rule
 
-# %% ../nbs/02_frames.ipynb #1c95b118
+# %% ../nbs/02_frames.ipynb #f5bafab2
 def frame_schema(
     contract: Contract,
     columns: Sequence[str] | None = None,  # which columns the frame has; the features by default
@@ -79,7 +79,7 @@ def frame_schema(
         found[name] = pa.Column(checks=checks, nullable=column.missing, required=True)
     return pa.DataFrameSchema(found, strict=True)
 
-# %% ../nbs/02_frames.ipynb #45d14066
+# %% ../nbs/02_frames.ipynb #678a8469
 RULES = {"column_in_dataframe": "is there", "column_in_schema": "is in the contract", "not_nullable": "is not missing"}
 
 
@@ -104,7 +104,7 @@ def failures(
     column = cases["column"].where(~whole, cases["failure_case"]).astype(str)
     return pd.DataFrame({"column": column, "rule": cases["check"].replace(RULES), "row": cases["index"].astype("Int64")})
 
-# %% ../nbs/02_frames.ipynb #678a8469
+# %% ../nbs/02_frames.ipynb #81a891c0
 def violations(
     frame: "pd.DataFrame",  # raw records, one a row
     contract: Contract,
@@ -125,7 +125,7 @@ def _plain(value: Any) -> Any:
     "A value as Python writes it, without the name of numpy's type."
     return value.item() if isinstance(value, np.generic) else value
 
-# %% ../nbs/02_frames.ipynb #f70b56f5
+# %% ../nbs/02_frames.ipynb #ebc94dd1
 def check(
     frame: "pd.DataFrame",  # raw records, one a row
     contract: Contract,
@@ -140,7 +140,7 @@ def check(
         lines = [f"  {r.column}: {r.rule} fails in {r.count:,} of {len(frame):,} rows. {r.examples}".rstrip() for r in broken.itertuples()]
         raise ContractError(f"{what} breaks {contract.path}:\n" + "\n".join(lines) + "\nMend the source or the query, or change the contract.")
 
-# %% ../nbs/02_frames.ipynb #b8a27e17
+# %% ../nbs/02_frames.ipynb #ba4851e1
 class Unfit:
     "Stands in a frame for what is no value at all; no rule of any contract accepts it."
 
@@ -171,7 +171,7 @@ def records_frame(
     columns = {name: pd.Series([row[place] for row in rows], dtype=object) for place, name in enumerate(names)}
     return pd.concat([found, pd.DataFrame(columns)], axis=1) if columns else found
 
-# %% ../nbs/02_frames.ipynb #6308a322
+# %% ../nbs/02_frames.ipynb #5ce9035b
 def _typed(text: "pd.Series", kind: str) -> "pd.Series":
     "The cells of one CSV column as values of a type; empty ones as missing, those that do not fit as they are."
     import pandas as pd
@@ -192,7 +192,7 @@ def _typed(text: "pd.Series", kind: str) -> "pd.Series":
 
     return pd.Series([_no_gap(one(cell)) for cell in text], index=text.index, dtype=object)
 
-# %% ../nbs/02_frames.ipynb #68e65a8a
+# %% ../nbs/02_frames.ipynb #d93d82f6
 def read_file(
     path: str | Path,  # .csv or .parquet
     contract: Contract,
@@ -225,7 +225,7 @@ def expected_columns(
     "Which columns a frame of unknown origin is checked for."
     return [name for name, column in contract.columns.items() if column.role == "feature" or name in frame.columns]
 
-# %% ../nbs/02_frames.ipynb #d93d82f6
+# %% ../nbs/02_frames.ipynb #8a604750
 def _blank_outside(numbers: np.ndarray, contract: Contract) -> np.ndarray:
     "Numbers (n, k) with NaN where a value is outside its range and the contract says to treat it as unknown; the input may be changed."
     for position, name in enumerate(contract.numbers):
@@ -244,7 +244,7 @@ def _blank_strings(strings: np.ndarray, contract: Contract) -> np.ndarray:
         values[[value not in known for value in values.tolist()]] = ""
     return strings
 
-# %% ../nbs/02_frames.ipynb #ea10d476
+# %% ../nbs/02_frames.ipynb #76fdea4e
 def frame_blocks(
     frame: "pd.DataFrame",  # raw records that keep the contract; other columns are left out
     contract: Contract,
@@ -270,7 +270,7 @@ def record_blocks(
     block = np.array(numbers, dtype=np.float32).reshape(len(records), len(contract.numbers))
     return _blank_outside(block, contract), _blank_strings(np.array(strings, dtype=object).reshape(shape), contract)
 
-# %% ../nbs/02_frames.ipynb #76fdea4e
+# %% ../nbs/02_frames.ipynb #b8319d0b
 def model_input(
     frame: "pd.DataFrame",  # raw records that keep the contract
     contract: Contract,
@@ -283,7 +283,7 @@ def model_input(
     right = pd.DataFrame(strings, columns=contract.strings, index=frame.index, dtype=object)
     return pd.concat([left, right], axis=1)  # not `join`: it multiplies rows whose index repeats
 
-# %% ../nbs/02_frames.ipynb #b8319d0b
+# %% ../nbs/02_frames.ipynb #3dcaf462
 def target_values(
     frame: "pd.DataFrame",  # raw records with the target
     contract: Contract,
