@@ -10,6 +10,8 @@ import nbformat
 import pytest
 from test_service import free_port
 
+from mle_project.project import ENVIRONMENT
+
 
 @pytest.fixture
 def lab(changeable):
@@ -62,11 +64,12 @@ def test_saving_strips_outputs_and_exports_the_module(lab, changeable):
 
 
 def test_a_stage_notebook_runs_as_it_stands(changeable):
-    "Top to bottom, in nbs/, without parameters from outside: what the stage wrote is written again, byte for byte."
+    "Top to bottom, with the settings that JupyterLab gives its kernels: what the stage wrote is written again, byte for byte."
     metrics = changeable.root / "metrics" / "final_model.json"
     before = metrics.read_bytes()
     metrics.unlink()
-    changeable.run("jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/11_final_model.ipynb")
+    settings = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+    changeable.run("env", *settings, "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/11_final_model.ipynb")
     assert metrics.read_bytes() == before
 
 
