@@ -21,6 +21,7 @@ $(READY): requirements/dev.txt requirements/installer.txt pyproject.toml .jupyte
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/installer.txt
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --no-index --editable .
+	@echo 'import os; os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")' > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/no_telemetry.pth
 	@mkdir -p $(VENV)/etc/jupyter && cp .jupyter/jupyter_server_config.py $(VENV)/etc/jupyter/
 	@touch $(READY)
 

@@ -19,9 +19,9 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 
 from mle_project.candidates import build_family  # noqa: E402
-from mle_project.contract import read_contract, target_values  # noqa: E402
+from mle_project.contract import read_contract  # noqa: E402
 from mle_project.evaluation import all_metrics, answers  # noqa: E402
-from mle_project.frames import model_input
+from mle_project.frames import model_input, target_values  # noqa: E402
 from mle_project.model_selection import make_folds  # noqa: E402
 from mle_project.tables import run_query, thin  # noqa: E402
 

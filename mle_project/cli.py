@@ -95,8 +95,10 @@ def clean(notebooks: tuple[Path, ...], check: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the violations as JSON.")
 def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
     """Say which rules of the contract the rows of FILE (.csv or .parquet) break; exit 1 when one is broken."""
-    from mle_project.frames import expected_columns
+    from mle_project.contract import bound_in_words
     from mle_project.contract import read_contract
+    from mle_project.frames import expected_columns
+    from mle_project.frames import outside_values
     from mle_project.frames import read_file
     from mle_project.frames import violations
 
@@ -112,6 +114,9 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
         click.echo(_table([["column", "rule", "count", "example rows, from 0"], *rows], left=(0, 1, 3)))
     else:
         click.echo(f"{file.name}: {len(frame):,} rows keep the contract")
+        for name, count in outside_values(frame, contract).items():
+            how = "kept" if contract.columns[name].outside == "flag" else "treated as unknown"
+            click.echo(f"  {name}: {count:,} values are outside {bound_in_words(contract.columns[name])}; they are {how}")
     if found:
         raise click.exceptions.Exit(1)
 

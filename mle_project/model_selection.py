@@ -75,7 +75,13 @@ def score_folds(
 ) -> list[float]:  # one score for each fold
     "Fit and score one set of hyperparameters on every fold."
     fitted = ((model().fit(x.iloc[before], y[before]), after) for before, after in folds)
-    return [score(y[after], answers(one, x.iloc[after], task)) for one, after in fitted]
+    scores = [score(y[after], answers(one, x.iloc[after], task)) for one, after in fitted]
+    if not np.isfinite(scores).all():
+        raise ProjectError(
+            f"fold {int(np.flatnonzero(~np.isfinite(scores))[0]) + 1} of {len(folds)} cannot be scored: most likely all its rows have one class. "
+            "Use fewer folds, or more rows (model_selection.folds, model_selection.search_rows and tables.rows in params.yaml)."
+        )
+    return scores
 
 
 class FoldTuner(keras_tuner.SklearnTuner):

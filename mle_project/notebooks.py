@@ -14,7 +14,6 @@ import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 from nbdev.clean import clean_nb
 from nbdev.doclinks import nbdev_export
-from nbdev.export import nb_export
 
 from .project import ProjectError
 from .project import root
@@ -70,9 +69,9 @@ def before_save(model: dict[str, Any], path: str, contents_manager: Any, **_: An
 
 
 def after_save(model: dict[str, Any], os_path: str, contents_manager: Any, **_: Any) -> None:
-    "JupyterLab's hook after saving: a notebook of `nbs/` is exported to its module."
+    "JupyterLab's hook after saving: a notebook of `nbs/` is exported, and the package's index with it."
     if model["type"] == "notebook" and _is_source(os_path):
-        nb_export(os_path, lib_path=root(Path(os_path).parent) / "mle_project")
+        nbdev_export(path=str(root(Path(os_path).parent) / "nbs"))
 
 # %% ../nbs/16_notebooks.ipynb #faa359ac
 def _without_docstrings(tree: ast.Module) -> ast.Module:

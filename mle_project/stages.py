@@ -2,10 +2,11 @@
 
 # %% auto #0
 __all__ = ['CODE', 'declared', 'check_parameters', 'check_code', 'end_with_parent', 'watch_parents', 'Progress', 'failure',
-           'settle', 'page', 'stage_outputs', 'staged', 'run_stage', 'note_time']
+           'settle', 'page', 'declared_paths', 'input_digest', 'staged', 'run_stage', 'note_time']
 
 # %% ../nbs/17_stages.ipynb #56ae5b7b
 import ctypes
+import hashlib
 import json
 import os
 import re
@@ -74,7 +75,10 @@ def check_code(stage: str) -> None:
     "Raise when the notebook's code, or a module's, is not what the stage `code` wrote down."
     written = root() / CODE / f"{stage}.py"
     if not written.exists() or written.read_text() != stage_code(stage):
-        raise ProjectError(f"the code of stage `{stage}` changed after `dvc repro` looked at it. Type `dvc repro` again; nothing was recorded.")
+        raise ProjectError(
+            f"the code of stage `{stage}` changed after `dvc repro` looked at it. Type `dvc repro` again "
+            "(`nbdev_export` first if mle_project/ was changed by hand, then `dvc repro --force code`); nothing was recorded."
+        )
 
 # %% ../nbs/17_stages.ipynb #28286523
 def end_with_parent() -> None:
@@ -181,16 +185,22 @@ def page(notebook: Any, title: str) -> str:
 def _replace(new: Path, old: Path) -> None:
     "Put a file or folder in the place of another, if there is one."
     old.parent.mkdir(parents=True, exist_ok=True)
+    aside = old.with_name(f".{old.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
     if old.is_dir():
-        shutil.rmtree(old)
+        os.replace(old, aside)
     os.replace(new, old)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
-def stage_outputs(stage: str) -> list[str]:
-    "The outputs that `dvc.yaml` declares for a stage, with parameters filled in."
+def declared_paths(
+    stage: str,
+    *kinds: str,  # deps, outs, metrics or plots
+) -> list[str]:
+    "The paths that `dvc.yaml` declares for a stage, with parameters filled in."
     params = read_yaml(root() / "params.yaml")
     spec = read_yaml(root() / "dvc.yaml")["stages"][stage]
-    entries = [*spec.get("outs", []), *spec.get("metrics", []), *spec.get("plots", [])]
+    entries = [entry for kind in kinds for entry in spec.get(kind, [])]
     names = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
     def fill(match: re.Match[str]) -> str:
@@ -201,6 +211,17 @@ def stage_outputs(stage: str) -> list[str]:
         return str(value)
 
     return [re.sub(r"\$\{([\w.]+)\}", fill, name) for name in names]
+
+
+def input_digest(stage: str) -> str:
+    "One digest of everything that `dvc.yaml` says a stage depends on, its section of `params.yaml` included."
+    found = hashlib.sha256(json.dumps(section(stage), sort_keys=True, default=str).encode())
+    for name in declared_paths(stage, "deps"):
+        top = root() / name
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            if path.is_file():
+                found.update(path.as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
 
 
 @contextmanager
@@ -261,10 +282,13 @@ def run_stage(
     check_code(stage)
     os.environ.update(ENVIRONMENT)
     began = time.monotonic()
-    with staged(stage, stage_outputs(stage)):
+    inputs = input_digest(stage)
+    with staged(stage, declared_paths(stage, "outs", "metrics", "plots")):
         target = output(f"reports/{stage}.ipynb")
         _execute(stage, given, target, timeout)
         check_code(stage)
+        if input_digest(stage) != inputs:
+            raise ProjectError(f"an input of stage `{stage}`, or params.yaml, changed while it ran. Type `dvc repro` again; nothing was recorded.")
         notebook = nbformat.read(target, as_version=4)
         settle(notebook)
         target.write_text(nbformat.writes(notebook) + "\n")

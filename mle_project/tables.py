@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import ibis
 import numpy as np
 import pandas as pd
@@ -26,6 +27,8 @@ def _package_file(name: str, source: Mapping[str, Any]) -> Path:
     "The path of a file inside an installed package, without importing it."
     package, _, version = str(source["package"]).partition("==")
     where = f"params.yaml: tables.sources.{name}"
+    if "file" not in source:
+        raise ProjectError(f"{where}: says no `file`: the path inside the package {package}.")
     try:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
@@ -37,7 +40,7 @@ def _package_file(name: str, source: Mapping[str, Any]) -> Path:
 # %% ../nbs/04_tables.ipynb #0145dbea
 def source_path(
     name: str,  # the table's name
-    source: Mapping[str, Any],  # {package, file} or {path}, and optionally `missing`: the words that mean a missing value
+    source: Mapping[str, Any],  # {package, file} or {path}, and optionally `missing`: the word that means a missing value
 ) -> Path:  # an existing file
     "Where one source is; a `ProjectError` names the key when there is nothing."
     where = f"params.yaml: tables.sources.{name}"
@@ -69,7 +72,7 @@ def register(
                 path = Path(archive.extract(archive.namelist()[0], folder))
         if path.suffix == ".parquet":
             table = engine.read_parquet(path)
-        elif path.suffixes[:1] in ([".csv"], [".tsv"]):
+        elif path.suffix in (".csv", ".tsv"):
             table = engine.read_csv(path, nullstr=["", str(source.get("missing", ""))], sample_size=-1)
         else:
             raise ProjectError(f"params.yaml: tables.sources.{name}: {path.name} is neither .csv, .tsv, .parquet nor one of them zipped.")
@@ -88,7 +91,10 @@ def run_query(
     engine = ibis.duckdb.connect(threads=threads)
     engine.raw_sql("SET TimeZone = 'UTC'")
     for name, source in sources.items():
-        register(engine, name, source)
+        try:
+            register(engine, name, source)
+        except duckdb.Error as error:
+            raise ProjectError(f"params.yaml: tables.sources.{name}: cannot be read: {str(error).strip().splitlines()[0]}") from error
     try:
         with tempfile.TemporaryDirectory() as folder:
             engine.to_parquet(engine.sql(path.read_text()), Path(folder) / "table.parquet")

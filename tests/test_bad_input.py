@@ -126,7 +126,7 @@ def test_a_mistake_ends_with_one_message(changeable, stage, fault, words):
 def test_code_that_changed_behind_dvcs_back_is_not_run(changeable):
     raising(changeable)
     done = changeable.run("mle", "run", "tables", check=False)
-    assert done.returncode == 1 and "Type `dvc repro` again" in done.stdout
+    assert done.returncode == 1 and "Type `dvc repro` again" in done.stdout and "nothing was recorded" in done.stdout
 
 
 def test_a_cell_that_takes_too_long_is_stopped(changeable):
