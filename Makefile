@@ -14,7 +14,7 @@ unexport VIRTUAL_ENV PYTHONPATH
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): requirements/dev.txt requirements/installer.txt pyproject.toml .jupyter/jupyter_server_config.py
+$(READY): Makefile requirements/dev.txt requirements/installer.txt pyproject.toml .jupyter/jupyter_server_config.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit(f"Python 3.11 is needed; {sys.executable} is {v[0]}.{v[1]}. Say which one to use: make env PYTHON=/path/to/python3.11")'
 	@echo "env: building .venv from requirements/dev.txt (about 2.5 GB, a few minutes)"
 	@$(PYTHON) -m venv --clear $(VENV) || { echo "env: the venv module is incomplete; on Debian or Ubuntu: apt-get install python3.11-venv" >&2; exit 1; }

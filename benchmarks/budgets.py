@@ -72,7 +72,7 @@ def main() -> None:
             print(f"{name:26} {seconds:7.1f} s  {memory:5.2f} GiB")
         print("library calls, by kind:   ", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in calls.items()))
         ratio = rows["cold graph (dvc repro)"][0] / sum(calls.values())
-        print(f"graph / library calls      {ratio:7.2f}")
+        print(f"graph / library calls      {ratio:7.2f}", flush=True)
 
 
 if __name__ == "__main__":

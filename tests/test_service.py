@@ -3,12 +3,15 @@
 import json
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 
 import pandas as pd
 import pytest
+from conftest import Project
+from test_artifact import FRESH
 
 from mle_project.artifact import Predictor
 from mle_project.contract import example_record
@@ -74,6 +77,16 @@ def test_real_rows_get_the_artifacts_numbers(served, sample):
     assert alone["predictions"] == answer["predictions"][:1]
 
 
+def test_the_documents_example_works_when_pasted(served):
+    with urllib.request.urlopen(f"{served.url}/docs.json", timeout=30) as answer:
+        document = json.load(answer)
+    body = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    status, answer = served.post(body["example"])
+    assert status == 200 and len(answer["predictions"]) == 1
+    record = document["components"]["schemas"]["Record"]
+    assert set(record["required"]) == set(served.predictor.contract.features) and record["additionalProperties"] is False
+
+
 def broken_bodies(served) -> dict[str, tuple[object, str]]:
     "Bodies that must be refused, each with a word of the refusal."
     contract, good = served.predictor.contract, served.example
@@ -105,6 +118,20 @@ def test_without_a_model_it_says_how_to_make_one(changeable):
         file.unlink()
     done = changeable.run("bentoml", "serve", "--port", str(free_port()), check=False, timeout=60)
     assert done.returncode != 0 and "dvc repro" in done.stdout and "Traceback" not in done.stdout
+
+
+def test_the_bento_lacks_nothing(sample):
+    "Its own source, with what its environment lacks made impossible to import, loads the service and its model."
+    source = sample.root / "models" / "bento" / "src"
+    program = FRESH.split("import json")[0] + "import mle_project.service as s; print(s.__file__, s.PREDICTOR.digest)"
+    shown = Project(source).run(sys.executable, "-c", program).stdout
+    assert str(source) in shown and Predictor(source / "models" / "final").digest in shown
+
+
+def test_no_telemetry(sample):
+    "Also where nobody set the variable: the environment does."
+    assert sample.run(sys.executable, "-c", "import os; print(os.environ['BENTOML_DO_NOT_TRACK'])").stdout.strip() == "True"
+    assert sample.run("dvc", "config", "core.analytics").stdout.strip() == "false"
 
 
 def test_the_bento_serves_the_same_model(sample):
