@@ -23,7 +23,8 @@ class Project:
     def env(self) -> dict[str, str]:
         "The environment of commands: this environment's programs, the copy's package, a BentoML home of its own."
         home = {"PYTHONPATH": str(self.root), "BENTOML_HOME": str(self.root / ".mle" / "bentoml")}
-        return {k: v for k, v in os.environ.items() if k not in ("MLE_STAGING", "BENTOML_DO_NOT_TRACK")} | {"PATH": f"{BIN}:{os.environ['PATH']}"} | home
+        inherited = {k: v for k, v in os.environ.items() if k not in ("MLE_STAGING", "BENTOML_DO_NOT_TRACK")}
+        return inherited | {"PATH": f"{BIN}:{os.environ['PATH']}"} | home
 
     def run(self, *command: str, check: bool = True, timeout: int = 900) -> subprocess.CompletedProcess[str]:
         "Run a command in the copy; its output is stdout and stderr together."
