@@ -53,6 +53,8 @@ lock: $(READY)  ## resolve requirements/*.in into hash-locked requirements/*.txt
 	  uv pip compile --quiet --no-header --no-emit-index-url --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 $$name.in -o $$name.txt; done
 	@cd requirements && uv pip compile --quiet --no-header --no-emit-index-url --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	  service.in -c dev.txt -o service.txt
+	@cd requirements && uv pip compile --quiet --no-header --no-emit-index-url --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  spark.in -c dev.txt -o spark.txt
 
 clean:  ## delete everything that can be made again, the environment and DVC's cache included
 	rm -rf .venv .mle .dvc/cache .dvc/tmp .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info models reports dvc_plots
