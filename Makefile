@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 export BENTOML_DO_NOT_TRACK := True
 unexport VIRTUAL_ENV PYTHONPATH
 
-.PHONY: help env repro test lab serve hooks lock clean
+.PHONY: help env repro test lab serve spark hooks lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,11 @@ lab: $(READY)  ## open nbs/ in JupyterLab; saving strips outputs and exports the
 
 serve: $(READY)  ## serve the model of the last run on http://localhost:3000
 	@bentoml serve
+
+spark: $(READY)  ## add Apache Spark to .venv, for tables that outgrow one machine
+	@command -v java > /dev/null || { echo "spark: Java 17 or newer is needed; on Debian or Ubuntu: apt-get install openjdk-17-jre-headless" >&2; exit 1; }
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/spark.txt
+	@echo "spark: ready. Set tables.engine: pyspark in params.yaml, or say mle score --engine pyspark"
 
 hooks: $(READY)  ## install the git hooks of this clone: outputs stripped, package in step, ruff
 	@git config core.hooksPath .githooks && echo "hooks: git now runs .githooks/ in this clone"

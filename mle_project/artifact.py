@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['OPSET', 'MANIFEST', 'compile_pipeline', 'compile_network', 'compile_prior', 'compile_model', 'open_session', 'ask',
-           'probes', 'largest_difference', 'file_digests', 'seal', 'save', 'Predictor']
+           'probes', 'largest_difference', 'usual_size', 'file_digests', 'seal', 'save', 'Predictor']
 
 # %% ../nbs/10_artifact.ipynb #b435aa6f
 import hashlib
@@ -26,7 +26,7 @@ from .project import ProjectError
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/10_artifact.ipynb #5209b128
+# %% ../nbs/10_artifact.ipynb #52a36491
 OPSET = {"": 18, "ai.onnx.ml": 3}
 
 
@@ -38,7 +38,14 @@ def compile_pipeline(
     import skl2onnx
     from skl2onnx.common.data_types import FloatTensorType
     from skl2onnx.common.data_types import StringTensorType
+    from skl2onnx.operator_converters.one_hot_encoder import convert_sklearn_one_hot_encoder
+    from skl2onnx.shape_calculators.one_hot_encoder import calculate_sklearn_one_hot_encoder_output_shapes
 
+    from mle_project.features import FrequentOneHot
+
+    skl2onnx.update_registered_converter(
+        FrequentOneHot, "FrequentOneHot", calculate_sklearn_one_hot_encoder_output_shapes, convert_sklearn_one_hot_encoder, overwrite=True
+    )
     blocks = (("numbers", FloatTensorType, contract.numbers), ("strings", StringTensorType, contract.strings))
     inputs = [(name, kind([None, len(columns)])) for name, kind, columns in blocks if columns]
     options = {} if contract.task == "regression" else {id(model[-1]): {"zipmap": False}}
@@ -192,15 +199,21 @@ def probes(
     found = pd.concat(parts, ignore_index=True)
     return found.astype({name: np.float32 for name in x.columns[:numbers]})
 
-# %% ../nbs/10_artifact.ipynb #cb98fd78
+# %% ../nbs/10_artifact.ipynb #f2469875
 def largest_difference(
     native: np.ndarray,  # answers of the fitted model
     compiled: np.ndarray,  # answers of the compiled model
+    size: float = 1.0,  # what a usual answer is; see `usual_size`
 ) -> float:
-    "The largest difference between two sets of answers: absolute below 1, relative above."
+    "The largest difference between two sets of answers, in usual sizes; relative to the answer where that is larger."
     if native.shape != compiled.shape or not np.isfinite(compiled).all():
         return float("inf")
-    return float(np.max(np.abs(native - compiled) / np.maximum(1.0, np.abs(native)), initial=0.0))
+    return float(np.max(np.abs(native - compiled) / np.maximum(size, np.abs(native)), initial=0.0))
+
+
+def usual_size(found: np.ndarray) -> float:
+    "What a difference between answers is measured in: 1 for probabilities, the spread for values, whatever their unit."
+    return 1.0 if found.ndim == 2 else float(np.std(found) or np.abs(found).max(initial=0.0) or 1.0)
 
 # %% ../nbs/10_artifact.ipynb #de09c105
 MANIFEST = "manifest.json"
@@ -225,7 +238,7 @@ def seal(
     (folder / MANIFEST).write_text(json.dumps({"model": whole, "files": files}, indent=2) + "\n")
     return whole
 
-# %% ../nbs/10_artifact.ipynb #5435f8b4
+# %% ../nbs/10_artifact.ipynb #9d5d624e
 def save(
     folder: Path,  # new or empty
     model: Any,  # fitted
@@ -242,7 +255,8 @@ def save(
     from mle_project.features import refuse_unlawful
 
     hurt, k = probes(x, len(contract.numbers)), len(contract.numbers)
-    refuse_unlawful(model, lambda rows: answers(model, rows, contract.task), hurt.iloc[:: max(1, len(hurt) // 200)])
+    size = usual_size(answers(model, x, contract.task))
+    refuse_unlawful(model, lambda rows: answers(model, rows, contract.task) / size, hurt.iloc[:: max(1, len(hurt) // 200)])
     folder.mkdir(parents=True, exist_ok=True)
     compiled = compile_model(model, contract)
     (folder / "model.onnx").write_bytes(compiled)
@@ -250,7 +264,7 @@ def save(
     (folder / "contract.yaml").write_text(contract_text)
     (folder / "example.json").write_text(json.dumps({"records": [example_record(contract)]}, indent=1) + "\n")
     found = ask(open_session(compiled), hurt.iloc[:, :k].to_numpy(np.float32), hurt.iloc[:, k:].to_numpy(object))
-    difference = largest_difference(answers(model, hurt, contract.task), found)
+    difference = largest_difference(answers(model, hurt, contract.task), found, size)
     if not difference <= tolerance:
         raise ProjectError(
             f"the compiled model differs from the fitted one by {difference:.2g} on {len(hurt):,} rows; {tolerance:g} is allowed. "
@@ -261,7 +275,7 @@ def save(
     (folder / "model.json").write_text(json.dumps(described, indent=2, default=str) + "\n")
     return described
 
-# %% ../nbs/10_artifact.ipynb #2f584b44
+# %% ../nbs/10_artifact.ipynb #a43c218f
 class Predictor:
     "A model loaded from its folder."
 
@@ -296,12 +310,15 @@ class Predictor:
 
     def describe(self, found: np.ndarray) -> list[dict[str, Any]]:
         """Answers in words. Two classes: the label at the threshold, and the probability of the second class.
-        More classes: the likeliest label, and its probability. Regression: the value."""
+        More classes: the likeliest label, its probability, and that of every class. Regression: the value, and between which
+        two others the true one lies in so many cases as model.json says (`interval`)."""
         if self.contract.task == "regression":
-            return [{"value": value} for value in found.tolist()]
+            half = (self.about.get("interval") or {}).get("half_width", 0.0)
+            return [{"value": value, "low": value - half, "high": value + half} for value in found.tolist()]
         labels = self.contract.labels
         if self.contract.task == "binary":
             threshold = self.about["threshold"]
             return [{"label": labels[p >= threshold], "probability": p} for p in found[:, 1].tolist()]
         best = found.argmax(axis=1)
-        return [{"label": labels[k], "probability": float(row[k])} for k, row in zip(best.tolist(), found, strict=True)]
+        rows = zip(best.tolist(), found.tolist(), strict=True)
+        return [{"label": labels[k], "probability": row[k], "probabilities": dict(zip(labels, row, strict=True))} for k, row in rows]

@@ -355,7 +355,7 @@ def _field_type(column: Column) -> Any:
             kind = Annotated[StrictFloat, Field(ge=low, le=high, allow_inf_nan=False)]
     return kind | None if column.missing else kind
 
-# %% ../nbs/01_contract.ipynb #73b5f202
+# %% ../nbs/01_contract.ipynb #a77ca6f5
 def example_record(contract: Contract) -> dict[str, Any]:
     "One record that keeps the contract, from its examples."
     return {name: contract.columns[name].example for name in contract.role("feature")}
@@ -374,5 +374,5 @@ def request_model(contract: Contract) -> "type[BaseModel]":
         bound = f" Expected {bound_in_words(column)}; other values are {'kept' if column.outside == 'flag' else 'treated as unknown'}."
         text = column.meaning + unit + (bound if bound_in_words(column) and column.outside != "reject" else "")
         found[name] = (_field_type(column), Field(description=text, examples=[column.example]))
-    config = ConfigDict(extra="forbid", json_schema_extra={"example": example_record(contract)})
+    config = ConfigDict(extra="forbid", protected_namespaces=(), json_schema_extra={"example": example_record(contract)})
     return create_model("Record", __config__=config, **found)

@@ -3,8 +3,9 @@
 # %% auto #0
 __all__ = ['chosen_family', 'data_range', 'card']
 
-# %% ../nbs/12_final_model.ipynb #9abaf522
+# %% ../nbs/12_final_model.ipynb #1ca4678b
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -34,22 +35,40 @@ def data_range(
         found |= {"from": str(frame[contract.time].min()), "to": str(frame[contract.time].max())}
     return found
 
-# %% ../nbs/12_final_model.ipynb #7b7f4dfa
+# %% ../nbs/12_final_model.ipynb #9d852e7a
 def _rows(pairs: Mapping[str, Any]) -> str:
     return "\n".join(f"| {key} | {value:.4f} |" if isinstance(value, float) else f"| {key} | {value} |" for key, value in pairs.items())
+
+
+def _decision(about: Mapping[str, Any]) -> str:
+    "The heading above what the threshold or the interval is worth."
+    if about.get("interval"):
+        said = f"An answer comes with the interval of {about['interval']['half_width']:.6g} to either side"
+        return f"## The interval\n\n{said}, meant to hold {about['interval']['coverage']:.0%} of the true values."
+    return f"## At the threshold {about['threshold']:.4f}"
+
+
+def _worst(cut: pd.DataFrame, metric: str) -> str:
+    "The section about slices."
+    lines = [f"| {r.column} = {r.value} | {r.rows:,} | {r.score:.4f} | {r.low:.4f} to {r.high:.4f} |" for r in cut.head(12).itertuples()]
+    head = f"## The weakest slices\n\nOf {len(cut)} with at least thirty test rows.\n\n| slice | rows | {metric} | 95 % interval |"
+    return head + "\n|---|---|---|---|\n" + "\n".join(lines)
 
 
 def card(
     contract: Contract,
     about: Mapping[str, Any],  # what model.json says
     scores: Mapping[str, float],  # on the test split
+    sure: Mapping[str, Sequence[float]],  # their intervals
     beside: Mapping[str, float],  # the baseline's
+    cut: pd.DataFrame,  # the slices, the worst first
     tested_on: Mapping[str, Any],  # rows, and from when to when
-    decided: Mapping[str, float],  # at the threshold; empty when there is none
+    decided: Mapping[str, float],  # at the threshold, or of the interval; empty when there is neither
 ) -> str:  # Markdown
     "The model card."
     target = contract.target
-    lines = [f"| {key} | {value:.4f} | {beside[key]:.4f} |" for key, value in scores.items()]
+    lines = [f"| {key} | {value:.4f} | {sure[key][0]:.4f} to {sure[key][1]:.4f} | {beside[key]:.4f} |" for key, value in scores.items()]
+    first = next(iter(scores))
     parts = [
         f"# Model card: {target.name}",
         f"Predicts: {target.meaning} One record is: {contract.record}.",
@@ -59,8 +78,9 @@ def card(
         + "\n".join(f"| {k} | {v['rows']:,} | {v.get('from', '-')} | {v.get('to', '-')} |" for k, v in
                     {"fitted on": about["fitted_on"], "tested on": tested_on}.items()),
         "## Quality on the test split, looked at once",
-        "| metric | this model | baseline |\n|---|---|---|\n" + "\n".join(lines),
-        f"## At the threshold {about['threshold']:.4f}\n\n| | |\n|---|---|\n{_rows(decided)}" if decided else "",
+        "| metric | this model | 95 % interval | baseline |\n|---|---|---|---|\n" + "\n".join(lines),
+        f"{_decision(about)}\n\n| | |\n|---|---|\n{_rows(decided)}" if decided else "",
+        _worst(cut, first) if len(cut) else "",
         "## Hyperparameters\n\n| | |\n|---|---|\n" + (_rows(about["hyperparameters"]) or "| none | |"),
         "## Limits",
         "It knows only what the columns of the contract say, and only the period it was fitted on. "

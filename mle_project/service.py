@@ -24,7 +24,7 @@ from .project import ProjectError
 FOLDER = Path(mle_project.__file__).resolve().parent.parent / "models" / "final"
 MOST_RECORDS = 10_000  # in one request
 
-# %% ../nbs/16_service.ipynb #913453a7
+# %% ../nbs/16_service.ipynb #716953f8
 def request_type(contract: Contract) -> type[BaseModel]:
     "The body of a request: `records`, a list of raw records, and nothing else."
     record: Any = request_model(contract)
@@ -37,10 +37,14 @@ def request_type(contract: Contract) -> type[BaseModel]:
 def response_type(contract: Contract) -> type[BaseModel]:
     "The body of an answer: `predictions`, one for each record in their order, and `model`, the digest of the model."
     if contract.task == "regression":
+        between = "The true value lies between low and high in so many cases as the model's description says."
         fields: dict[str, Any] = {"value": (float, Field(description=contract.target.meaning))}
+        fields |= {"low": (float, Field(description=between)), "high": (float, Field(description=between))}
     else:
         what = f"that it is {contract.labels[1]}" if contract.task == "binary" else "of this label"
         fields = {"label": (str, Field(examples=contract.labels[:1])), "probability": (float, Field(description=f"Probability {what}."))}
+    if contract.task == "multiclass":
+        fields["probabilities"] = (dict[str, float], Field(description="The probability of each label."))
     prediction: Any = create_model("Prediction", **fields)
     digest = Field(description="SHA-256 digest of the model that answered.")
     made: type[BaseModel] = create_model("Response", predictions=(list[prediction], ...), model=(str, digest))

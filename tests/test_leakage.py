@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import example_only
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OrdinalEncoder
@@ -284,7 +285,6 @@ def small_project(folder, name):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     few = {"families": ["prior", "linear", "boosting"], "trials": {"prior": 1, "linear": 2, "boosting": 1}, "folds": 2, "search_rows": None}
     params["model_selection"] |= few
-    params["final_model"] |= {"tolerance": 1e-4}
     (folder / "data" / "tables").mkdir(parents=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     shutil.copy(ROOT / "dvc.yaml", folder)
@@ -335,6 +335,8 @@ def test_the_canary_dies_when_tuning_reads_the_test_split(tmp_path, monkeypatch,
 @pytest.fixture(scope="module")
 def sources():
     """The sources in DuckDB, what became known when, and some moments to draw the line at."""
+    if not (ROOT / "sql" / "known.yaml").exists():
+        pytest.skip("no sql/known.yaml: nothing says when the sources' values become known")
     given, known = section("tables"), yaml.safe_load((ROOT / "sql" / "known.yaml").read_text())
     engine = ibis.duckdb.connect(threads=2)
     engine.raw_sql("SET TimeZone = 'UTC'")
@@ -368,6 +370,7 @@ def weather_of_the_departure(query):
       AND w.time_hour = date_trunc('hour', timezone('UTC', timezone('America/New_York', q.scheduled_departure)))) AS planted FROM ({query}) AS q"""
 
 
+@example_only
 @pytest.mark.parametrize("plant", [outcome_of_its_own, weather_of_the_departure])
 def test_a_planted_column_that_knows_too_much_is_found(plant, sources):
     engine, query, known, moments, contract = sources
@@ -375,6 +378,7 @@ def test_a_planted_column_that_knows_too_much_is_found(plant, sources):
     assert set(found["column"]) == {"planted"} and found["rows"].min() > 0
 
 
+@example_only
 def test_a_window_that_peeks_is_found(sources):
     """Every window of the query reaches an hour and a half further."""
     engine, query, known, moments, contract = sources

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, example_only
 
 from mle_project.cli import notebook_stages
 from mle_project.notebooks import order_faults, stage_notebook
@@ -54,6 +54,7 @@ def test_sections_and_notebooks_name_the_same_parameters():
         check_parameters(stage, declared(stage_notebook(stage)), params[stage])
 
 
+@example_only
 def test_no_dataset_in_the_code():
     "No column, category or source of the example data stands in a notebook."
     contract = yaml.safe_load((ROOT / "contract.yaml").read_text())

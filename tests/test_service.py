@@ -7,6 +7,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from test_artifact import FRESH
 
 from mle_project.artifact import Predictor
 from mle_project.contract import example_record
+from mle_project.records import bad_values
 
 
 def free_port() -> int:
@@ -40,24 +43,31 @@ class Served:
             return error.code, json.load(error)
 
 
-@pytest.fixture(scope="module")
-def served(sample):
+@contextmanager
+def serving(project: Project) -> Iterator[Served]:
+    "`bentoml serve` in a project, as long as the block lasts."
     port = free_port()
-    with open(sample.root / ".mle" / "serve.log", "w") as log:
-        process = subprocess.Popen(["bentoml", "serve", "--port", str(port)], cwd=sample.root, env=sample.env, stdout=log, stderr=log)
+    with open(project.root / ".mle" / "serve.log", "w") as log:
+        process = subprocess.Popen(["bentoml", "serve", "--port", str(port)], cwd=project.root, env=project.env, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
-            assert process.poll() is None, (sample.root / ".mle" / "serve.log").read_text()
+            assert process.poll() is None, (project.root / ".mle" / "serve.log").read_text()
             try:
                 urllib.request.urlopen(f"{url}/readyz", timeout=1)
                 break
             except OSError:
                 time.sleep(0.25)
-        yield Served(url, Predictor(sample.root / "models" / "final"))
+        yield Served(url, Predictor(project.root / "models" / "final"))
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def served(sample):
+    with serving(sample) as one:
+        yield one
 
 
 def test_the_example_is_answered(served, sample):
@@ -71,8 +81,7 @@ def test_real_rows_get_the_artifacts_numbers(served, sample):
     rows = pd.read_parquet(sample.root / "data" / "tables" / "test.parquet").head(500)
     records = json.loads(rows[served.predictor.contract.features].to_json(orient="records"))
     status, answer = served.post({"records": records})
-    expected = served.predictor.answer_frame(rows)[:, 1].tolist()
-    assert status == 200 and [one["probability"] for one in answer["predictions"]] == expected
+    assert status == 200 and answer["predictions"] == served.predictor.describe(served.predictor.answer_frame(rows))
     status, alone = served.post({"records": records[:1]})
     assert alone["predictions"] == answer["predictions"][:1]
 
@@ -90,19 +99,17 @@ def test_the_documents_example_works_when_pasted(served):
 def broken_bodies(served) -> dict[str, tuple[object, str]]:
     "Bodies that must be refused, each with a word of the refusal."
     contract, good = served.predictor.contract, served.example
-    number = next(n for n in contract.numbers if contract.columns[n].type == "number")
-    closed = next(n for n in contract.strings if contract.columns[n].outside == "reject" and contract.columns[n].categories)
-    return {
-        "a word for a number": ({"records": [good | {number: "1.5"}]}, number),
-        "true for a number": ({"records": [good | {number: True}]}, number),
-        "an unknown category": ({"records": [good | {closed: "never seen"}]}, closed),
-        "a field missing": ({"records": [{k: v for k, v in good.items() if k != number}]}, number),
+    name = contract.features[0]
+    bad = {f"{column.name}: {fault}": ({"records": [good | {column.name: made[0]}]}, column.name)
+           for column in map(contract.columns.__getitem__, contract.features) for fault, made in bad_values(column).items()}  # fmt: skip
+    return bad | {
+        "a field missing": ({"records": [{k: v for k, v in good.items() if k != name}]}, name),
         "an unknown field": ({"records": [good | {"hat": 1}]}, "hat"),
         "an unknown top-level key": ({"records": [good], "extra": 1}, "extra"),
         "no records": ({"records": []}, "records"),
         "not a list": ({"records": good}, "records"),
-        "NaN": (json.dumps({"records": [good | {number: float("nan")}]}).encode(), number),
-        "infinity": (json.dumps({"records": [good | {number: float("inf")}]}).encode(), number),
+        "NaN": (json.dumps({"records": [good | {name: float("nan")}]}).encode(), name),
+        "infinity": (json.dumps({"records": [good | {name: float("inf")}]}).encode(), name),
     }
 
 

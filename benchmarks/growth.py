@@ -1,0 +1,75 @@
+"""How cost grows with rows: the tables stage, selection, the final fit and scoring, on the example repeated year after year and perturbed.
+
+Run it from the root after `make repro`:  python3 benchmarks/growth.py [1 3 10 30]
+It clones the committed state into a temporary folder and works there. The exponent is the slope of log time over log rows: 1 is proportional.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from budgets import ROOT, measure
+
+PREPARE = """
+import json, sys, yaml, duckdb
+from pathlib import Path
+from mle_project.project import section
+from mle_project.sources import local_files
+
+times, folder = int(sys.argv[1]), Path("data/raw")
+sources = section("tables")["sources"]
+engine = duckdb.connect()
+engine.sql("SET TimeZone = 'UTC'")
+found = {name: local_files(name, source, folder) for name, source in sources.items()}
+for name, files in found.items():
+    engine.read_csv(str(files.paths[0]), na_values=files.missing or None, sample_size=-1).create_view(name)
+noise = "CAST(hash(flight, tailnum, time_hour, g) % 11 AS BIGINT) - 5"
+shifted = {
+    "flights": f", dep_delay + {noise} AS dep_delay, arr_delay + {noise} AS arr_delay",
+    "weather": "",
+}
+for name, perturbed in shifted.items():
+    years = f"(SELECT CAST(unnest(range({times})) AS INTEGER) AS g)"
+    columns = f"* EXCLUDE (g) REPLACE (year + g AS year, time_hour + to_years(g) AS time_hour{perturbed})"
+    engine.sql(f"COPY (SELECT {columns} FROM {name}, {years}) TO 'data/raw/{name}.parquet'")
+    sources[name] = {"path": f"data/raw/{name}.parquet"}
+params = yaml.safe_load(Path("params.yaml").read_text())
+month = lambda share: f"{2013 + int(share * times * 12) // 12}-{int(share * times * 12) % 12 + 1:02d}-01"
+params["tables"] |= {"sources": sources, "split": {"kind": "time", "validation": month(8 / 12), "test": month(10 / 12)}}
+Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+"""
+
+
+def grown(times: int, folder: Path) -> dict[str, tuple[float, float]]:
+    "Seconds and peak memory in GiB of each step at `times` the rows."
+    clone, log = folder / f"x{times}", folder / "log"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    (clone / "dvc.lock").unlink(missing_ok=True)
+    os.environ |= {"PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}", "PYTHONPATH": str(clone)}
+    measure(f"{ROOT}/.venv/bin/python", "-c", PREPARE, str(times), cwd=clone, log=log)
+    measure("dvc", "repro", "sources", cwd=clone, log=log)
+    found = {stage: measure("dvc", "repro", "--single-item", stage, cwd=clone, log=log) for stage in ("tables", "model_selection", "final_model")}
+    found["score"] = measure("mle", "score", "data/tables/train.parquet", "answers.parquet", cwd=clone, log=log)
+    rows = json.loads((clone / "metrics" / "tables.json").read_text())
+    return found | {"rows": (sum(one["rows"] for one in rows.values() if "rows" in one), 0.0)}
+
+
+def main() -> None:
+    steps = [int(word) for word in sys.argv[1:]] or [1, 3, 10, 30]
+    found: dict[int, dict[str, tuple[float, float]]] = {}
+    for times in steps:
+        with tempfile.TemporaryDirectory() as folder:
+            found[times] = grown(times, Path(folder))
+        print(f"x{times}: " + ", ".join(f"{name} {a:,.0f}" + (f" s {b:.1f} GiB" if b else "") for name, (a, b) in found[times].items()), flush=True)
+    first, last = steps[0], steps[-1]
+    for name in list(found[first]) if len(steps) > 1 else []:
+        slope = math.log(found[last][name][0] / found[first][name][0]) / math.log(last / first)
+        print(f"{name:16} exponent of time {slope:.2f}" if name != "rows" else "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Rows per second of scoring a whole file, against the fitted pipeline alone on the same chunks; and its peak memory for N and 10 N rows.
+
+    python3 benchmarks/scoring.py [--model models/final] [--rows data/tables/test.parquet] [--rounds 3]
+
+Both sides take the same Parquet file in the same chunks, in turns within one run, with one computing thread and then with all. Scoring
+reads, checks every cell against the contract, answers and writes. The pipeline is timed alone (`predict_proba` and nothing else), and with
+reading and writing around it but no checks. What is printed first is how long each part of scoring takes.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.update(OMP_WAIT_POLICY="PASSIVE", CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0")
+
+import joblib  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+from threadpoolctl import threadpool_limits  # noqa: E402
+
+from mle_project.artifact import Predictor, ask  # noqa: E402
+from mle_project.chunks import read_chunks  # noqa: E402
+from mle_project.evaluation import answers  # noqa: E402
+from mle_project.frames import frame_blocks, model_input  # noqa: E402
+from mle_project.scoring import answer_schema, answer_table, broken_cells, processors, score_file, writer  # noqa: E402
+
+PEAK = r"""
+import re, sys
+from mle_project.artifact import Predictor
+from mle_project.scoring import score_file
+score_file(sys.argv[1], sys.argv[2], Predictor(sys.argv[3]), progress=False)
+print(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
+"""
+
+
+def native(source: Path, target: Path, model, predictor: Predictor, rows: int) -> tuple[float, float]:
+    """Seconds that the pipeline takes to answer the chunks of a file: alone, and with reading and writing."""
+    began, alone, found = time.perf_counter(), 0.0, []
+    for frame in read_chunks(source, predictor.contract, rows):
+        x = model_input(frame, predictor.contract)
+        before = time.perf_counter()
+        found.append(answers(model, x, predictor.contract.task))
+        alone += time.perf_counter() - before
+    pd.DataFrame(np.concatenate(found)).add_prefix("answer_").to_parquet(target)
+    return alone, time.perf_counter() - began
+
+
+def parts(source: Path, scratch: Path, predictor: Predictor, rows: int) -> dict[str, float]:
+    """Seconds by part of scoring, one chunk after the other."""
+    spent = dict.fromkeys(("read", "check", "blocks", "ask", "table without blocks and ask", "write"), 0.0)
+
+    def timed(name, function, *given):
+        began = time.perf_counter()
+        found = function(*given)
+        spent[name] += time.perf_counter() - began
+        return found
+
+    chunks = read_chunks(source, predictor.contract, rows)
+    schema = None
+    while (frame := timed("read", next, chunks, None)) is not None:
+        schema = schema or answer_schema(predictor, list(frame))
+        timed("check", broken_cells, frame, np.arange(len(frame)), predictor.contract)
+        before = spent["blocks"] + spent["ask"]
+        timed("ask", ask, predictor.session, *timed("blocks", frame_blocks, frame, predictor.contract))
+        table = timed("table without blocks and ask", answer_table, frame, np.arange(len(frame)), predictor, schema)
+        spent["table without blocks and ask"] -= spent["blocks"] + spent["ask"] - before
+        with writer(scratch / "parts.parquet", "parquet", schema) as write:
+            timed("write", write, table)
+    return spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="models/final")
+    parser.add_argument("--rows", default="data/tables/test.parquet")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    predictor, model = Predictor(given.model), joblib.load(Path(given.model) / "native.joblib")
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        frame = pd.concat([pd.read_parquet(given.rows)] * 2, ignore_index=True)
+        source = scratch / "in.parquet"
+        frame.to_parquet(source)
+        parts(source, scratch, predictor, 50_000)  # the first time imports pandera
+        spent = parts(source, scratch, predictor, 50_000)
+        print(f"{type(model).__name__}, {len(frame):,} rows; parts: " + ", ".join(f"{name} {value:.3f} s" for name, value in spent.items()))
+        for threads in sorted({1, processors()}):
+            for rows in (50_000, 1_000):
+                times: dict[str, list[float]] = {"scoring": [], "pipeline alone": [], "pipeline, reading and writing": []}
+                for _ in range(given.rounds):
+                    with threadpool_limits(threads):
+                        alone, around = native(source, scratch / "native.parquet", model, predictor, rows)
+                    done = score_file(source, scratch / "out.parquet", predictor, rows=rows, threads=threads, progress=False)
+                    for found, value in zip(times.values(), (done["seconds"], alone, around), strict=True):
+                        found.append(value)
+                speed = {name: len(frame) / statistics.median(found) for name, found in times.items()}
+                shown = ", ".join(f"{name} {value:,.0f} rows/s (1 : {speed['scoring'] / value:.2f})" for name, value in speed.items())
+                print(f"threads {threads}, chunks of {rows:,}: {shown}")
+        for times in (1, 10):
+            pd.concat([frame] * times, ignore_index=True).to_parquet(source)
+            command = [sys.executable, "-c", PEAK, source, scratch / "out.parquet", given.model]
+            told = subprocess.run(command, check=True, capture_output=True, text=True)
+            print(f"peak memory for {len(frame) * times:,} rows: {int(told.stdout) / 1024:,.0f} MiB")
+
+
+main()

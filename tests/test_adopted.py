@@ -1,0 +1,107 @@
+"""Three unrelated tables, one for each kind of task: from `mle adopt` to a served prediction, with no file edited by hand."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Project, copy_project
+from sklearn import datasets
+from test_graph import ran
+from test_service import serving
+
+from mle_project.artifact import Predictor
+from mle_project.contract import example_record
+
+
+def tumours() -> tuple[pd.DataFrame, list[str]]:
+    "Two classes in words, thirty numbers, a file as a spreadsheet of many countries writes it: semicolons, decimal commas, an identifier."
+    found = datasets.load_breast_cancer(as_frame=True)
+    frame = found.data.round(4).astype(str).apply(lambda column: column.str.replace(".", ",", regex=False))
+    frame.insert(0, "Patient-ID", [f"P{number:05d}" for number in range(len(frame))])
+    return frame.assign(Diagnose=found.target.map({0: "malignant", 1: "benign"})), ["--target", "Diagnose"]
+
+
+def wines() -> tuple[pd.DataFrame, list[str]]:
+    "Three classes as words, fewer than two hundred rows, bottles that belong together."
+    found = datasets.load_wine(as_frame=True)
+    frame = found.data.assign(cultivar=found.target.map({0: "Barolo", 1: "Grignolino", 2: "Barbera"}))
+    return frame.assign(cellar=np.arange(len(frame)) // 2), ["--target", "cultivar", "--group", "cellar"]
+
+
+def bikes() -> tuple[pd.DataFrame, list[str]]:
+    "Values to predict, day after day, with gaps, words for yes and no, and accents in the names."
+    chance, rows = np.random.default_rng(0), 1500
+    days = pd.date_range("2022-01-01", periods=rows, freq="12h")
+    warm = 12 + 10 * np.sin(2 * np.pi * (days.dayofyear - 100) / 365) + chance.normal(0, 3, rows)
+    rain = chance.random(rows) < 0.3
+    hired = np.maximum(0, 900 + 60 * warm - 500 * rain - 150 * (days.weekday >= 5) + chance.normal(0, 120, rows)).round()
+    measured = np.where(chance.random(rows) < 0.1, np.nan, warm.round(1))
+    frame = pd.DataFrame({"Zeitpunkt": days.strftime("%d.%m.%Y %H:%M"), "Température (°C)": measured})
+    frame = frame.assign(Regen=np.where(rain, "ja", "nein"), Station=chance.choice(["Süd", "Nord", "Ost"], rows))
+    return frame.assign(**{"hired bikes": [f"{value:,.0f}" for value in hired]}), ["--target", "hired bikes", "--time", "Zeitpunkt"]
+
+
+TABLES = {
+    "tumours": (tumours, "binary", {"sep": ";"}),
+    "wines": (wines, "multiclass", {}),
+    "bikes": (bikes, "regression", {"encoding": "latin-1"}),
+}
+
+
+@pytest.fixture(scope="module", params=TABLES)
+def adopted(request, tmp_path_factory) -> tuple[Project, str, str]:
+    make, task, form = TABLES[request.param]
+    project = copy_project(tmp_path_factory.mktemp(request.param))
+    frame, options = make()
+    file = project.root.parent / f"{project.root.name}-{request.param}.csv"
+    frame.to_csv(file, index=False, **form)
+    shown = project.run("mle", "adopt", str(file), *options, "--name", request.param).stdout
+    project.run("dvc", "repro")
+    return project, task, shown
+
+
+def test_from_a_file_to_a_served_prediction(adopted):
+    project, task, shown = adopted
+    assert task in shown
+    found = json.loads((project.root / "metrics" / "final_model.json").read_text())
+    name = next(iter(found["test"]))
+    better = found["test"][name] - found["baseline"]["test"][name]
+    assert found["task"] == task and (better < 0 if task == "regression" else better > 0)
+    rows = pd.read_parquet(project.root / "data" / "tables" / "test.parquet").head(60)
+    with serving(project) as served:
+        records = json.loads(rows[served.predictor.contract.features].to_json(orient="records"))
+        status, answer = served.post({"records": records})
+        assert status == 200 and answer["model"] == found["model"]
+        assert answer["predictions"] == served.predictor.describe(served.predictor.answer_frame(rows))
+        assert served.post({"records": [example_record(served.predictor.contract)]})[0] == 200
+    keys = {"binary": {"label", "probability"}, "multiclass": {"label", "probability", "probabilities"}, "regression": {"value", "low", "high"}}
+    assert set(answer["predictions"][0]) == keys[task]
+
+
+def test_nothing_is_left_to_do_and_everything_shows_its_pictures(adopted):
+    project, _, _ = adopted
+    assert ran(project.run("dvc", "repro").stdout) == [] and "up to date" in project.run("dvc", "status").stdout
+    page = project.run("dvc", "plots", "show", "--out", ".mle/plots").stdout
+    assert "index.html" in page and "failed" not in page
+    card = (project.root / "models" / "final" / "card.md").read_text()
+    assert Predictor(project.root / "models" / "final").contract.target.name in card
+
+
+def test_the_readme_speaks_of_the_new_table(adopted):
+    project, _, _ = adopted
+    text = (project.root / "README.md").read_text()
+    part = re.search(r"<!-- table -->(.*)<!-- /table -->", text, flags=re.DOTALL).group(1)
+    contract = Predictor(project.root / "models" / "final").contract
+    assert contract.features[0] in part and "flight" not in part
+
+
+def test_a_file_of_new_rows_is_scored_as_the_service_would(adopted):
+    project, task, _ = adopted
+    project.run("mle", "score", "data/tables/test.parquet", ".mle/answers.parquet")
+    answers = pd.read_parquet(project.root / ".mle" / "answers.parquet")
+    predictor = Predictor(project.root / "models" / "final")
+    found = predictor.answer_frame(pd.read_parquet(project.root / "data" / "tables" / "test.parquet"))
+    said = found if task == "regression" else found[:, 1] if task == "binary" else found.max(axis=1)
+    np.testing.assert_array_equal(answers["value" if task == "regression" else "probability"], said)

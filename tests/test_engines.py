@@ -1,0 +1,427 @@
+"""Engines and batches: the result depends on neither. Large tables take no more memory than small ones.
+
+What needs Spark is skipped where pyspark or Java is missing (`make spark` installs the first).
+"""
+
+import datetime
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import CONTRACT, QUERY
+from tables_of_other_kinds import houses, plants
+
+from mle_project import engines, tables
+from mle_project.contract import ContractError, example_contract, parse_contract
+from mle_project.engines import batches, check_rows, read_rows, thin
+from mle_project.frames import check, frame_blocks, target_values
+from mle_project.project import ProjectError, root
+from mle_project.records import payload
+from mle_project.tables import SPLITS, check_splits, run_query, split_names, summary, target_course, write_splits
+
+ROOT = root()
+
+
+def visits(rows=900):
+    frame = pd.DataFrame(payload(example_contract(), rows, seed=1, gaps=0.1))
+    days, back = pd.date_range("2024-01-01", periods=rows), np.random.default_rng(0).random(rows) < 0.4
+    split = {"kind": "time", "validation": "2025-01-01", "test": "2025-09-01"}
+    return example_contract(), frame.assign(visit=range(rows), day=days, back=back), split
+
+
+KINDS = {"visits": visits, "plants": lambda: (plants().contract, plants().frame, plants().split)}
+KINDS["houses"] = lambda: (houses().contract, houses().frame, houses().split)
+each_table = pytest.mark.parametrize("name", list(KINDS))
+
+
+def stored(frame, folder, files=1):
+    """A frame as Parquet files that continue each other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"part-{number}.parquet" for number in range(files)]
+    for path, places in zip(paths, np.array_split(np.arange(len(frame)), files), strict=True):
+        frame.iloc[places].to_parquet(path, index=False, row_group_size=101)
+    return paths
+
+
+# Batches.
+@each_table
+@pytest.mark.parametrize("rows", [None, 400])
+def test_batches_divide_a_table_as_a_whole_frame_is_divided(name, rows, tmp_path, monkeypatch):
+    contract, frame, split = KINDS[name]()
+    whole = thin(pd.read_parquet(stored(frame, tmp_path / "whole")[0]), rows)
+    names = split_names(whole, contract, split)
+    monkeypatch.setattr(tables, "BATCH", 100)  # rows of a row group
+    written = []
+    for batch, files in ((1000, 1), (37, 1), (64, 3)):
+        monkeypatch.setattr(engines, "BATCH", batch)
+        paths = stored(frame, tmp_path / f"{batch}", files)
+        out = tmp_path / f"{batch}" / "out"
+        out.mkdir()
+        written.append(write_splits(paths, contract, check_rows(paths, contract, "it"), split, rows, out))
+    for part in SPLITS:
+        found = pd.read_parquet(written[0][part])
+        pd.testing.assert_frame_equal(found, whole.loc[names == part, list(contract.columns)].reset_index(drop=True))
+        assert len({paths[part].read_bytes() for paths in written}) == 1
+        groups = pq.ParquetFile(written[0][part]).metadata
+        assert {groups.row_group(i).num_rows for i in range(groups.num_row_groups - 1)} <= {100}
+        assert sorted(path.name for path in written[0][part].parent.iterdir()) == ["test.parquet", "train.parquet", "validation.parquet"]
+
+
+@each_table
+def test_faults_are_told_as_of_the_whole_frame(name, tmp_path, monkeypatch):
+    contract, frame, _ = KINDS[name]()
+    number, string = contract.numbers[0], contract.strings[0]
+    broken = frame.assign(**{number: frame[number].where(frame.index % 50 != 49, -1e29), string: frame[string].where(frame.index < 600)})
+    broken = broken.drop(columns=contract.strings[-1]).assign(extra=1)
+    monkeypatch.setattr(engines, "BATCH", 70)
+    paths = stored(broken, tmp_path, 2)
+    with pytest.raises(ContractError) as whole:
+        check(pd.read_parquet(tmp_path), contract, "it", list(contract.columns))
+    with pytest.raises(ContractError) as parts:
+        check_rows(paths, contract, "it")
+    assert str(parts.value) == str(whole.value)
+    assert f"{contract.strings[-1]}: is there fails in 900 of 900 rows" in str(parts.value) and "row 49: " in str(parts.value)
+    with pytest.raises(ContractError, match="it has no rows"):
+        check_rows(stored(frame.head(0), tmp_path / "none"), contract, "it")
+
+
+@each_table
+def test_the_numbers_and_the_picture_are_those_of_the_whole_frame(name, tmp_path, monkeypatch):
+    contract, frame, _ = KINDS[name]()
+    monkeypatch.setattr(engines, "BATCH", 70)
+    [path] = stored(frame, tmp_path)
+    target = target_values(frame, contract)
+    said = summary(path, contract)
+    assert said["rows"] == 900 and said["target_mean"] == round(float(target.mean()), 6)
+    assert (said.get("from"), said.get("to")) == ((str(frame["day"].min()), str(frame["day"].max())) if contract.time else (None, None))
+    begins, course = target_course(path, contract, 3)
+    assert begins == (frame["day"].iloc[[0, 300, 600]].tolist() if contract.time else [0, 300, 600])
+    for place in range(3):
+        part = target[300 * place : 300 * (place + 1)]
+        expected = [(part == value).mean() for value in range(len(contract.classes))] if contract.classes else [part.mean()]
+        assert np.allclose(course[place], expected, rtol=1e-12)
+
+
+def test_read_rows_reads_what_thin_keeps(tmp_path, monkeypatch):
+    _, frame, _ = visits()
+    monkeypatch.setattr(engines, "BATCH", 70)
+    [path] = stored(frame, tmp_path)
+    whole, columns = pd.read_parquet(path), ["back", "items", "payment"]
+    for most in (1, 7, 899, 900, None):
+        pd.testing.assert_frame_equal(read_rows(path, columns, most), thin(whole, most)[columns])
+    pd.testing.assert_frame_equal(read_rows(path, None, 50), thin(whole, 50))
+    with pytest.raises(ProjectError, match="must be at least 1"):
+        read_rows(path, None, 0)
+
+
+ODD = """
+record: One measurement
+task: binary
+columns:
+  number: {type: integer, meaning: Its number., role: key, known: before}
+  when: {type: timestamp, meaning: Its day., role: time, known: before}
+  price: {type: number, meaning: A decimal., role: feature, known: before, missing: true}
+  gaps: {type: integer, meaning: A whole number., role: feature, known: before, missing: true}
+  nothing: {type: string, meaning: Never there., role: feature, known: before, missing: true}
+  flag: {type: boolean, meaning: A flag., role: feature, known: before, missing: true}
+  note: {type: timestamp, meaning: When it was written down., role: ignored, known: before, missing: true}
+  good: {type: boolean, meaning: Whether it is good., role: target, known: after}
+"""
+
+
+def test_odd_types_are_stored_as_later_stages_need_them(tmp_path, monkeypatch):
+    contract, rows = parse_contract(ODD, "contract.yaml"), 300
+    days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=day) for day in range(rows)]
+    raw = pa.table(
+        {
+            "number": pa.array(range(rows), pa.uint16()),
+            "when": pa.array(days, pa.date32()),
+            "price": pa.array([Decimal("1.10"), None, Decimal("-0.30")] * 100, pa.decimal128(9, 2)),
+            "gaps": pa.array([None] * 299 + [7], pa.int32()),  # in the last batch only
+            "nothing": pa.nulls(rows, pa.int32()),
+            "flag": pa.array([True, None, False] * 100),
+            "note": pa.array([1_700_000_000_000_000_000, None] * 150, pa.timestamp("ns", "Europe/Paris")),
+            "good": pa.array([True, False] * 150),
+        }
+    )
+    path = tmp_path / "raw.parquet"
+    pq.write_table(raw, path)
+    monkeypatch.setattr(engines, "BATCH", 64)
+    split = {"kind": "time", "validation": "2024-06-01", "test": "2024-08-01"}
+    written = write_splits([path], contract, check_rows([path], contract, "it"), split, None, tmp_path)
+    frames = {name: pd.read_parquet(path) for name, path in written.items()}
+    for frame in frames.values():
+        kinds = {name: str(kind) for name, kind in frame.dtypes.items()}
+        assert kinds == {"number": "uint16", "when": "datetime64[us]", "price": "float64", "gaps": "float64", "nothing": "str", "flag": "object"} | {
+            "note": "datetime64[us]",
+            "good": "bool",
+        }
+        numbers, strings = frame_blocks(frame, contract)
+        assert (strings == "").all() and np.isnan(numbers).any()
+    assert frames["train"]["price"].tolist()[0] == 1.1 and frames["test"]["gaps"].iloc[-1] == 7 and frames["train"]["gaps"].isna().all()
+    assert frames["train"]["flag"].tolist()[:3] == [True, None, False]
+    assert frames["train"]["note"].iloc[0] == pd.Timestamp("2023-11-14 22:13:20") and frames["train"]["when"].iloc[0] == pd.Timestamp("2024-01-01")
+
+
+# Checks between splits.
+def test_a_class_that_training_never_sees_is_refused():
+    contract, frame, _ = KINDS["plants"]()
+    splits = {name: frame.iloc[place::3] for place, name in enumerate(SPLITS)}
+    check_splits(splits, contract)
+    with pytest.raises(ProjectError, match=r"the train split has no row of the class elm \(`species`\).*take the class out of contract.yaml"):
+        check_splits(splits | {"train": splits["train"][splits["train"]["species"] != "elm"]}, contract)
+
+
+def test_a_target_with_one_value_is_refused(tmp_path):
+    contract, frame, split = KINDS["houses"]()
+    [path] = stored(frame.assign(price=5.0), tmp_path)
+    (tmp_path / "train.parquet").write_bytes(b"of the last run")
+    with pytest.raises(ProjectError, match="the test split has one value only: every `price` is 5.0|the train split has one value only"):
+        write_splits([path], contract, check_rows([path], contract, "it"), split, None, tmp_path)
+    assert sorted(found.name for found in tmp_path.iterdir()) == [path.name, "train.parquet"]
+    assert (tmp_path / "train.parquet").read_bytes() == b"of the last run"
+
+
+def test_a_key_that_occurs_twice_is_found_in_files(tmp_path):
+    contract, frame, split = KINDS["houses"]()
+    [path] = stored(frame.assign(house=frame["house"] // 2 * 2), tmp_path)
+    with pytest.raises(ProjectError, match=r"the key \(house\) is not unique: 900 rows share one. First: \(0,\); \(2,\); \(4,\)"):
+        write_splits([path], contract, check_rows([path], contract, "it"), split, None, tmp_path)
+
+
+# Memory: what grows with the table is on disk.
+PROBE = """
+import resource, sys
+from pathlib import Path
+import numpy as np, pandas as pd
+from mle_project.contract import parse_contract
+from mle_project.engines import check_rows
+from mle_project.tables import summary, target_course, write_splits
+sys.path.insert(0, "tests")
+from tables_of_other_kinds import plants
+few, folder = plants(20_000), Path(sys.argv[1])
+split = {"kind": "group", "validation": 0.2, "test": 0.2}
+for times in (1, 8, 40):
+    paths = [folder / f"{times}-{number}.parquet" for number in range(times)]
+    for number, path in enumerate(paths):
+        few.frame.assign(leaf=f"{number}-" + few.frame["leaf"]).to_parquet(path, index=False)
+    written = write_splits(paths, few.contract, check_rows(paths, few.contract, "it"), split, None, folder)
+    for path in written.values():
+        summary(path, few.contract), target_course(path, few.contract)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
+"""
+
+
+def test_memory_does_not_grow_with_the_table(tmp_path):
+    done = subprocess.run([sys.executable, "-c", PROBE, tmp_path], cwd=ROOT, text=True, capture_output=True, check=True, timeout=300)
+    small, medium, large = (int(line) for line in done.stdout.splitlines() if line.strip().isdigit())
+    assert large - medium < 150 and medium - small < 300, (small, medium, large)  # MB; 20,000, 160,000 and 800,000 rows
+
+
+# Engines.
+KIND = """
+record: One event
+task: binary
+columns:
+  word: {type: string, meaning: A word., role: key, known: before}
+  number: {type: integer, meaning: A number., role: key, known: before}
+  at: {type: timestamp, meaning: When., role: time, known: before}
+  size: {type: number, meaning: A size., role: feature, known: before, missing: true}
+  large: {type: integer, meaning: A large number., role: feature, known: before, example: 7}
+  gaps: {type: integer, meaning: A number with gaps., role: feature, known: before, missing: true}
+  flag: {type: boolean, meaning: A flag., role: feature, known: before, missing: true}
+  cost: {type: number, meaning: A decimal., role: feature, known: before, missing: true}
+  before: {type: number, meaning: The size before., role: feature, known: before, missing: true}
+  never: {type: string, meaning: Nothing., role: feature, known: before, missing: true}
+  day: {type: timestamp, meaning: A day., role: ignored, known: before, missing: true}
+  zoned: {type: timestamp, meaning: A moment with a zone., role: ignored, known: before, missing: true}
+  fine: {type: timestamp, meaning: A moment in nanoseconds., role: ignored, known: before, missing: true}
+  text: {type: string, meaning: A text., role: ignored, known: before, missing: true}
+  late: {type: boolean, meaning: Late., role: target, known: after}
+"""
+WORDS = ["Zürich", "東京", "zoo", "Zoo", "a,b", 'say "hi"', "two\nlines", "back\\slash", "🦉", "été", " space ", "NULL"]
+SQL = """
+-- joins, windows, casts, dates
+SELECT
+  e.word, e.number, e.at, e.size, e.large, e.gaps, e.flag,
+  CAST(e.cost AS DECIMAL(12, 3)) * 2 AS cost,
+  LAG(e.size) OVER (PARTITION BY e.word ORDER BY e.at, e.number) AS before,
+  NULL AS never,
+  CAST(e.at AS DATE) AS day,
+  t.zoned, t.fine,
+  j.text,
+  COALESCE(e.flag, FALSE) OR e.number % 3 = 0 AS late
+FROM events AS e
+LEFT JOIN times AS t ON t.number = e.number
+LEFT JOIN notes AS j ON j.number = e.number AND j.at <= e.at
+ORDER BY {order};
+"""
+
+
+@pytest.fixture
+def events(tmp_path, monkeypatch):
+    """A project of its own with a CSV file, JSON lines and Parquet as sources, and values of every type."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "query.sql").write_text(SQL.format(order="e.number DESC"))
+    chance, rows = np.random.default_rng(0), 400
+    size = np.where(chance.random(rows) < 0.2, np.nan, chance.normal(0, 1, rows) * 10.0 ** chance.integers(-200, 28, rows))
+    size[:4] = [0.1, -0.0, 5e-324, 1e29 / 3]
+    frame = pd.DataFrame(
+        {
+            "word": [WORDS[i % len(WORDS)] for i in range(rows)],
+            "number": range(rows),
+            "at": [f"2024-02-{1 + i % 28:02d} {i % 24:02d}:00:00.{chance.integers(0, 10**6):06d}" for i in range(rows)],
+            "size": [repr(float(value)) if value == value else ["none", ""][i % 2] for i, value in enumerate(size)],
+            "large": chance.integers(2**53, 2**62, rows),
+            "gaps": [None if i % 5 else i for i in range(rows)],
+            "flag": [[True, False, None][i % 3] for i in range(rows)],
+            "cost": [None if i % 7 == 0 else f"{i}.{i % 1000:03d}" for i in range(rows)],
+        }
+    )
+    frame.to_csv(tmp_path / "events.csv", index=False)
+    zoned = pd.date_range("2024-03-30 22:00", periods=rows, freq="7min", tz="Europe/Paris")
+    plain = zoned.tz_convert("UTC").tz_localize(None)
+    pq.write_table(
+        pa.table({"number": range(rows), "zoned": pa.array(zoned, pa.timestamp("us", "Europe/Paris")), "fine": pa.array(plain, pa.timestamp("ns"))}),
+        tmp_path / "times.parquet",
+    )
+    notes = [f'{{"number": {i}, "at": "2024-02-10T00:00:00", "text": "note \\u00e9 {i}"}}' for i in range(0, rows, 3)]
+    (tmp_path / "notes.jsonl").write_text("\n".join(notes) + "\n")
+    monkeypatch.chdir(tmp_path)
+    files = {"events": {"path": "events.csv", "missing": ["none", "n/a"]}, "times": {"path": "times.parquet"}, "notes": {"path": "notes.jsonl"}}
+    return files, parse_contract(KIND, "contract.yaml")
+
+
+def tables_of(sources, query, contract, split, folder, engine, rows=None):
+    """The three tables as the stage makes them, in a folder."""
+    (folder / "work").mkdir(parents=True)
+    paths = run_query(sources, query, 2, contract, folder / "work", engine)
+    found = write_splits(paths, contract, check_rows(paths, contract, "it"), split, rows, folder)
+    shutil.rmtree(folder / "work")
+    return found
+
+
+SHARES = {"kind": "random", "validation": 0.2, "test": 0.2, "anyway": True}
+
+
+def test_duckdb_reads_every_type(events, tmp_path):
+    sources, contract = events
+    paths = run_query(sources, "query.sql", 2, contract, tmp_path)
+    frame = pd.concat([part.to_pandas() for part in batches(paths)], ignore_index=True)
+    assert frame["at"].is_monotonic_increasing and len(frame) == 400
+    row = frame.set_index("number").loc
+    assert set(frame["word"]) == set(WORDS) and row[1, "size"] == 0 and row[2, "size"] == 5e-324
+    assert row[10, "cost"] == 20.02 and row[1, "flag"] is False and row[2, "flag"] is None
+    assert row[0, "zoned"] == pd.Timestamp("2024-03-30 21:00") == row[0, "fine"] and row[390, "text"] == "note é 390"
+    assert frame["never"].isna().all() and frame["large"].dtype == np.int64
+
+
+def test_no_row_of_a_csv_file_is_skipped_in_silence(events, tmp_path):
+    """Left alone, DuckDB's sniffer takes the longest row for the head here, and finds no rows."""
+    sources, contract = events
+    (tmp_path / "events.csv").write_text("number,at\n1,2\n3,4,5\n")
+    with pytest.raises(ProjectError, match="query.sql failed"):
+        run_query(sources, "query.sql", 2, contract, tmp_path)
+
+
+def test_the_order_of_the_query_does_not_matter(events, tmp_path):
+    sources, contract = events
+    first = tables_of(sources, "query.sql", contract, SHARES, tmp_path / "a", "duckdb")
+    (tmp_path / "query.sql").write_text(SQL.format(order="e.word, e.size"))
+    second = tables_of(sources, "query.sql", contract, SHARES, tmp_path / "b", "duckdb")
+    assert all(first[name].read_bytes() == second[name].read_bytes() for name in SPLITS)
+
+
+def test_a_large_query_uses_the_disk(tmp_path, monkeypatch):
+    """Far more rows than fit into the memory given, sorted."""
+    monkeypatch.setenv("MLE_MEMORY", "200m")
+    text = "SELECT hash(range) / 1e6 AS number, repeat(range::VARCHAR, 20) AS filler FROM range(1500000)"
+    with engines.open_engine("duckdb", 2, tmp_path) as duck:
+        paths = engines.write_query(duck, text, parse_contract(ODD, "contract.yaml"), tmp_path / "result.parquet")
+    numbers = np.concatenate([part["number"].to_numpy() for part in batches(paths, ["number"])])
+    assert len(numbers) == 1_500_000 and (np.diff(numbers) >= 0).all()
+
+
+def test_a_query_that_needs_more_memory_says_how_to_give_it(events, tmp_path, monkeypatch):
+    sources, contract = events
+    (tmp_path / "query.sql").write_text("SELECT list(a.range || b.range::VARCHAR) AS word FROM range(3000) AS a, range(3000) AS b")
+    monkeypatch.setenv("MLE_MEMORY", "100m")
+    with pytest.raises(ProjectError, match="(?s)query.sql failed.*MLE_MEMORY is 100m: give the engine more, or choose pyspark"):
+        run_query(sources, "query.sql", 2, contract, tmp_path)
+
+
+def test_faults_of_an_engine_are_told(events, tmp_path, monkeypatch):
+    sources, contract = events
+    with pytest.raises(ProjectError, match="tables.engine 'abacus' is not one of: duckdb, pyspark"):
+        run_query(sources, "query.sql", 2, contract, tmp_path, "abacus")
+    for broken in ('a,b\n1,2\n"3,4\n', "a,b\n" + "1,2\n" * 50_000 + "1,2,3\n"):
+        (tmp_path / "events.csv").write_text(broken)
+        with pytest.raises(ProjectError, match="params.yaml: tables.sources.events: cannot be read"):
+            run_query(sources, "query.sql", 2, contract, tmp_path)
+    monkeypatch.setitem(sys.modules, "pyspark.sql", None)
+    with pytest.raises(ProjectError, match="pyspark is not installed. `make spark` installs it; Java 17"):
+        run_query(sources, "query.sql", 2, contract, tmp_path, "pyspark")
+
+
+def lacking():
+    """Why Spark cannot run here; empty when it can."""
+    if not importlib.util.find_spec("pyspark"):
+        return "pyspark is not installed (`make spark`)"
+    return "" if shutil.which("java") or os.environ.get("JAVA_HOME") else "there is no Java"
+
+
+spark = pytest.mark.skipif(bool(lacking()), reason=lacking() or "-")
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two Spark workers in processes of their own."""
+    import pyspark
+
+    home = Path(pyspark.__file__).parent
+    before = set((home / "work").glob("*"))
+    for key, value in {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "MLE_SPARK_MASTER": "local-cluster[2,1,1024]"}.items():
+        monkeypatch.setenv(key, value)
+    yield
+    for left in set((home / "work").glob("*")) - before:
+        shutil.rmtree(left)
+
+
+@spark
+def test_spark_and_duckdb_make_the_same_tables(events, tmp_path, cluster):
+    sources, contract = events
+    one, other = (tables_of(sources, "query.sql", contract, SHARES, tmp_path / engine, engine) for engine in engines.ENGINES)
+    for name in SPLITS:
+        pd.testing.assert_frame_equal(pd.read_parquet(one[name]), pd.read_parquet(other[name]), check_exact=True)
+        assert one[name].read_bytes() == other[name].read_bytes()
+
+
+@spark
+def test_spark_and_duckdb_make_the_same_tables_of_the_projects_own_query(tmp_path, cluster):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())["tables"]
+    one, other = (tables_of(params["sources"], QUERY, CONTRACT, params["split"], tmp_path / engine, engine) for engine in engines.ENGINES)
+    for name in SPLITS:
+        pd.testing.assert_frame_equal(pd.read_parquet(one[name]), pd.read_parquet(other[name]), check_exact=True)
+        assert one[name].read_bytes() == other[name].read_bytes()
+
+
+@spark
+def test_faults_of_spark_are_told(events, tmp_path, monkeypatch):
+    sources, contract = events
+    (tmp_path / "query.sql").write_text("SELECT nowhere FROM events")
+    with pytest.raises(ProjectError, match="query.sql failed on the sources of params.yaml .*nowhere"):
+        run_query(sources, "query.sql", 2, contract, tmp_path, "pyspark")
+    monkeypatch.setenv("MLE_SPARK_MASTER", "nonsense")
+    with pytest.raises(ProjectError, match="(?s)Spark does not start on nonsense. .*Java 17.*nonsense"):
+        run_query(sources, "query.sql", 2, contract, tmp_path, "pyspark")

@@ -1,0 +1,54 @@
+"""A new name for the package: everywhere, or nowhere."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, Project, copy_project
+
+from mle_project.project import ProjectError
+from mle_project.rename import package_name, refuse_name
+
+
+@pytest.fixture(scope="module")
+def renamed(tmp_path_factory) -> Project:
+    project = copy_project(tmp_path_factory.mktemp("renamed"))
+    assert "The package is called harbour_model" in project.run("mle", "rename", "harbour_model").stdout
+    return project
+
+
+def test_no_trace_of_the_old_name_is_left(renamed):
+    old = package_name(ROOT)
+    found = subprocess.run(["git", "grep", "-lI", "-w", "-e", old, "-e", old.replace("_", "-")], cwd=renamed.root, capture_output=True, text=True)
+    assert found.stdout == "" and not (renamed.root / old).exists()
+    assert package_name(renamed.root) == "harbour_model"
+
+
+def test_the_renamed_package_is_what_its_notebooks_export(renamed):
+    before = {path.name: path.read_text() for path in (renamed.root / "harbour_model").glob("*.py")}
+    renamed.run("nbdev_export")
+    assert {path.name: path.read_text() for path in (renamed.root / "harbour_model").glob("*.py")} == before
+    renamed.run("ruff", "check", "harbour_model", "tests", "benchmarks")
+
+
+def test_the_renamed_project_runs_its_stages(renamed):
+    command = "from harbour_model.cli import main; main()"
+    renamed.run(sys.executable, "-c", command, "code")
+    renamed.params(tables__rows=5000)
+    renamed.run(sys.executable, "-c", command, "sources")
+    renamed.run(sys.executable, "-c", command, "run", "tables")
+    assert (renamed.root / "data" / "tables" / "train.parquet").exists()
+
+
+@pytest.mark.parametrize("name", ["Harbour", "class", "2nd", "json", "pandas", "tests", package_name(ROOT), "a-b", ""])
+def test_a_name_that_cannot_be_is_refused(name):
+    with pytest.raises(ProjectError):
+        refuse_name(ROOT, name)
+
+
+def test_a_dirty_tree_is_refused_and_left_alone(tmp_path):
+    project = copy_project(tmp_path)
+    project.replace("README.md", "## Limits", "## Its limits")
+    done = project.run("mle", "rename", "harbour_model", check=False)
+    assert done.returncode == 1 and "uncommitted changes" in done.stdout
+    assert package_name(tmp_path) == package_name(ROOT) and not (tmp_path / "harbour_model").exists()

@@ -1,0 +1,463 @@
+"""Scoring whole files: read in chunks as a whole file is read, the same bits whatever the chunks, nothing half-written."""
+
+import contextlib
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tables_of_other_kinds import houses, plants
+
+from mle_project import scoring
+from mle_project.artifact import Predictor, save, seal
+from mle_project.candidates import build_family
+from mle_project.chunks import json_values, read_chunks, typed_cells
+from mle_project.contract import EXAMPLE, ContractError, parse_contract
+from mle_project.frames import _no_gap, _typed, failures, model_input, read_file, target_values
+from mle_project.project import ProjectError
+from mle_project.records import payload
+from mle_project.scoring import score_file
+
+FAMILIES = ("prior", "linear", "boosting", "network")
+
+
+def visits(rows: int = 900) -> tuple[str, pd.DataFrame]:
+    """A binary table with a key and a time, from the contract that examples use."""
+    frame = pd.DataFrame(payload(parse_contract(EXAMPLE), rows))
+    chance = np.random.default_rng(0).normal(0, 100, rows)
+    late = (frame["minutes"] + chance > frame["minutes"].median()).to_numpy()
+    times = pd.date_range("2024-05-01", periods=rows, freq="61min")
+    return EXAMPLE, frame.assign(visit=range(rows), day=times, back=late)
+
+
+TABLES = {"visits": visits, "plants": lambda: (plants().text, plants().frame), "houses": lambda: (houses().text, houses().frame)}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """The folder of a fitted model for a table and a family; each is made once."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def model(table: str, family: str) -> Path:
+        if (table, family) not in made:
+            text, frame = TABLES[table]()
+            contract = parse_contract(text)
+            x = model_input(frame, contract)
+            smaller = {"boosting": {"trees": 100}, "network": {"epochs": 3}}.get(family, {})
+            fitted = build_family(family, smaller, contract, 0).fit(x, target_values(frame, contract))
+            folder = tmp_path_factory.mktemp("model") / f"{table}-{family}"
+            save(folder, fitted, contract, text, {"threshold": 0.5, "family": family}, x, tolerance=1e-4)
+            seal(folder)
+            made[table, family] = folder
+        return made[table, family]
+
+    return model
+
+
+def write(frame: pd.DataFrame, path: Path) -> Path:
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif ".csv" in path.name:
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_json(path, orient="records", lines=True, date_format="iso")
+    return path
+
+
+def same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Equal to the last bit, missing values included."""
+    pairs = [(one[name], other[name]) for name in one] if list(one) == list(other) else [(pd.Series([0]), pd.Series([1]))]
+    return all(a.isna().equals(b.isna()) and a.dropna().tolist() == b.dropna().tolist() for a, b in pairs)
+
+
+CELLS = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(["", "nan", "NaN", "inf", "-Infinity", "0x1F", "1_000", "+5", "-0", "007", " 3", "1e5", "1d5", "1e400", "5e-324"]),
+    st.sampled_from(["9" * 16, "9" * 17, "-" + "9" * 30, "true", "FALSE", "yes", "2024-02-30", "2024-05-01", "20240501", "2024-W01-1"]),
+    st.sampled_from(["2024-05-01T10:00:00Z", "2024-05-01 10:00:00.1234567", "2024-05-01 24:00"]),
+    st.floats().map(repr),
+    st.integers().map(str),
+)
+
+
+@pytest.mark.parametrize("kind", ["string", "integer", "number", "boolean", "timestamp"])
+def test_columns_of_text_are_typed_as_cells_are(kind):
+    """The quick way through a column gives what the slow way gives, whatever stands in it."""
+    import pyarrow as pa
+
+    @settings(max_examples=400, database=None, derandomize=True, deadline=None)
+    @given(st.lists(CELLS, min_size=1, max_size=4))
+    def holds(cells):
+        quick = typed_cells(pa.chunked_array([[cell or None for cell in cells]], pa.string()), kind)
+        slow = _typed(pd.Series(cells, dtype=object), kind)
+        for a, b in zip(quick, slow, strict=True):
+            assert repr(a) == repr(b) or (b is None and pd.isna(a)) or a == b, (kind, cells)
+
+    holds()
+
+
+@pytest.mark.parametrize("kind", ["string", "integer", "number", "boolean", "timestamp"])
+def test_json_values_are_judged_as_they_are(kind):
+    """A column with a dtype breaks the contract where its values one by one do."""
+    contract = parse_contract(
+        "record: r\ntask: regression\ncolumns:\n"
+        f"  v: {{type: {kind}, meaning: Any., role: key, known: before, missing: true}}\n"
+        "  x: {type: number, meaning: Any., role: feature, known: before, example: 1}\n"
+        "  y: {type: number, meaning: Any., role: target, known: after}\n"
+    )
+    odd = st.sampled_from(["\ud800", 2**53 + 1, 1e31, 10**400])
+    values = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), odd)
+
+    @settings(max_examples=150, database=None, derandomize=True, deadline=None)
+    @given(st.lists(values, min_size=1, max_size=4))
+    def holds(found):
+        quick, slow = json_values(found, kind), pd.Series([_no_gap(value) for value in found], dtype=object)
+        judged = [failures(pd.DataFrame({"v": one}), contract, ["v"]).values.tolist() for one in (quick, slow)]
+        assert judged[0] == judged[1], found
+
+    holds()
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_quick_look_never_passes_what_the_contract_refuses(table):
+    """Columns with their usual dtypes and now and then a strange value: the look is as strict as the check."""
+    contract = parse_contract(TABLES[table]()[0])
+    usual = pd.DataFrame(payload(contract, 3))
+    seen = {True: 0, False: 0}
+    floats = st.floats(width=32) | st.sampled_from([0.0, 5.5, 600.0, 600.0000001, -1e-9, 1e30, 1.0000001e30, np.nan])
+    kinds = {"float64": floats, "float32": floats, "int64": st.integers(-(2**63), 2**63 - 1) | st.integers(0, 30), "int8": st.integers(-128, 127)}
+    kinds |= {"str": st.sampled_from(["north", "card", "gas", "smooth", "", "é", None]), "object": st.sampled_from([1, "north", None, True, 2.5])}
+    kinds |= {"strange": st.sampled_from([True, False, None, 1, "true", np.nan])}
+    kinds |= {"bool": st.booleans(), "category": st.sampled_from(["north", "card", None]), "Int64": st.sampled_from([1, 3, None])}
+
+    @settings(max_examples=250, database=None, derandomize=True, deadline=None)
+    @given(st.sampled_from(contract.features), st.sampled_from(sorted(kinds)), st.data())
+    def holds(name, dtype, data):
+        values = data.draw(st.lists(kinds[dtype], min_size=3, max_size=3))
+        with np.errstate(over="ignore"):
+            frame = usual.assign(**{name: pd.Series(values, dtype="object" if dtype == "strange" else dtype)})[contract.features]
+        broken = len(failures(frame, contract))
+        seen[scoring.plainly_keeps(frame, contract)] += 1
+        assert not (broken and scoring.plainly_keeps(frame, contract)), (name, values)
+
+    holds()
+    assert scoring.plainly_keeps(usual[contract.features], contract) and min(seen.values()) > 10, seen
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_chunks_together_are_the_whole_file(table, tmp_path):
+    text, frame = TABLES[table]()
+    contract = parse_contract(text)
+    whole = read_file(write(frame, tmp_path / "t.csv"), contract)
+    for name in ("t.csv", "t.parquet", "t.jsonl"):
+        path = write(frame, tmp_path / name)
+        for rows in (1, 7, 1000):
+            parts = list(read_chunks(path, contract, rows))
+            assert [len(part) for part in parts] == [rows] * (900 // rows) + [900 % rows] * bool(900 % rows)
+            found = pd.concat(parts, ignore_index=True)
+            assert not len(failures(found, contract, list(found)))
+            kept = [name for name in found if contract.columns[name].type != "timestamp"]
+            assert same(found[kept].astype(object), whole[kept]), (name, rows)
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.ndjson.gz"])
+def test_compressed_files_are_read(name, tmp_path):
+    text, frame = visits(30)
+    write(frame, tmp_path / name)
+    assert sum(len(part) for part in read_chunks(tmp_path / name, parse_contract(text), 7)) == 30
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("table", TABLES)
+def test_answers_do_not_depend_on_chunks_or_formats(table, family, models, tmp_path):
+    _, frame = TABLES[table]()
+    predictor = Predictor(models(table, family))
+    source = write(frame, tmp_path / "in.parquet")
+    score_file(source, tmp_path / "whole.parquet", predictor, rows=50_000, threads=1)
+    few = write(frame.head(150), tmp_path / "few.parquet")
+    expected = pd.read_parquet(tmp_path / "whole.parquet")
+    answered = predictor.answer_frame(frame)  # all at once
+    assert (expected["probability"] if "probability" in expected else expected["value"]).tolist() == (
+        answered if answered.ndim == 1 else answered[:, 1] if answered.shape[1] == 2 else answered.max(axis=1)
+    ).tolist()
+    assert expected["row"].tolist() == list(range(900)) and set(expected["model"]) == {predictor.digest}
+    score_file(few, tmp_path / "part.parquet", predictor, rows=1)
+    assert same(expected.head(150), pd.read_parquet(tmp_path / "part.parquet"))
+    for rows, threads in ((7, 1), (64, 2), (1000, 2)):
+        score_file(source, tmp_path / "part.parquet", predictor, rows=rows, threads=threads)
+        assert same(expected, pd.read_parquet(tmp_path / "part.parquet")), rows
+    for name in ("in.csv", "in.jsonl"):
+        score_file(write(frame, tmp_path / name), tmp_path / "other.parquet", predictor, rows=100)
+        assert same(expected, pd.read_parquet(tmp_path / "other.parquet")), name
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_output_format_holds_the_same_answers(table, models, tmp_path):
+    _, frame = TABLES[table]()
+    predictor = Predictor(models(table, "boosting"))
+    source = write(frame, tmp_path / "in.parquet")
+    for name in ("out.parquet", "out.csv", "out.jsonl"):
+        score_file(source, tmp_path / name, predictor, rows=400)
+    whole = pd.read_parquet(tmp_path / "out.parquet")
+    assert pq.read_schema(tmp_path / "out.parquet").metadata[b"model"] == predictor.digest.encode()
+    text = whole.assign(**{name: whole[name].astype(str) for name in whole if whole[name].dtype.kind == "M"})
+    table_of_text = pd.read_csv(tmp_path / "out.csv", float_precision="round_trip", keep_default_na=False, na_values={"": []})
+    assert same(text, table_of_text)
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert lines == text.to_dict("records")
+
+
+def test_the_columns_of_an_answer(models, tmp_path):
+    expected = {
+        "visits": ["row", "visit", "day", "label", "probability", "model"],
+        "plants": ["row", "leaf", "plant", "label", "probability", "probability_ash", "probability_oak", "probability_elm", "model"],
+    }
+    for table, names in expected.items():
+        _, frame = TABLES[table]()
+        score_file(write(frame, tmp_path / "in.parquet"), tmp_path / "out.parquet", Predictor(models(table, "prior")), progress=False)
+        assert pq.read_schema(tmp_path / "out.parquet").names == names
+    _, frame = houses().text, houses().frame
+    score_file(write(frame, tmp_path / "in.parquet"), tmp_path / "out.parquet", Predictor(models("houses", "prior")), progress=False)
+    names = pq.read_schema(tmp_path / "out.parquet").names
+    assert names[:3] == ["row", "house", "value"] and names[-1] == "model" and set(names[3:-1]) <= {"low", "high"}
+
+
+def test_a_copied_column_keeps_its_name_beside_an_answer(models, tmp_path):
+    text, frame = visits()
+    text, frame = text.replace("visit:", "label:"), frame.rename(columns={"visit": "label"})
+    contract = parse_contract(text)
+    x = model_input(frame, contract)
+    save(tmp_path / "m", build_family("prior", {}, contract, 0).fit(x, target_values(frame, contract)), contract, text, {"threshold": 0.5}, x)
+    seal(tmp_path / "m")
+    score_file(write(frame, tmp_path / "in.csv"), tmp_path / "out.csv", Predictor(tmp_path / "m"), progress=False)
+    assert list(pd.read_csv(tmp_path / "out.csv")) == ["row", "label", "day", "predicted_label", "probability", "model"]
+
+
+def test_what_is_not_needed_is_not_read(models, tmp_path):
+    """A table whose target is not known yet, and one with nonsense in columns that no model takes."""
+    predictor = Predictor(models("plants", "prior"))
+    frame = plants().frame.assign(species=None, note=7)
+    for name in ("in.csv", "in.parquet", "in.jsonl"):
+        done = score_file(write(frame, tmp_path / name), tmp_path / "out.csv", predictor, progress=False)
+        assert (done["rows"], done["broken"]) == (900, 0)
+
+
+def test_a_folder_of_parts_is_one_table(models, tmp_path):
+    _, frame = visits()
+    (tmp_path / "in").mkdir()
+    for number, part in enumerate(np.array_split(np.arange(900), 4)):
+        write(frame.iloc[part].reset_index(drop=True), tmp_path / "in" / f"part-{number:05}.snappy.parquet")
+    (tmp_path / "in" / "_SUCCESS").touch()
+    predictor = Predictor(models("visits", "linear"))
+    score_file(tmp_path / "in", tmp_path / "a.parquet", predictor, rows=100)
+    score_file(write(frame, tmp_path / "whole.parquet"), tmp_path / "b.parquet", predictor)
+    assert same(pd.read_parquet(tmp_path / "a.parquet"), pd.read_parquet(tmp_path / "b.parquet"))
+    write(frame.drop(columns="visit").head(3), tmp_path / "in" / "part-00009.snappy.parquet")
+    with pytest.raises(ContractError, match="part-00009.snappy.parquet and part-00000.snappy.parquet differ in the columns visit"):
+        score_file(tmp_path / "in", tmp_path / "a.parquet", predictor)
+
+
+HEAD = "visit,day,minutes,items,member,door,payment\n"
+ROW = "1,2024-05-01,12.5,,true,north,card\n"
+JSON_ROW = '{"visit": 1, "minutes": 1.5, "items": null, "member": true, "door": "north", "payment": "card"}\n'
+BAD = {
+    "t.xlsx": (b"x", "t.xlsx is none of: .csv, .csv.gz"),
+    "empty.csv": (b"", "empty.csv is empty"),
+    "head.csv": (HEAD.encode(), "head.csv has no rows"),
+    "bare.csv": (HEAD.strip().encode(), "bare.csv has no rows|bare.csv cannot be read"),
+    "long.csv": ((HEAD + ROW * 3 + "1,2024-05-01,12.5,,true,north,card,x\n").encode(), "long.csv: row 3 has 8 cells and the head has 7"),
+    "short.csv": ((HEAD + ROW * 30_000 + "1,2\n" + ROW).encode(), "short.csv: row 30,000 has 2 cells and the head has 7"),
+    "l.csv": ((HEAD + ROW).encode() + "1,2024-05-01,1,,true,n\xf6rth,card\n".encode("latin-1"), "l.csv cannot be read as csv: .*(utf-8|UTF8)"),
+    "gone.csv": (b"visit,minutes,items,member,door\n1,1,1,true,north\n", "gone.csv: .*\n  `payment` is missing, and the model needs"),
+    "m.csv": ((HEAD.strip() + ",hat,cap\n" + ROW.strip() + ",1,2\n").encode(), "m.csv: .*\n  `hat`, `cap` is not in contract.yaml"),
+    "twice.csv": ((HEAD.strip() + ",door\n" + ROW.strip() + ",x\n").encode(), "twice.csv: .*\n  `door` stands twice"),
+    "half.csv.gz": (gzip.compress((HEAD + ROW * 9000).encode())[:-40], "half.csv.gz cannot be read as csv"),
+    "no.csv.gz": (b"not compressed", "no.csv.gz cannot be read as csv"),
+    "empty.jsonl": (b"\n\n", "empty.jsonl has no rows"),
+    "broken.jsonl": ((JSON_ROW * 4 + JSON_ROW[:-3] + "\n").encode(), "broken.jsonl: line 5 is not valid JSON"),
+    "deep.jsonl": (b"[" * 100_000 + b"\n", "deep.jsonl: line 1 is not valid JSON"),
+    "list.jsonl": (b"[1, 2]\n", "list.jsonl: line 1 holds no JSON object"),
+    "hat.jsonl": ((JSON_ROW + JSON_ROW.replace("{", '{"hat": 1, ')).encode(), "hat.jsonl: .*\n  `hat` is not in contract.yaml"),
+    "half.jsonl.gz": (gzip.compress((JSON_ROW * 9000).encode())[:-40], "half.jsonl.gz cannot be read as jsonl"),
+    "lost.jsonl": ((JSON_ROW + JSON_ROW.replace('"minutes": 1.5, ', "")).encode(), "minutes: is a number fails in 1 rows. row 1: no such field"),
+    "empty.parquet": (b"", "empty.parquet cannot be read as Parquet"),
+    "no.parquet": (b"PAR1 nothing", "no.parquet cannot be read as Parquet"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_refused_in_a_sentence(name, models, tmp_path):
+    content, message = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "out.csv").write_text("before")
+    with pytest.raises(ProjectError, match=message) as refusal:
+        score_file(tmp_path / name, tmp_path / "out.csv", Predictor(models("visits", "prior")))
+    assert "Traceback" not in str(refusal.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "out.csv"]) and (tmp_path / "out.csv").read_text() == "before"
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:200] + bytes(400) + b[600:]], ids=["truncated", "overwritten"])
+def test_a_damaged_parquet_file_is_refused(damage, models, tmp_path):
+    path = write(visits()[1], tmp_path / "in.parquet")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ContractError, match="in.parquet cannot be read as Parquet"):
+        score_file(path, tmp_path / "out.csv", Predictor(models("visits", "prior")))
+
+
+def test_places_that_cannot_be(models, tmp_path):
+    predictor = Predictor(models("visits", "prior"))
+    source = write(visits()[1], tmp_path / "in.csv")
+    wrong = {"in.csv": "different files", "nowhere/out.csv": "there is no folder", "out.txt": "out.txt is none of", "out.csv.gz": "ends in"}
+    for target, message in wrong.items():
+        with pytest.raises(ProjectError, match=message):
+            score_file(source, tmp_path / target, predictor)
+    with pytest.raises(ProjectError, match="different files"):
+        score_file(source, tmp_path / "out.csv", predictor, broken=tmp_path / "out.csv")
+    with pytest.raises(ProjectError, match="a chunk of 0 rows"):
+        score_file(source, tmp_path / "out.csv", predictor, rows=0)
+    with pytest.raises(ProjectError, match="gone.csv does not exist"):
+        score_file(tmp_path / "gone.csv", tmp_path / "out.csv", predictor)
+
+
+def spoiled() -> pd.DataFrame:
+    """Visits of which rows 3, 450 and 899 break the contract, one of them twice."""
+    frame = visits()[1]
+    frame.loc[3, ["minutes", "payment"]] = [-5.0, "beans"]
+    frame["items"] = frame["items"].astype(float)
+    frame.loc[450, "items"] = 0.5
+    frame.loc[899, "minutes"] = np.nan
+    return frame
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.parquet", "in.jsonl"])
+@pytest.mark.parametrize("rows", [1, 100, 50_000])
+def test_broken_rows_stop_the_run_or_are_set_aside(name, rows, models, tmp_path):
+    predictor = Predictor(models("visits", "boosting"))
+    source = write(spoiled(), tmp_path / name)
+    with pytest.raises(ContractError, match="minutes: is between 0 and 600 fails in 1 rows. row 3: -5") as refusal:
+        score_file(source, tmp_path / "out.parquet", predictor, rows=rows)
+    assert str(refusal.value).startswith(f"{name} breaks the model's contract.yaml in its first ")
+    assert "payment: is one of card, cash fails in 1 rows. row 3: 'beans'" in str(refusal.value) and "--skip-broken" in str(refusal.value)
+    assert not (tmp_path / "out.parquet").exists()
+    done = score_file(source, tmp_path / "out.parquet", predictor, rows=rows, broken=tmp_path / "broken.jsonl")
+    assert (done["rows"], done["scored"], done["broken"]) == (900, 897, 3)
+    told = [tuple(json.loads(line).values()) for line in (tmp_path / "broken.jsonl").read_text().splitlines()]
+    assert told == [
+        (3, "minutes", "is between 0 and 600"),
+        (3, "payment", "is one of card, cash"),
+        (450, "items", "is an integer"),
+        (899, "minutes", "is not missing"),
+    ]
+    sound = spoiled().drop(index=[3, 450, 899])
+    found = pd.read_parquet(tmp_path / "out.parquet")
+    assert found["row"].tolist() == sound.index.tolist() == found["visit"].tolist()
+    assert found["probability"].tolist() == predictor.answer_frame(sound)[:, 1].tolist()
+
+
+def test_nothing_but_broken_rows(models, tmp_path):
+    frame = visits(5)[1].assign(minutes=-1.0)
+    for target in ("out.parquet", "out.csv", "out.jsonl"):
+        done = score_file(write(frame, tmp_path / "in.csv"), tmp_path / target, Predictor(models("visits", "prior")), broken=tmp_path / "b.jsonl")
+        assert (done["scored"], done["broken"]) == (0, 5)
+    assert len(pd.read_parquet(tmp_path / "out.parquet")) == 0 and (tmp_path / "out.jsonl").read_text() == ""
+
+
+SLOW = """
+import sys, time
+from mle_project import scoring
+from mle_project.artifact import Predictor
+answer = scoring.answer_table
+def slow(*given):
+    time.sleep(0.3)
+    return answer(*given)
+scoring.answer_table = slow
+scoring.score_file(sys.argv[1], sys.argv[2], Predictor(sys.argv[3]), rows=50, threads=1)
+"""
+
+
+@pytest.mark.parametrize("signal", [2, 15, 9])
+def test_a_run_that_is_stopped_leaves_the_old_output(signal, models, tmp_path):
+    source, target = write(visits()[1], tmp_path / "in.csv"), tmp_path / "out.csv"
+    target.write_text("before")
+    process = subprocess.Popen([sys.executable, "-c", SLOW, source, target, models("visits", "prior")], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(tmp_path.glob(".out.csv.*")):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal)
+    assert process.wait(timeout=30) != 0
+    assert target.read_text() == "before"
+
+
+def test_a_full_disk_is_a_sentence(models, tmp_path):
+    """/dev/full answers every write as a full disk does."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    source = write(spoiled(), tmp_path / "in.csv")
+    (tmp_path / f".broken.jsonl.{os.getpid()}.part").symlink_to("/dev/full")
+    with pytest.raises(ProjectError, match="broken.jsonl cannot be written: .*No space left"):
+        score_file(source, tmp_path / "out.csv", Predictor(models("visits", "prior")), broken=tmp_path / "broken.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_progress_is_a_line_now_and_then_where_nobody_watches(models, tmp_path, capsys, monkeypatch):
+    source = write(visits()[1], tmp_path / "in.csv")
+    predictor = Predictor(models("visits", "prior"))
+    score_file(source, tmp_path / "out.csv", predictor, rows=100)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(scoring, "EVERY", 0.0)
+    score_file(source, tmp_path / "out.csv", predictor, rows=100)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 9 and lines[-1].startswith("in.csv: 900 rows scored, ")
+    score_file(source, tmp_path / "out.csv", predictor, rows=100, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_is_a_bar_on_a_terminal(models, tmp_path):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    source = write(visits()[1], tmp_path / "in.parquet")
+    code = (
+        "import sys; from mle_project.artifact import Predictor; from mle_project.scoring import score_file; "
+        "score_file(*sys.argv[1:3], Predictor(sys.argv[3]))"
+    )
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    subprocess.run([sys.executable, "-c", code, source, tmp_path / "out.csv", models("visits", "prior")], stderr=theirs, check=True)
+    os.close(theirs)
+    shown = ""
+    with contextlib.suppress(OSError):  # how a terminal says that the other side is closed
+        while piece := os.read(ours, 10_000).decode():
+            shown += piece
+    assert "in.parquet" in shown and "900/900" in shown and "rows/s" in shown
+
+
+def test_memory_does_not_grow_with_the_file(models, tmp_path):
+    """The peak for ten times the rows is a few megabytes more, whatever the format."""
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("only Linux tells the peak of one process")
+    code = (
+        "import sys, re; from mle_project.artifact import Predictor; from mle_project.scoring import score_file; "
+        "score_file(*sys.argv[1:3], Predictor(sys.argv[3]), rows=5000, threads=1, progress=False); "
+        r"print(int(re.search(r'VmHWM:\s+(\d+)', open('/proc/self/status').read())[1]) // 1024)"
+    )
+    frame = pd.concat([visits()[1]] * 45, ignore_index=True)
+    for name in ("in.parquet", "in.csv", "in.jsonl"):
+        peaks = []
+        for times in (1, 10):
+            write(pd.concat([frame] * times, ignore_index=True), tmp_path / name)
+            command = [sys.executable, "-c", code, tmp_path / name, tmp_path / "out.parquet", models("visits", "prior")]
+            peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        assert peaks[1] - peaks[0] < 60, (name, peaks)

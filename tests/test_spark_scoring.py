@@ -1,0 +1,125 @@
+"""The same artifact on Apache Spark: the answers of one machine to the last bit. Runs where PySpark (`make spark`) and Java are."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_scoring import TABLES, models, same, spoiled, write  # noqa: F401
+
+from mle_project.artifact import Predictor
+from mle_project.project import ProjectError
+from mle_project.scoring import score_file
+from mle_project.spark import score_on_spark
+
+needs_spark = pytest.mark.skipif(
+    importlib.util.find_spec("pyspark") is None or not shutil.which("java"), reason="PySpark or Java is not here: `make spark`"
+)
+
+RUN = """
+import json, sys
+from mle_project.project import ProjectError
+from mle_project.spark import score_on_spark
+try:
+    print(json.dumps(score_on_spark(**json.loads(sys.argv[1]))))
+except ProjectError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def on_spark(tmp_path: Path, master: str, **given: object) -> subprocess.CompletedProcess[str]:
+    """Score in a process of its own, as the command does."""
+    env = os.environ | {"MLE_SPARK_MASTER": master, "SPARK_WORKER_DIR": str(tmp_path / "work"), "SPARK_LOCAL_IP": "127.0.0.1"}
+    words = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in given.items()})
+    return subprocess.run([sys.executable, "-c", RUN, words], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+
+def parts_of(frame: pd.DataFrame, folder: Path) -> Path:
+    folder.mkdir()
+    for number, part in enumerate(np.array_split(np.arange(len(frame)), 5)):
+        write(frame.iloc[part].reset_index(drop=True), folder / f"a part {number}.parquet")
+    return folder
+
+
+@needs_spark
+@pytest.mark.parametrize("table", TABLES)
+def test_a_cluster_answers_as_one_machine_does(table, models, tmp_path):  # noqa: F811
+    """Two executors in processes of their own, batches of 7 rows (so some of one), five parts in, one file out."""
+    _, frame = TABLES[table]()
+    folder = models(table, "linear")
+    score_file(write(frame, tmp_path / "in.parquet"), tmp_path / "local.parquet", Predictor(folder))
+    source = parts_of(frame, tmp_path / "in")
+    done = on_spark(tmp_path, "local-cluster[2,1,1024]", source=source, target=tmp_path / "out.parquet", folder=folder, rows=7)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["rows"], told["broken"], told["model"]) == (900, 0, Predictor(folder).digest)
+    assert same(pd.read_parquet(tmp_path / "local.parquet"), pd.read_parquet(tmp_path / "out.parquet"))
+    assert not list(tmp_path.glob(".mle-score-*"))
+
+
+@needs_spark
+def test_a_folder_of_answers_and_another_partitioning(models, tmp_path):  # noqa: F811
+    _, frame = TABLES["plants"]()
+    folder = models("plants", "network")
+    source = write(frame, tmp_path / "in.parquet")
+    score_file(source, tmp_path / "local.parquet", Predictor(folder))
+    for _ in range(2):  # the second time the folder is replaced
+        done = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out", folder=folder, rows=50)
+        assert done.returncode == 0, done.stderr[-3000:]
+    found = pd.read_parquet(tmp_path / "out").sort_values("row", ignore_index=True)
+    assert same(pd.read_parquet(tmp_path / "local.parquet"), found)
+
+
+@needs_spark
+def test_broken_rows_are_one_message(models, tmp_path):  # noqa: F811
+    folder = models("visits", "prior")
+    source = parts_of(spoiled(), tmp_path / "in")
+    done = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.csv", folder=folder)
+    message = done.stderr[done.stderr.index("error: ") :]
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "\tat " not in done.stderr
+    assert message.startswith("error: in breaks the model's contract.yaml in its first 900 rows (counted from 0):")
+    assert "minutes: is between 0 and 600 fails in 1 rows. row 3: -5.0" in message and "items: is an integer fails in 1 rows. row 450: 0.5" in message
+    assert not (tmp_path / "out.csv").exists()
+    local, spark = tmp_path / "local.jsonl", tmp_path / "spark.jsonl"
+    score_file(source, tmp_path / "local.csv", Predictor(folder), broken=local)
+    done = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.csv", folder=folder, broken=spark)
+    assert json.loads(done.stdout.splitlines()[-1])["broken"] == 3, done.stderr[-3000:]
+    assert local.read_text() == spark.read_text()
+    assert (tmp_path / "local.csv").read_text() == (tmp_path / "out.csv").read_text()
+
+
+@needs_spark
+def test_a_fault_on_a_worker_is_one_message(models, tmp_path):  # noqa: F811
+    """A part that is no Parquet behind its footer: the workers find out."""
+    source = parts_of(TABLES["visits"]()[1], tmp_path / "in")
+    path = source / "a part 2.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + bytes(500) + content[504:])
+    done = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.parquet", folder=models("visits", "prior"))
+    assert done.returncode == 1 and "error: Spark could not score: " in done.stderr and "\tat " not in done.stderr, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr and not (tmp_path / "out.parquet").exists()
+
+
+def test_what_spark_cannot_do_is_said_at_once(models, tmp_path, monkeypatch):  # noqa: F811
+    folder = models("visits", "prior")
+    source = write(TABLES["visits"]()[1], tmp_path / "in.csv")
+    with pytest.raises(ProjectError, match="in.csv is no Parquet, and Spark scores nothing else here. Use --engine local"):
+        score_on_spark(source, tmp_path / "out.parquet", folder)
+    source = write(TABLES["visits"]()[1], tmp_path / "in.parquet")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pyspark", None)
+        without.setitem(sys.modules, "pyspark.sql", None)
+        with pytest.raises(ProjectError, match="PySpark is not installed here. Type `make spark`"):
+            score_on_spark(source, tmp_path / "out.parquet", folder)
+    assert not list(tmp_path.glob(".mle-score-*"))
+    if importlib.util.find_spec("pyspark"):
+        monkeypatch.setenv("PATH", "/nowhere")
+        monkeypatch.delenv("JAVA_HOME", raising=False)
+        with pytest.raises(ProjectError, match="Spark needs Java 17 or newer, and there is none"):
+            score_on_spark(source, tmp_path / "out.parquet", folder)
