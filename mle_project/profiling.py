@@ -4,7 +4,7 @@
 __all__ = ['FEW', 'POSITIVE', 'NEGATIVE', 'MOST_CLASSES', 'FEWEST_ROWS', 'FEWEST_OF_CLASS', 'contract_names', 'Facts',
            'find_facts', 'Target', 'find_column', 'decide_target', 'split_fault', 'decide_split']
 
-# %% ../nbs/20_profiling.ipynb #2eaa818e
+# %% ../nbs/20_profiling.ipynb #2fb24a5d
 import difflib
 import re
 import unicodedata
@@ -17,6 +17,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import sqlglot
 
 from .contract import Contract
 from .contract import TASKS
@@ -25,7 +26,6 @@ from .contract import request_model
 from .dialect import literal
 from .dialect import quoted
 from .frames import target_values
-from .model_selection import make_folds
 from .project import ProjectError
 from .spelling import Reading
 from .spelling import count_all
@@ -33,7 +33,7 @@ from .tables import SPLITS
 from .tables import split_names
 from .tables import thin
 
-# %% ../nbs/20_profiling.ipynb #0164c6f9
+# %% ../nbs/20_profiling.ipynb #461e53c4
 def _plain_name(name: str, place: int) -> str:
     "A name in small ASCII letters, digits and underscores."
     text = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
@@ -45,18 +45,19 @@ def _plain_name(name: str, place: int) -> str:
 
 
 def _claimed(name: str) -> bool:
-    "Whether pydantic wants a name for itself."
+    "Whether pydantic or SQL wants a name for itself."
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             column = "{type: number, meaning: A number., role: feature, known: before, example: 1}"
             target = "target_: {type: number, meaning: Another., role: target, known: after}"
+            sqlglot.parse_one(f"SELECT a AS {name}, EXTRACT(YEAR FROM {name}) FROM {name} WHERE {name} IS NOT NULL", read="duckdb")
             request_model(parse_contract(f"record: One\ntask: regression\ncolumns:\n  {name}: {column}\n  {target}\n"))
             return False
         except Exception:
             return True
 
-
+# %% ../nbs/20_profiling.ipynb #c34c4054
 def contract_names(
     names: Sequence[str],  # as in the file
     taken: Sequence[str] = (),  # that must not be given again
@@ -71,7 +72,7 @@ def contract_names(
         found.append(plain if number == 1 else f"{plain}_{number}")
     return found[len(taken) :]
 
-# %% ../nbs/20_profiling.ipynb #d820ad93
+# %% ../nbs/20_profiling.ipynb #c5ea0d0a
 FEW = 100  # different values that are counted one by one
 
 
@@ -92,7 +93,7 @@ class Facts:
         "Does every row have a value of its own?"
         return self.filled == self.distinct == self.rows
 
-
+# %% ../nbs/20_profiling.ipynb #b6bb6e47
 def find_facts(
     engine: duckdb.DuckDBPyConnection,
     table: str,
@@ -117,10 +118,10 @@ def find_facts(
         found[name] = Facts(rows, filled, int(distinct), low, high, float(length or 0), counts if len(counts) <= FEW else {})
     return found
 
-# %% ../nbs/20_profiling.ipynb #a40871d0
-POSITIVE = ("1 1.0 true t yes y ja oui si sí positive pos bad default defaulted churn churned fraud fraudulent malignant sick ill disease died dead late "
-            "failed fail failure spam abnormal anomaly attack cancelled canceled").split(" ")  # fmt: skip
-NEGATIVE = "0 0.0 false f no n nein non negative neg good benign healthy normal ham ok none alive retained stayed".split(" ")
+# %% ../nbs/20_profiling.ipynb #7d23cfcd
+POSITIVE = re.findall(r"\S+", """1 1.0 true t yes y ja oui si sí positive pos bad default defaulted churn churned fraud fraudulent malignant sick ill
+    disease died dead late failed fail failure spam abnormal anomaly attack cancelled canceled""")
+NEGATIVE = re.findall(r"\S+", "0 0.0 false f no n nein non negative neg good benign healthy normal ham ok none alive retained stayed")
 MOST_CLASSES = 100
 FEWEST_ROWS = 30
 FEWEST_OF_CLASS = 10
@@ -163,7 +164,7 @@ def _positive(words: Sequence[str], counts: Mapping[str, int]) -> tuple[str, str
     chosen = min(sorted(words), key=lambda word: counts[word])
     return chosen, f"`{chosen}` is the class to look out for, as it is the rarer one"
 
-# %% ../nbs/20_profiling.ipynb #6c964cdf
+# %% ../nbs/20_profiling.ipynb #0f45b0c6
 def _words(engine: duckdb.DuckDBPyConnection, reading: Reading) -> dict[str, tuple[str, int]]:
     "Each value of the target as text, with the file's own word for it and its count."
     said = f"min(TRIM(CAST({quoted(reading.name)} AS VARCHAR)))"
@@ -183,8 +184,8 @@ def _task(kind: str, values: Sequence[str], shown: str) -> str:
         return "binary"
     if kind == "string":
         if not 2 < len(values) <= MOST_CLASSES:
-            raise ProjectError(f"--target {shown}: {len(values) or 'thousands of'} different texts are too many for classes (at most {MOST_CLASSES}). "
-                               "Group them in a query (--query), or choose another target.")  # fmt: skip
+            many = f"{len(values) or 'hundreds of'} different texts are too many for classes (at most {MOST_CLASSES})"
+            raise ProjectError(f"--target {shown}: {many}. Group them in a query (--query), or choose another target.")
         return "multiclass"
     return "multiclass" if kind == "integer" and values and _in_a_row(values) else "regression"
 
@@ -233,7 +234,7 @@ def _classes(reading: Reading, name: str, words: Mapping[str, tuple[str, int]], 
         yes, no = words[yes][0], words[no][0]
     return Target(task, "boolean", x, {False: no, True: yes}, (), {no: counts[no], yes: counts[yes]}, f"two classes; {why}")
 
-# %% ../nbs/20_profiling.ipynb #fcc92996
+# %% ../nbs/20_profiling.ipynb #3c8dfc5a
 def split_fault(
     frame: pd.DataFrame,  # target, time and group of all rows
     contract: Contract,
@@ -250,6 +251,8 @@ def split_fault(
         lacking = [label for value, label in zip(contract.classes, contract.labels, strict=True) if value not in classes]
         if lacking and name == "train":
             return f"the training split would have no row of {', '.join(lacking)}"
+    from mle_project.model_selection import make_folds  # takes seconds: it brings the tuner and its networks
+
     train = thin(frame[names == "train"].reset_index(drop=True), rows)
     try:
         pairs = make_folds(train, contract, folds, kind=split["kind"])

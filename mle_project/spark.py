@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SPARK_MASTER', 'FAULT', 'NULLABLE', 'score_on_spark']
 
-# %% ../nbs/16_spark.ipynb #ddcb94e9
+# %% ../nbs/16_spark.ipynb #369ff3b3
 import json
 import os
 import shutil
@@ -17,6 +17,7 @@ from functools import lru_cache
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -53,21 +54,23 @@ def _opened(archive: str) -> Predictor:
 
     return Predictor(SparkFiles.get(archive))
 
-# %% ../nbs/16_spark.ipynb #7a83a303
+# %% ../nbs/16_spark.ipynb #825e89fd
 def _spark_answers(
     frames: Iterable[pd.DataFrame], archive: str, columns: list[str], starts: dict[str, int], schema: pa.Schema
 ) -> Iterator[pd.DataFrame]:
     "The rows of each batch: their answers, or what is wrong with them."
     predictor = _opened(archive)
     for frame in frames:
-        rows = (frame["__file"].map(starts) + frame["__row"]).to_numpy(dtype=np.int64)
+        begins = {name: starts[unquote(name)] for name in frame["__file"].unique()}  # Spark gives names as in an address
+        rows = (frame["__file"].map(begins) + frame["__row"]).to_numpy(dtype=np.int64)
         frame = frame[columns].reset_index(drop=True)
         cells = broken_cells(frame, rows, predictor.contract)
         sound = np.delete(np.arange(len(frame)), cells["place"])
         found = answer_table(frame.iloc[sound], rows[sound], predictor, schema).to_pandas(types_mapper=NULLABLE.get)
         told = cells.groupby("row")[["column", "rule", "value"]].apply(lambda some: json.dumps(some.values.tolist()))
         broken = pd.DataFrame({"row": told.index, FAULT: told.array}) if len(cells) else pd.DataFrame({"row": [], FAULT: []})
-        yield pd.concat([found.assign(**{FAULT: None}), broken], ignore_index=True)[[*schema.names, FAULT]]
+        whole = pd.concat([found.assign(**{FAULT: None}), broken], ignore_index=True)[[*schema.names, FAULT]]
+        yield whole.astype({name: object for name, dtype in whole.dtypes.items() if dtype == "str"})  # Spark takes no strings in pieces
 
 # %% ../nbs/16_spark.ipynb #0086910e
 @contextmanager

@@ -9,6 +9,7 @@
 --     belong (aircraft are assigned in advance; the data do not show a change at short notice).
 --   * Averages are quotients of sums of whole numbers and the last ORDER BY is total, so the result
 --     does not depend on the number of threads.
+--   * Two decimals are ROUND(100 * x) / 100: engines break the ties of ROUND(x, 2) in different ways.
 
 WITH
 -- The parameters: how late is "late", how long before departure the question is asked, and for how long
