@@ -6,6 +6,7 @@ The last line printed is JSON: seconds by kind.
 
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,8 +22,8 @@ import pandas as pd  # noqa: E402
 from mle_project.candidates import build_family  # noqa: E402
 from mle_project.contract import read_contract  # noqa: E402
 from mle_project.evaluation import all_metrics, answers  # noqa: E402
+from mle_project.folds import make_folds  # noqa: E402
 from mle_project.frames import model_input, target_values  # noqa: E402
-from mle_project.model_selection import make_folds  # noqa: E402
 from mle_project.tables import run_query, thin  # noqa: E402
 
 seconds = {"read and join": 0.0, "fit": 0.0, "score": 0.0}
@@ -37,7 +38,9 @@ def timed(kind, function, *arguments):
 
 params = yaml.safe_load(Path("params.yaml").read_text())
 contract = read_contract("contract.yaml")
-timed("read and join", run_query, params["tables"]["sources"], params["tables"]["query"], params["tables"]["threads"])
+asked = params["tables"]
+with tempfile.TemporaryDirectory() as place:
+    timed("read and join", run_query, asked["sources"], asked["query"], asked["threads"], contract, Path(place))
 splits = {name: timed("read and join", pd.read_parquet, f"data/tables/{name}.parquet") for name in ("train", "validation", "test")}
 x = {name: model_input(frame, contract) for name, frame in splits.items()}
 y = {name: target_values(frame, contract) for name, frame in splits.items()}

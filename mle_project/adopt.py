@@ -311,7 +311,7 @@ def _query(path: str) -> str:
         raise ProjectError(f"--query {path}: is not SQL that can be read: {' '.join(str(error).split())[:300]}") from None
     return text
 
-# %% ../nbs/22_adopt.ipynb #8e32b567
+# %% ../nbs/22_adopt.ipynb #f9d89879
 def _left_out(engine: duckdb.DuckDBPyConnection, decisions: Sequence[Decision]) -> list[Note]:
     "How many rows have no target, time or group."
     all_rows, rows = (engine.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] for table in ("raw", "record"))
@@ -327,14 +327,14 @@ def _fit(
     columns = [name for name in (contract.target.name, contract.time, contract.group) if name]
     frame = engine.sql(f"SELECT {', '.join(map(quoted, columns))} FROM record").df()
     wanted = read_yaml(folder / "params.yaml")["model_selection"]
-    split, *folds = decide_split(frame, contract, wanted["folds"], wanted["search_rows"])
-    changes = _changes(folder, contract, split, (folds[0], folds[1]), _copies(engine, decisions, len(frame)))
+    split, count, most = decide_split(frame, contract, wanted["folds"], wanted["search_rows"])
+    changes = _changes(folder, contract, split, (count, most), _copies(engine, decisions, len(frame)))
     if "leakage.identical_rows" in changes:
         limit = changes["leakage.identical_rows"]
         text = f"{limit - 0.02:.0%} of the rows equal another row in every feature, so the limit leakage.identical_rows was set to {limit}. "
         notes.append(Note(0, text + "If rows were copied by mistake, remove the copies instead: the test would know them"))
-    if folds[0] != wanted["folds"]:
-        notes.append(Note(1, f"model_selection.folds was set to {folds[0]}: with {wanted['folds']} a fold would lack rows or a class"))
+    if count != wanted["folds"]:
+        notes.append(Note(1, f"model_selection.folds was set to {count}: with {wanted['folds']} a fold would lack rows or a class"))
     return len(frame), split, changes
 
 # %% ../nbs/22_adopt.ipynb #e94c7514
@@ -366,10 +366,10 @@ def as_dict(plan: Plan) -> dict[str, Any]:
     changes = {"written": [*plan.texts, *plan.copies], "removed": list(plan.removed)}
     return {**about, "classes": dict(plan.target.counts), "columns": columns, "notes": list(plan.notes), **changes}
 
-# %% ../nbs/22_adopt.ipynb #cac443f6
+# %% ../nbs/22_adopt.ipynb #343f4d1b
 def diff(plan: Plan) -> str:
     "What would change in files of the project, as a unified diff."
-    found = []
+    found: list[str] = []
     for path, text in [*plan.texts.items(), *((path, "") for path in plan.removed)]:
         target = plan.folder / path
         before = target.read_text().splitlines(keepends=True) if target.is_file() else []

@@ -251,7 +251,7 @@ def split_fault(
         lacking = [label for value, label in zip(contract.classes, contract.labels, strict=True) if value not in classes]
         if lacking and name == "train":
             return f"the training split would have no row of {', '.join(lacking)}"
-    from mle_project.model_selection import make_folds  # takes seconds: it brings the tuner and its networks
+    from mle_project.folds import make_folds
 
     train = thin(frame[names == "train"].reset_index(drop=True), rows)
     try:

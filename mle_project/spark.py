@@ -96,12 +96,14 @@ def _spark(rows: int) -> Iterator[Any]:
         if not running:
             session.stop()
 
-# %% ../nbs/16_spark.ipynb #035d6080
+# %% ../nbs/16_spark.ipynb #4e057900
 def _spark_reason(error: Exception) -> str:
-    "The sentence in a stack trace of Python and Java."
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception")) and not line.startswith(("at ", "java.", "org."))]
-    return f"Spark could not score: {([*named, *lines] or [type(error).__name__])[0][:500]}"
+    "The sentence in a stack trace of Python and Java, and the line of Python that it comes from."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    named = [at for at, line in enumerate(lines) if line.split(":")[0].endswith(("Error", "Exception")) and not line.startswith(("at ", "java.", "org."))]
+    at = named[0] if named else 0
+    where = [line.split(", in ")[0] for line in lines[:at] if line.startswith("File ")][-1:]
+    return f"Spark could not score: {lines[at][:500]} {''.join(where)}".strip()
 
 # %% ../nbs/16_spark.ipynb #414b6f9e
 def _spark_table(spark: Any, source: Path, predictor: Predictor, scratch: Path) -> tuple[Any, pa.Schema, int]:

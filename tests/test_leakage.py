@@ -22,6 +22,7 @@ from tables_of_other_kinds import KINDS, houses, plants
 from mle_project.artifact import compile_model
 from mle_project.contract import ContractError, example_contract, parse_contract, read_contract
 from mle_project.features import for_sums, for_trees
+from mle_project.folds import make_folds
 from mle_project.frames import model_input, target_values
 from mle_project.leakage import (
     MAY_READ,
@@ -38,7 +39,6 @@ from mle_project.leakage import (
     shared_groups,
     stability,
 )
-from mle_project.model_selection import make_folds
 from mle_project.notebooks import stage_code, stage_notebook
 from mle_project.point_in_time import peeks
 from mle_project.project import ProjectError, root, section
@@ -333,7 +333,7 @@ def test_the_canary_dies_when_tuning_reads_the_test_split(tmp_path, monkeypatch,
 
 # The canary of the future, on the project's own query.
 @pytest.fixture(scope="module")
-def sources():
+def sources(tmp_path_factory):
     """The sources in DuckDB, what became known when, and some moments to draw the line at."""
     if not (ROOT / "sql" / "known.yaml").exists():
         pytest.skip("no sql/known.yaml: nothing says when the sources' values become known")
@@ -341,7 +341,7 @@ def sources():
     engine = ibis.duckdb.connect(threads=2)
     engine.raw_sql("SET TimeZone = 'UTC'")
     for name, source in given["sources"].items():
-        register(engine, f"{name}_all" if name in known["sources"] else name, source)
+        register(engine, f"{name}_all" if name in known["sources"] else name, source, tmp_path_factory.getbasetemp())
     first, spec = next(iter(known["sources"].items()))
     hours = engine.con.sql(f"SELECT DISTINCT ({spec['at']}) AS hour FROM {first}_all ORDER BY hour").df()["hour"]
     chance = np.random.default_rng(0)

@@ -9,8 +9,9 @@ import joblib
 import pytest
 from tables_of_other_kinds import houses, plants
 
+from mle_project.folds import make_folds
 from mle_project.frames import model_input, target_values
-from mle_project.model_selection import Search, make_folds, tune
+from mle_project.model_selection import Search, tune
 from mle_project.project import ProjectError
 
 

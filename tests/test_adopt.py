@@ -1,0 +1,548 @@
+"""`mle adopt` on files made to hurt: what was decided, and that the real query gives back what the test put in, within the contract."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import sqlglot
+import yaml
+from conftest import ROOT
+
+from mle_project.adopt import Plan, apply, as_dict, describe, diff, plan
+from mle_project.contract import ContractError, parse_contract, request_model
+from mle_project.frames import violations
+from mle_project.project import ProjectError
+from mle_project.tables import run_query
+
+N = 600
+chance = np.random.default_rng(7)
+ANSWER = np.where(chance.random(N) < 0.3, "yes", "no")
+SIGNAL = np.round(chance.normal(0, 1, N) + (ANSWER == "yes"), 3)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    "The files of the project that adoption reads and writes, in a git repository."
+    folder = tmp_path / "project"
+    (folder / "sql").mkdir(parents=True)
+    for name in ("params.yaml", "dvc.yaml", "README.md"):
+        shutil.copy(ROOT / name, folder / name)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["tables"]["query"] = "sql/earlier.sql"
+    (folder / "params.yaml").write_text("# The parameters.\n" + yaml.safe_dump(params, sort_keys=False))
+    (folder / "README.md").write_text("# A project\n\n<!-- table -->\nearlier\n<!-- /table -->\n\nThe end.\n")
+    (folder / "contract.yaml").write_text("record: earlier\n")
+    (folder / "sql" / "earlier.sql").write_text("SELECT 1\n")
+    (folder / "sql" / "known.yaml").write_text("asked: x\n")
+    (folder / ".gitignore").write_text("/data/\n*.bak\n")
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "one")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def adopted(project: Path, files: list[str], **options) -> tuple[Plan, pd.DataFrame]:
+    "Adopt, then run the written query over the copied source; the contract must hold for every row and column."
+    made = plan(files, **options)
+    apply(made)
+    tables = yaml.safe_load((project / "params.yaml").read_text())["tables"]
+    contract = parse_contract((project / "contract.yaml").read_text())
+    folder = project / "run"
+    folder.mkdir(exist_ok=True)
+    parts = run_query(tables["sources"], tables["query"], 2, contract, folder)
+    frame = pd.concat([pd.read_parquet(path) for path in parts], ignore_index=True)
+    broken = violations(frame, contract, list(contract.columns))
+    assert not len(broken), broken.to_string()
+    assert sqlglot.transpile((project / tables["query"]).read_text(), read="duckdb", write="spark")
+    request_model(contract)
+    return made, frame
+
+
+def written(project: Path, frame: pd.DataFrame, name: str = "shop.csv", **form) -> str:
+    frame.to_csv(project.parent / name, index=False, **form)
+    return str(project.parent / name)
+
+
+def base(**columns) -> pd.DataFrame:
+    "A table with a target that can be learned, a row number and what the test adds."
+    return pd.DataFrame({"row id": range(N), "signal": SIGNAL, **columns, "answer": ANSWER})
+
+
+def by_row(frame: pd.DataFrame, column: str, key: str = "row_id") -> list:
+    return frame.sort_values(key)[column].tolist()
+
+
+def role(made: Plan, name: str) -> str:
+    return next(d.role for d in made.decisions if d.name == name)
+
+
+def noted(made: Plan, *words: str) -> bool:
+    return any(all(word in note for word in words) for note in made.notes)
+
+
+def test_semicolons_latin_1_and_decimal_commas(project):
+    towns = np.resize(np.array(["Köln", "Nürnberg", "Görlitz"]), N)
+    price = np.round(np.linspace(-5, 1999.5, N), 2)
+    table = base(Ort=towns, Größe=[f"{value:.2f}".replace(".", ",") for value in price])
+    made, frame = adopted(project, [written(project, table, sep=";", encoding="latin-1", decimal=",")], target="answer")
+    assert by_row(frame, "grosse") == price.tolist() and by_row(frame, "ort") == towns.tolist() and by_row(frame, "signal") == SIGNAL.tolist()
+    source = yaml.safe_load((project / "params.yaml").read_text())["tables"]["sources"]["shop"]
+    assert source == {"path": "data/raw/shop.csv", "encoding": "latin-1", "text": True, "delimiter": ";"}
+    assert made.contract.labels == ["no", "yes"] and by_row(frame, "answer") == (ANSWER == "yes").tolist()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "cp1252"])
+def test_encodings_and_tabs(project, encoding):
+    table = base(euro=np.resize(np.array(["5 € – „ja“", "Ümlaut"]), N))
+    _, frame = adopted(project, [written(project, table, "shop.tsv", sep="\t", encoding=encoding)], target="answer")
+    assert by_row(frame, "euro") == table["euro"].tolist()
+
+
+def test_quoted_newlines_delimiters_and_quotes(project):
+    said = np.resize(np.array(['a "b", c', "two\nlines", "semi;colon", "tab\there"]), N)
+    _, frame = adopted(project, [written(project, base(said=said))], target="answer")
+    assert by_row(frame, "said") == said.tolist()
+
+
+def test_dates_in_many_forms(project):
+    days = pd.date_range("2021-01-05 07:00", periods=N, freq="29h")
+    forms = {"german": "%d.%m.%Y", "american": "%m/%d/%Y %I:%M %p", "british": "%d/%m/%y", "iso": "%Y-%m-%d", "slashed": "%Y/%m/%d %H:%M:%S",
+             "short": "%d-%b-%Y"}  # fmt: skip
+    table = base(**{name: days.strftime(form) for name, form in forms.items()}, zoned=days.strftime("%Y-%m-%dT%H:%M:%S+02:00"))
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    for name, form in forms.items():
+        assert by_row(frame, name) == pd.to_datetime(pd.Series(days.strftime(form)), format=form).tolist(), name
+        assert role(made, name) == "ignored" and role(made, f"{name}_weekday") == "feature"
+    assert by_row(frame, "zoned") == (days - pd.Timedelta("2h")).tolist()
+    assert by_row(frame, "german_weekday") == (days.dayofweek + 1).tolist() and by_row(frame, "american_hour") == days.hour.tolist()
+    assert by_row(frame, "iso_year") == days.year.tolist() and "iso_hour" not in frame
+    assert not noted(made, "whether the day or the month")
+
+
+def test_ambiguous_dates_are_named_and_read_like_the_others(project):
+    days = pd.to_datetime([f"2023-{1 + i % 12:02}-{1 + i % 11:02}" for i in range(N)])
+    made, frame = adopted(project, [written(project, base(when=days.strftime("%d/%m/%Y")))], target="answer")
+    assert by_row(frame, "when_") == days.tolist() and noted(made, "`when`", "whether the day or the month stands first")
+    table = base(when=days.strftime("%m/%d/%Y"), sure=[f"12/{13 + i % 18}/2023" for i in range(N)])
+    committed(project)
+    made, frame = adopted(project, [written(project, table, "other.csv")], target="answer")
+    assert by_row(frame, "when_") == days.tolist() and noted(made, "`when`", "month-day-year")
+
+
+def committed(project: Path) -> None:
+    git(project, "add", "-A")
+    git(project, "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "more")
+
+
+def test_the_days_of_monthly_dates_are_all_the_same(project):
+    table = base(month=[f"{1 + i % 12}/1/2023" for i in range(N)])
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    assert sorted(set(frame["month"].dt.day)) == [1] and sorted(set(frame["month_month"])) == list(range(1, 13))
+
+
+def test_booleans_in_words(project):
+    truth = chance.random(N) < 0.5
+    pairs = {"english": ("Yes", "No"), "german": ("ja", "nein"), "french": ("oui", "non"), "letter": ("Y", "N"), "plain": ("TRUE", "false"), "switch": ("on", "off")}
+    table = base(**{name: np.where(truth, *words) for name, words in pairs.items()}, digit=truth.astype(int), third=np.resize(["yes", "no", "perhaps"], N))
+    table.loc[3, "german"] = "?"
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    for name in set(pairs) - {"german"}:
+        assert by_row(frame, name) == truth.tolist()
+    assert by_row(frame, "german")[:3] == truth[:3].tolist() and frame.sort_values("row_id")["german"].isna().tolist() == [i == 3 for i in range(N)]
+    types = {d.name: d.kind for d in made.decisions}
+    assert types["digit"] == "integer" and types["third"] == "string" and made.contract.columns["german"].missing
+
+
+def test_numbers_as_people_write_them(project):
+    value = np.round(np.geomspace(1, 4_000_000, N), 2)
+    english = [f"{v:,.2f}" for v in value]
+    swap = str.maketrans({",": ".", ".": ","})
+    table = base(english=english, german=[text.translate(swap) for text in english], french=[text.replace(",", "\u202f").replace(".", ",") for text in english],
+                 swiss=[text.replace(",", "'") for text in english], whole=[f"{int(v):,}" for v in value], share=[f"{v:.1f} %" for v in value],
+                 money=[f"$ {v:,.2f}" for v in value], exponent=[f"{v:.6e}" for v in value])  # fmt: skip
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    for name in ("english", "german", "french", "swiss", "money"):
+        assert by_row(frame, name) == value.tolist(), name
+    assert by_row(frame, "whole") == value.astype(int).tolist() and by_row(frame, "share") == np.round(value, 1).tolist()
+    np.testing.assert_allclose(by_row(frame, "exponent"), value, rtol=1e-6)
+    types = {d.name: (d.kind, d.unit) for d in made.decisions}
+    assert types["whole"] == ("integer", "") and types["share"] == ("number", "%") and types["money"] == ("number", "$")
+
+
+def test_doubtful_thousands_are_named(project):
+    table = base(amount=[f"{1 + i % 9},{i:03}" for i in range(N)])
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    assert by_row(frame, "amount")[:2] == [1000, 2001] and noted(made, "`amount`", "1,234 can be read in two ways")
+
+
+def test_one_wrong_value_keeps_a_column_text_and_is_named(project):
+    table = base(amount=[str(i % 40) for i in range(N)])
+    table.loc[N - 1, "amount"] = "12O"
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    assert by_row(frame, "amount")[-1] == "12O" and noted(made, "`amount` stays text: 1 of 600", "'12O'")
+
+
+def test_leading_zeros_stay_text(project):
+    table = base(postcode=[f"{i % 30:05}" for i in range(N)], small=np.round(chance.random(N), 3))
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    assert by_row(frame, "postcode") == table["postcode"].tolist() and made.contract.columns["small"].type == "number"
+
+
+def test_words_for_gaps_depend_on_the_column(project):
+    number = [str(i / 4) if i % 5 else ("NA", "n/a", "?", "-", "None")[i // 5 % 5] for i in range(N)]
+    table = base(number=number, country=np.resize(["NA", "DE", "FR"], N), state=np.resize(["none", "open", "N/A"], N))
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    assert [None if pd.isna(v) else v for v in by_row(frame, "number")] == [i / 4 if i % 5 else None for i in range(N)]
+    assert by_row(frame, "country") == table["country"].tolist()
+    assert [None if pd.isna(v) else v for v in by_row(frame, "state")] == np.where(table["state"] == "N/A", None, table["state"]).tolist()
+    assert made.contract.columns["number"].missing and not made.contract.columns["country"].missing and noted(made, "`country`", "kept as values")
+
+
+def test_names_that_nobody_should_give(project):
+    hard = ["Größe (cm)", "2019", "select", "json", "copy", "schema", "model_config", "🙂", "日本", "a b", "A-B", "_hidden", 'quo"te', "it's", "", "interval", "date"]
+    table = base(**{name: np.round(chance.random(N) * 100, 1) for name in hard})
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    names = [d.name for d in made.decisions]
+    assert len(set(names)) == len(names) == len(hard) + 3 and all(name.isascii() and name.replace("_", "a").isalnum() for name in names)
+    for name, place in zip(hard, names[2:], strict=False):
+        assert by_row(frame, place) == table[name].tolist(), name
+    assert made.contract.columns["grosse_cm"].unit == "cm" and not any(name.startswith("_") for name in names)
+
+
+def test_empty_constant_and_identifier_columns(project):
+    table = base(empty="", nothing=np.resize(["NA", ""], N), same="x", uuid=[f"{i:08x}-0000-4000-8000-{i * 7919:012x}" for i in range(N)],
+                 customer_id=chance.integers(0, 150, N), shop_id=np.resize([3, 8, 11], N), price=chance.permutation(N * 3)[:N],
+                 remark=[f"the visitor number {i} said that it was fine and went on" for i in range(N)])  # fmt: skip
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    assert [role(made, name) for name in ("row_id", "uuid", "empty", "nothing", "same", "customer_id", "remark", "shop_id", "price")] == [
+        "key", "ignored", "ignored", "ignored", "ignored", "ignored", "ignored", "feature", "feature"]  # fmt: skip
+    assert made.contract.columns["shop_id"].categories == ("11", "3", "8") and by_row(frame, "shop_id")[:3] == ["3", "8", "11"]
+    assert noted(made, "`customer_id`", "--group customer_id") and noted(made, "`remark` is free text")
+
+
+def test_two_hundred_columns(project):
+    table = base(**{f"x {i}": np.round(chance.normal(0, 10, N), 2) for i in range(200)})
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    assert len(made.contract.features) == 201 and by_row(frame, "x_137") == table["x 137"].tolist()
+
+
+def test_fifty_rows(project):
+    table = base().head(50)
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    assert len(frame) == 50 and made.split == {"kind": "random", "validation": 0.2, "test": 0.2, "seed": 0}
+
+
+def test_ten_thousand_categories(project):
+    rows = 40_000
+    table = pd.DataFrame({"street": [f"street {i % 10_000}" for i in range(rows)], "x": chance.random(rows).round(4), "y": chance.choice(["no", "yes"], rows)})
+    made, frame = adopted(project, [written(project, table)], target="y")
+    assert role(made, "street") == "feature" and made.contract.columns["street"].categories == () and noted(made, "`street`", "different values")
+    assert frame["street"].nunique() == 10_000
+
+
+def test_severe_imbalance(project):
+    rows = 30_000
+    y = np.arange(rows) % 500 == 0
+    table = pd.DataFrame({"x": chance.normal(0, 1, rows).round(3) + y, "z": chance.random(rows).round(3), "fraud": y.astype(int)})
+    made, frame = adopted(project, [written(project, table)], target="fraud")
+    assert made.target.counts == {"0": 29_940, "1": 60} and frame["fraud"].sum() == 60 and noted(made, "60 of 30,000 rows (0.20%)")
+
+
+def test_a_class_to_look_out_for_by_word_or_by_rarity(project):
+    table = base(x=SIGNAL).assign(answer=np.where(ANSWER == "yes", "good", "bad"))
+    made = plan([written(project, table)], target="answer")
+    assert made.contract.labels == ["good", "bad"]  # by its word, though the more frequent one
+    made = plan([written(project, table.assign(answer=np.where(ANSWER == "yes", "north", "south")))], target="answer")
+    assert made.contract.labels == ["south", "north"] and "rarer" in made.target.why
+
+
+def test_string_and_number_classes(project):
+    words = np.resize(["oak", "ash", "elm", "fir"], N)
+    table = base(x=(words == "oak") + chance.normal(0, 0.8, N)).assign(answer=words)
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    assert made.contract.task == "multiclass" and made.contract.classes == ["ash", "elm", "fir", "oak"] and by_row(frame, "answer") == words.tolist()
+    committed(project)
+    stars = np.resize([1, 2, 3, 4, 5], N)
+    made, frame = adopted(project, [written(project, table.assign(answer=stars), "stars.csv")], target="answer")
+    assert made.contract.task == "multiclass" and made.contract.classes == ["1", "2", "3", "4", "5"] and by_row(frame, "answer") == [str(s) for s in stars]
+    committed(project)
+    made, frame = adopted(project, [written(project, table.assign(answer=stars), "again.csv")], target="answer", task="regression")
+    assert made.contract.task == "regression" and by_row(frame, "answer") == stars.tolist()
+
+
+def test_rows_without_a_target_are_left_out_and_counted(project):
+    table = base()
+    table.loc[:59, "answer"] = "?"
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    assert len(frame) == made.rows == N - 60 and noted(made, "60 of 600 rows have no answer")
+
+
+def test_copies_of_the_answer_are_kept_out(project):
+    yes = ANSWER == "yes"
+    table = base(copy_of_it=np.round(yes * 5 + chance.normal(0, 0.3, N), 3), reason=np.where(yes & (chance.random(N) < 0.6), chance.choice(["price", "quality"], N), ""))
+    made, _ = adopted(project, [written(project, table)], target="answer")
+    assert [role(made, name) for name in ("copy_of_it", "reason", "signal")] == ["ignored", "ignored", "feature"]
+    assert made.contract.columns["copy_of_it"].known == made.contract.columns["reason"].known == "after"
+    assert "`copy_of_it`" in made.notes[0] + made.notes[1] and noted(made, "`reason`", "filled in only where the target is True")
+
+
+def test_a_copy_of_a_value_is_kept_out(project):
+    price = np.round(chance.lognormal(5, 1, N), 2)
+    table = pd.DataFrame({"with tax": np.round(price * 1.19, 2), "area": np.round(price / 3 + chance.normal(0, 60, N), 1), "price": price})
+    made, _ = adopted(project, [written(project, table)], target="price")
+    assert made.contract.task == "regression" and role(made, "with_tax") == "ignored" and role(made, "area") == "feature"
+
+
+def test_time_and_what_was_closed_after_it(project):
+    opened = pd.date_range("2022-03-01", periods=N, freq="31h")
+    table = base(opened_at=opened, closed_at=opened + pd.to_timedelta(chance.integers(1, 90, N), "h"), ordered_at=opened - pd.Timedelta("40D"))
+    made, frame = adopted(project, [written(project, table)], target="answer", time="opened_at")
+    assert role(made, "opened_at") == "time" and role(made, "closed_at") == "ignored" and made.contract.columns["closed_at"].known == "after"
+    assert {"opened_at_weekday", "opened_at_hour", "opened_at_month", "ordered_at_year", "ordered_at_month"} <= set(made.contract.features)
+    assert not any(name.startswith("closed_at_") or name == "opened_at_year" for name in frame) and noted(made, "`closed_at` is later than the time")
+    assert made.split["kind"] == "time"
+    shares = [(frame["opened_at"] < pd.Timestamp(made.split[name])).mean() for name in ("validation", "test")]
+    assert abs(shares[0] - 0.7) < 0.01 and abs(shares[1] - 0.85) < 0.01
+
+
+def test_groups(project):
+    table = base(visitor=np.arange(N) // 10)
+    made, frame = adopted(project, [written(project, table)], target="answer", group="visitor")
+    assert role(made, "visitor") == "group" and made.split["kind"] == "group"
+
+
+def test_protected_attributes_are_only_noted(project):
+    made, _ = adopted(project, [written(project, base(Sex=np.resize(["f", "m"], N), marital_status=np.resize(["single", "married", "x"], N)))], target="answer")
+    assert role(made, "sex") == role(made, "marital_status") == "feature" and noted(made, "`sex`", "protected") and made.contract.columns["sex"].slice
+
+
+def test_few_coarse_features_do_not_stop_the_graph(project):
+    table = pd.DataFrame({"a": chance.integers(0, 3, N), "b": chance.integers(0, 2, N), "y": ANSWER})
+    made, _ = adopted(project, [written(project, table)], target="y")
+    assert yaml.safe_load((project / "params.yaml").read_text())["leakage"]["identical_rows"] == 1.0 and "leakage.identical_rows" in made.notes[0]
+
+
+def test_parquet_with_types(project):
+    days = pd.date_range("2020-01-01", periods=N, freq="D")
+    table = pa.table({
+        "row id": pa.array(range(N)), "price": pa.array([f"{i}.25" for i in range(N)]).cast(pa.decimal128(12, 2)), "day": pa.array(days.date),
+        "moment": pa.array(days, pa.timestamp("us", tz="Europe/Berlin")), "kind": pa.array(np.resize(["a", "b", None], N)).dictionary_encode(),
+        "small": pa.array((np.arange(N) % 9).astype("int8")), "open": pa.array(np.resize([True, False, None], N)), "list": pa.array([[1, 2]] * N),
+        "ratio": pa.array(np.where(np.arange(N) % 50 == 0, np.inf, SIGNAL)), "text": pa.array([f"{i},5" for i in range(N)]), "answer": pa.array(ANSWER)})  # fmt: skip
+    pq.write_table(table, project.parent / "shop.parquet")
+    made, frame = adopted(project, [str(project.parent / "shop.parquet")], target="answer")
+    assert by_row(frame, "price") == [i + 0.25 for i in range(N)] and by_row(frame, "day") == days.tolist() and by_row(frame, "text") == [i + 0.5 for i in range(N)]
+    assert by_row(frame, "moment") == pd.Series(days).tolist()  # written as UTC, shown in Berlin
+    assert frame["ratio"].isna().sum() == N // 50 and made.contract.columns["kind"].categories == ("a", "b") and role(made, "list") == "ignored"
+    types = {d.name: d.kind for d in made.decisions}
+    assert types["small"] == "integer" and types["open"] == "boolean" and types["ratio"] == "number"
+    assert yaml.safe_load((project / "params.yaml").read_text())["tables"]["sources"]["shop"] == {"path": "data/raw/shop.parquet"}
+
+
+def test_json_lines(project):
+    base(when=pd.date_range("2024-01-01", periods=N, freq="h").strftime("%Y-%m-%dT%H:%M:%S")).to_json(project.parent / "shop.jsonl", orient="records", lines=True)
+    made, frame = adopted(project, [str(project.parent / "shop.jsonl")], target="answer", time="when")
+    assert by_row(frame, "signal") == SIGNAL.tolist() and made.split["kind"] == "time"
+
+
+@pytest.mark.parametrize("packed", ["gz", "zip"])
+def test_packed_files(project, packed):
+    base().to_csv(project.parent / f"shop.csv.{packed}", index=False, encoding="latin-1")
+    _, frame = adopted(project, [str(project.parent / f"shop.csv.{packed}")], target="answer")
+    assert by_row(frame, "signal") == SIGNAL.tolist()
+
+
+def test_several_files_of_one_table(project):
+    for part in range(3):
+        written(project, base().iloc[part * 200 : part * 200 + 200], f"part{part}.csv")
+    made, frame = adopted(project, [str(project.parent / "part*.csv")], target="answer", name="parts")
+    assert by_row(frame, "signal") == SIGNAL.tolist() and sorted(p.name for p in (project / "data/raw/parts").iterdir()) == ["part0.csv", "part1.csv", "part2.csv"]
+    written(project, base().drop(columns="signal").iloc[:200], "part1.csv")
+    with pytest.raises(ProjectError, match=r"part1.csv has other columns than the first file"):
+        plan([str(project.parent / "part*.csv")], target="answer", name="others")
+
+
+def test_two_tables_with_a_query(project):
+    visits = base(shop=np.arange(N) % 4).drop(columns="row id").assign(visit_id=range(N))
+    shops = pd.DataFrame({"shop": range(4), "Fläche": [100.5, 80.0, 33.25, 7.0], "town": ["Köln", "Bonn", "Köln", "Ulm"]})
+    files = [written(project, visits, "visits.csv"), written(project, shops, "shops.csv", sep=";", encoding="latin-1")]
+    query = project.parent / "joined.sql"
+    query.write_text('-- all visits\nWITH s AS (SELECT * FROM shops)\nSELECT v.*, s."Fläche", s.town FROM visits AS v JOIN s ON s.shop = v.shop; \n')
+    made, frame = adopted(project, files, target="answer", query=str(query))
+    assert by_row(frame, "flache", "visit_id")[:4] == [100.5, 80.0, 33.25, 7.0] and made.name == "joined" and role(made, "visit_id") == "key"
+    sources = yaml.safe_load((project / "params.yaml").read_text())["tables"]["sources"]
+    assert sources["visits"] == {"path": "data/raw/visits.csv", "delimiter": ","} and sources["shops"]["encoding"] == "latin-1"
+    query.write_text("SELECT nothing FROM visits")
+    with pytest.raises(ProjectError, match="--query failed on the tables visits, shops"):
+        plan(files, target="answer", query=str(query))
+
+
+REFUSED = {
+    "absent target": (base(), {"target": "answr"}, "Did you mean 'answer'"),
+    "one value": (base(flat="x"), {"target": "flat"}, "every row has the same value, 'x'"),
+    "rare class": (base().assign(answer=np.where(np.arange(N) < 4, "c", ANSWER)), {"target": "answer"}, "`c` has 4 rows; each class needs at least 10"),
+    "thousands of texts": (base(word=[f"w{i}" for i in range(N)]), {"target": "word"}, "too many for classes"),
+    "few rows": (base().head(20), {"target": "answer"}, "20 rows have a value; at least 30"),
+    "dates as target": (base(day=["2024-01-01", "2024-01-02"] * (N // 2)), {"target": "day"}, "cannot be predicted"),
+    "nothing to learn from": (base()[["row id", "answer"]], {"target": "answer"}, "no column is left for the model"),
+    "only a copy": (base(copy=ANSWER)[["copy", "answer"]], {"target": "answer"}, "no column is left for the model. copy: alone it reaches ROC AUC 1.000"),
+    "a forced task": (base(), {"target": "answer", "task": "regression"}, "--task regression: `answer`"),
+    "text as time": (base(word="x"), {"target": "answer", "time": "word"}, "--time word: the column holds text"),
+    "one moment": (base(day="2024-01-01"), {"target": "answer", "time": "day"}, "fewer than three different moments"),
+    "a class later only": (base(n=range(N)).assign(answer=np.where(np.arange(N) < 550, "no", "yes")), {"target": "answer", "time": "n"}, "cannot be split by time"),
+    "two groups": (base(half=np.arange(N) // 300), {"target": "answer", "group": "half"}, "cannot be split by group"),
+    "one column twice": (base(), {"target": "answer", "group": "answer"}, "one column cannot be two of them"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals(project, case):
+    table, options, message = REFUSED[case]
+    before = git(project, "status", "--porcelain")
+    with pytest.raises(ProjectError) as refusal:
+        plan([written(project, table)], **options)
+    assert message in str(refusal.value) and git(project, "status", "--porcelain") == before
+
+
+BROKEN = {
+    "twice": (b"a,b,A ,y\n1,2,3,no\n", "'a', 'A' stand for more than one column"),
+    "no header": (b"1,2.5,no\n2,3.5,yes\n3,4.5,no\n", "the first line holds values (1, 2.5)"),
+    "ragged": (b"a,b,y\n1,2,no\n3,4\n5,6,yes\n", "line 3 has 2 cells and the header 3"),
+    "too many cells": (b"a,b,y\n1,2,no\n3,4,yes\n5,6,yes,7\n", "line 4 has 4 cells and the header 3"),
+    "empty": (b"", "is empty"),
+    "header only": (b"a,b,y\n", "no rows"),
+    "one column": (b"y\n1\n2\n", "one column only"),
+    "lines before": (b"a report\nof May\na,b,y\n1,2,no\n3,4,yes\n", "before the header"),
+    "single quotes": (b"a,b,y\n'x, z',2,no\n'u, v',4,yes\n'x, z',2,no\n", "single quotes"),
+    "not parquet": (b"PAR1 no", "shop.parquet"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files(project, case):
+    content, message = BROKEN[case]
+    path = project.parent / ("shop.parquet" if case == "not parquet" else "shop.csv")
+    path.write_bytes(content)
+    with pytest.raises(ProjectError) as refusal:
+        plan([str(path)], target="y")
+    assert message in str(refusal.value)
+
+
+def test_files_that_are_no_tables(project):
+    (project.parent / "book.xlsx").write_bytes(b"PK..")
+    for files, message in ([["nowhere.csv"], "nowhere.csv is not a file"], [[str(project.parent / "book.xlsx")], "book.xlsx is none of .csv"], [[], "no file is named"]):
+        with pytest.raises(ProjectError, match=message):
+            plan(files, target="y")
+
+
+def test_a_plan_changes_nothing_and_shows_everything(project):
+    file = written(project, base(when=pd.date_range("2024-01-01", periods=N)))
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    made = plan([file], target="answer")
+    shown = diff(made)
+    assert "+++ b/contract.yaml" in shown and "+task: binary" in shown and "-  query: sql/earlier.sql" in shown and "--- a/sql/known.yaml" in shown
+    assert "signal" in describe(made) and "1. `when` holds moments" in describe(made) and as_dict(made)["columns"][0]["role"] == "key"
+    assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
+    assert describe(plan([file], target="answer")) == describe(made) and plan([file], target="answer").texts == made.texts
+
+
+def test_what_is_written(project):
+    made, _ = adopted(project, [written(project, base())], target="answer")
+    assert sorted(path.name for path in (project / "sql").iterdir()) == ["shop.sql"]
+    assert (project / "params.yaml").read_text().startswith("# The parameters.\n") and list((project / "data" / "raw").iterdir()) == [project / "data/raw/shop.csv"]
+    readme = (project / "README.md").read_text()
+    assert readme.startswith("# A project\n\n<!-- table -->\nThe table: One row of shop.csv.") and readme.endswith("<!-- /table -->\n\nThe end.\n")
+    assert not [path for path in project.rglob("*") if path.suffix in (".bak", ".new", ".old")]
+    assert (project / "contract.yaml").read_text().count("  # ") == len(made.decisions)
+
+
+def test_the_comments_of_the_real_parameters_stay(project):
+    (project / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    committed(project)
+    made = plan([written(project, base())], target="answer")
+    old, new = (ROOT / "params.yaml").read_text().splitlines(), made.texts["params.yaml"].splitlines()
+    assert [line for line in old if line.strip().startswith("#")] == [line for line in new if line.strip().startswith("#")]
+    assert set(new) - set(old) <= {line for line in new if line.strip().startswith(("shop:", "query:", "split:", "rows:", "folds:"))}
+
+
+def test_uncommitted_work_is_not_overwritten(project):
+    file = written(project, base())
+    (project / "contract.yaml").write_text("record: mine\n")
+    made = plan([file], target="answer")
+    with pytest.raises(ProjectError, match="contract.yaml: git does not have the present content"):
+        apply(made)
+    assert (project / "contract.yaml").read_text() == "record: mine\n" and not (project / "data").exists()
+    apply(made, force=True)
+    assert (project / "contract.yaml.bak").read_text() == "record: mine\n" and (project / "sql" / "earlier.sql.bak").exists()
+    assert parse_contract((project / "contract.yaml").read_text()).task == "binary"
+
+
+def test_without_git_the_old_files_are_kept(project):
+    shutil.rmtree(project / ".git")
+    adopted(project, [written(project, base())], target="answer")
+    assert (project / "contract.yaml.bak").read_text() == "record: earlier\n" and (project / "sql" / "known.yaml.bak").exists()
+
+
+def test_data_of_the_same_name_are_not_overwritten(project):
+    file = written(project, base())
+    (project / "data" / "raw").mkdir(parents=True)
+    (project / "data" / "raw" / "shop.csv").write_text("something else\n")
+    made = plan([file], target="answer")
+    with pytest.raises(ProjectError, match="data/raw/shop.csv exists and holds something else"):
+        apply(made)
+    apply(made, force=True)
+    assert (project / "data/raw/shop.csv.bak").read_text() == "something else\n" and (project / "data/raw/shop.csv").read_bytes() == Path(file).read_bytes()
+
+
+def test_data_in_place_are_used_as_they_are(project):
+    (project / "data" / "raw").mkdir(parents=True)
+    base().to_csv(project / "data" / "raw" / "mine.csv", index=False)
+    made, _ = adopted(project, ["data/raw/mine.csv"], target="answer")
+    assert made.copies == {} and os.listdir(project / "data" / "raw") == ["mine.csv"]
+
+
+def test_a_fault_in_the_middle_leaves_everything_as_it_was(project):
+    made = plan([written(project, base())], target="answer")
+    (project / "sql" / "known.yaml").unlink()
+    (project / "sql" / "known.yaml").mkdir()  # the last of the files to go cannot go: a folder is there
+    (project / "sql" / "known.yaml" / "inside").write_text("x")
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    with pytest.raises(ProjectError, match="a folder is in the way. Nothing was changed"):
+        apply(made, force=True)
+    assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before and not (project / "data").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into any folder")
+def test_a_read_only_folder_leaves_everything_as_it_was(project):
+    made = plan([written(project, base())], target="answer")
+    (project / "sql").chmod(0o555)
+    with pytest.raises(ProjectError, match="Nothing was changed"):
+        apply(made)
+    (project / "sql").chmod(0o755)
+    assert git(project, "status", "--porcelain") == ""
+
+
+def test_a_value_that_does_not_fit_later_stops_the_query(project):
+    adopted(project, [written(project, base(open=np.resize(["yes", "no"], N)))], target="answer")
+    path = project / "data" / "raw" / "shop.csv"
+    for old, new in ((",yes,", ",perhaps,"), (",no,", ",n0,")):
+        text = path.read_text()
+        path.write_text(text.replace(old, new, 1))
+        tables = yaml.safe_load((project / "params.yaml").read_text())["tables"]
+        contract = parse_contract((project / "contract.yaml").read_text())
+        with pytest.raises((ProjectError, ContractError), match="Could not convert"):
+            folder = project / f"run{old.strip(',')}"
+            folder.mkdir()
+            run_query(tables["sources"], tables["query"], 2, contract, folder)
+        path.write_text(text)

@@ -1,0 +1,127 @@
+"""The wheel in an empty environment, outside any project: nothing there but what the wheel declares, and an artifact."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+from test_scoring import TABLES, models, same, spoiled, write  # noqa: F401
+
+from mle_project.artifact import Predictor
+from mle_project.scoring import score_file
+
+ABSENT = ("nbdev", "dvc", "jupyterlab", "papermill", "tensorflow", "keras", "keras_tuner", "sklearn", "joblib", "ibis", "duckdb", "bentoml", "pyspark")
+
+
+class Elsewhere:
+    """An environment with the wheel in it, and an empty folder to work in."""
+
+    def __init__(self, venv: Path, folder: Path) -> None:
+        self.bin, self.folder = venv / "bin", folder
+
+    def run(self, *command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run one of the environment's programs."""
+        hidden = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME", "MLE_STAGING")
+        env = {k: v for k, v in os.environ.items() if k not in hidden} | {"PATH": f"{self.bin}:/usr/bin:/bin"}
+        program, *words = command
+        found = subprocess.run([self.bin / str(program), *map(str, words)], cwd=self.folder, env=env, capture_output=True, text=True, timeout=300)
+        assert not check or found.returncode == 0, f"{command} ended with {found.returncode}:\n{found.stdout}{found.stderr}"
+        return found
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built from a copy so that the clone keeps no traces of it."""
+    source = tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT / "mle_project", source / "mle_project", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy2(ROOT / name, source / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w", "dist", "."]
+    subprocess.run(command, cwd=source, check=True)
+    [found] = (source / "dist").glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def elsewhere(wheel, tmp_path_factory) -> Elsewhere:
+    """A new environment with the wheel and what it declares, in the versions of the lock file."""
+    place = tmp_path_factory.mktemp("elsewhere")
+    pins = re.findall(r"^([a-z0-9][^ ;]*==[^ ;]+)", (ROOT / "requirements" / "dev.txt").read_text(), flags=re.M)
+    (place / "constraints.txt").write_text("\n".join(pins) + "\n")
+    venv, folder = place / "venv", place / "work"
+    folder.mkdir()
+    uv = Path(sys.executable).with_name("uv")
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, venv], check=True, cwd=place)
+    install = [uv, "pip", "install", "--quiet", "--python", venv / "bin" / "python", "-c", place / "constraints.txt", wheel]
+    subprocess.run(install, check=True, cwd=place)
+    return Elsewhere(venv, folder)
+
+
+def test_what_development_needs_is_not_there(elsewhere):
+    code = "import importlib.util, sys; print([name for name in sys.argv[1:] if importlib.util.find_spec(name)])"
+    assert elsewhere.run("python", "-c", code, *ABSENT).stdout.strip() == "[]"
+    where = elsewhere.run("python", "-c", "import mle_project; print(mle_project.__file__)").stdout
+    assert where.startswith(str(elsewhere.bin.parent)) and str(ROOT) not in where
+
+
+def test_the_commands_help_themselves(elsewhere):
+    shown = elsewhere.run("mle", "--help").stdout
+    assert "score" in shown and "check" in shown
+    words = elsewhere.run("mle", "score", "--help").stdout
+    assert all(option in words for option in ("--model", "--engine", "--rows-per-chunk", "--skip-broken", "--json"))
+
+
+@pytest.mark.parametrize(("table", "family"), [("visits", "linear"), ("visits", "network"), ("plants", "boosting"), ("houses", "linear")])
+def test_a_file_is_scored_with_the_projects_bits(table, family, elsewhere, models, tmp_path):  # noqa: F811
+    _, frame = TABLES[table]()
+    model = shutil.copytree(models(table, family), tmp_path / "model")
+    score_file(write(frame, tmp_path / "in.parquet"), tmp_path / "here.parquet", Predictor(model))
+    expected = pd.read_parquet(tmp_path / "here.parquet")
+    for source in ("in.parquet", "in.csv", "in.jsonl"):
+        write(frame, tmp_path / source)
+        done = elsewhere.run("mle", "score", tmp_path / source, tmp_path / "there.parquet", "--model", model, "--rows-per-chunk", 70, "--json")
+        told = json.loads(done.stdout)
+        assert (told["rows"], told["scored"], told["broken"], told["model"]) == (900, 900, 0, Predictor(model).digest)
+        assert same(expected, pd.read_parquet(tmp_path / "there.parquet")), source
+
+
+def test_broken_rows_and_exit_codes(elsewhere, models, tmp_path):  # noqa: F811
+    model = models("visits", "prior")
+    source, target, aside = write(spoiled(), tmp_path / "in.csv"), tmp_path / "out.csv", tmp_path / "broken.jsonl"
+    refused = elsewhere.run("mle", "score", source, target, "--model", model, check=False)
+    assert refused.returncode == 1 and refused.stderr.startswith("error: in.csv breaks the model's contract.yaml") and not target.exists()
+    done = elsewhere.run("mle", "score", source, target, "--model", model, "--skip-broken", aside, check=False)
+    assert done.returncode == 3 and "897 of 900 rows" in done.stdout and "broken.jsonl" in done.stdout
+    assert len(aside.read_text().splitlines()) == 4 and len(pd.read_csv(target)) == 897
+    fine = elsewhere.run("mle", "score", write(TABLES["visits"]()[1], tmp_path / "in.parquet"), target, "--model", model)
+    assert "900 of 900 rows" in fine.stdout and Predictor(model).digest[:12] in fine.stdout
+
+
+def test_refusals_are_sentences(elsewhere, models, tmp_path):  # noqa: F811
+    source = write(TABLES["visits"]()[1], tmp_path / "in.parquet")
+    model = models("visits", "prior")
+    cases = {
+        ("score", source, tmp_path / "out.csv", "--model", tmp_path): "there is no model in",
+        ("score", source, tmp_path / "out.csv"): "is not inside a project|there is no model in",
+        ("score", tmp_path / "gone.csv", tmp_path / "out.csv", "--model", model): "gone.csv does not exist",
+        ("score", source, tmp_path / "out.parquet", "--model", model, "--engine", "pyspark"): "PySpark is not installed",
+        ("summary",): "is not inside a project",
+    }
+    for words, message in cases.items():
+        done = elsewhere.run("mle", *words, check=False)
+        assert done.returncode == 1 and done.stderr.startswith("error: ") and re.search(message, done.stderr), (words, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_a_file_is_checked(elsewhere, models, tmp_path):  # noqa: F811
+    contract = models("visits", "prior") / "contract.yaml"
+    fine = elsewhere.run("mle", "check", write(TABLES["visits"]()[1], tmp_path / "in.parquet"), "--contract", contract)
+    assert "900 rows keep the contract" in fine.stdout
+    refused = elsewhere.run("mle", "check", write(spoiled(), tmp_path / "in.csv"), "--contract", contract, check=False)
+    assert refused.returncode == 1 and "is between 0 and 600" in refused.stdout
