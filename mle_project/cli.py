@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['Commands', 'main', 'notebook_stages', 'run', 'code', 'sources', 'clean', 'check', 'score', 'adopt', 'rename',
-           'stage_rows', 'summary']
+           'readme', 'stage_rows', 'summary']
 
 # %% ../nbs/23_cli.ipynb #82a90d6a
 import json
@@ -18,7 +18,7 @@ from .project import ProjectError
 from .project import read_yaml
 from .project import root
 
-# %% ../nbs/23_cli.ipynb #5e87e82f
+# %% ../nbs/23_cli.ipynb #3b35721a
 class Commands(click.Group):
     "A group whose commands turn a `ProjectError` into its message."
 
@@ -38,7 +38,7 @@ def main() -> None:
     A table of your own:   mle adopt data.csv --target NAME     then  dvc repro
     Does a file fit?       mle check new.csv
     Answers to a file:     mle score new.parquet answers.parquet
-    What came out?         mle summary
+    What came out?         mle summary                          and  mle readme  for the page that others read
     A name of your own:    mle rename my_project
 
     `dvc repro` runs the stages; each of them calls run, code or sources. Exit status: 0 all is well; 1 something that a person
@@ -241,6 +241,14 @@ def rename(name: str, force: bool) -> None:
         click.echo(f"changed {path}")
     subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"], cwd=folder, check=True)
     click.echo(f"The package is called {name}. Type `make env`, then `dvc repro`: the environment has to know it, and all code changed.")
+
+# %% ../nbs/23_cli.ipynb #b2fde83b
+@main.command()
+def readme() -> None:
+    """Bring the README's scores, request and answer up to the last run."""
+    from mle_project.writing import write_readme
+
+    click.echo("README.md is up to date now" if write_readme() else "README.md was up to date")
 
 # %% ../nbs/23_cli.ipynb #2ae0adcd
 def _table(rows: list[list[str]], left: tuple[int, ...] = (0,)) -> str:

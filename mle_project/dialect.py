@@ -73,13 +73,14 @@ def _guess(sample: bytes) -> str:
         pass
     return best.encoding if best else "latin-1"
 
-# %% ../nbs/18_dialect.ipynb #b3c76e1e
+# %% ../nbs/18_dialect.ipynb #09c960f5
 def _header(path: Path, delimiter: str) -> list[str]:
     "The names in the first line of a CSV file in UTF-8, as they stand there."
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader(io.StringIO(file.read(1 << 20), newline=""), delimiter=delimiter), [])
+    with opened(path) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="").read(1 << 20)
+    return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
 
-# %% ../nbs/18_dialect.ipynb #f5ee3e7b
+# %% ../nbs/18_dialect.ipynb #dec79e13
 def find_delimiter(
     path: Path,  # a CSV file in UTF-8
 ) -> str:
@@ -90,13 +91,13 @@ def find_delimiter(
     except duckdb.Error:
         pass
     delimiter, quote, skipped, columns = row or (",", '"', 0, 1)
-    if columns == 1:
+    if columns == 1 or skipped:
         line = ",".join(_header(path, "\0"))
         delimiter, quote = max(",;\t|", key=line.count), '"'
+        if delimiter not in line and skipped:
+            raise ProjectError(f"{path.name}: lines stand before the header ({line[:60]!r}). Delete them: the first line must hold the names.")
         if delimiter not in line:
             raise ProjectError(f"{path.name} has one column only ({line[:60]!r}); a table with a target and a feature has at least two.")
-    elif skipped:
-        raise ProjectError(f"{path.name}: {skipped} lines stand before the header. Delete them: the first line must hold the names of the columns.")
     if quote == "'":
         raise ProjectError(f"{path.name} puts its texts between single quotes. Write it with double quotes, as in \"a, b\".")
     return str(delimiter)
@@ -145,7 +146,7 @@ def say(line: str, size: int) -> None:
     if size > 50_000_000:
         print(line, file=sys.stderr, flush=True)
 
-# %% ../nbs/18_dialect.ipynb #a3d19787
+# %% ../nbs/18_dialect.ipynb #b3c53e94
 def refuse_absent(paths: Sequence[Path]) -> None:
     "Raise for a file that is not there or holds nothing."
     for path in paths:
@@ -172,7 +173,8 @@ def find_source(
     try:
         found = [local_files(f"{name}_{place}", {"path": str(path.resolve()), **options}, folder) for place, path in enumerate(paths)]
     except ProjectError as error:
-        raise ProjectError(re.sub(rf"^params.yaml: tables.sources.{name}_\d+: ", "", str(error))) from None
+        shown = f"{paths[0].name}: " if paths[0].name not in str(error) else ""
+        raise ProjectError(shown + re.sub(rf"^params.yaml: tables.sources.{name}_\d+: ", "", str(error))) from None
     files = replace(found[0], paths=[path for one in found for path in one.paths])
     if files.format == "csv":
         options |= {"text": True, "delimiter": find_delimiter(files.paths[0])}

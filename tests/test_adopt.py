@@ -23,7 +23,7 @@ from mle_project.tables import run_query
 N = 600
 chance = np.random.default_rng(7)
 ANSWER = np.where(chance.random(N) < 0.3, "yes", "no")
-SIGNAL = np.round(chance.normal(0, 1, N) + (ANSWER == "yes"), 3)
+SIGNAL = np.round(chance.normal(0, 1, N) + (ANSWER == "yes"), 6)
 
 
 @pytest.fixture
@@ -396,7 +396,7 @@ REFUSED = {
     "few rows": (base().head(20), {"target": "answer"}, "20 rows have a value; at least 30"),
     "dates as target": (base(day=["2024-01-01", "2024-01-02"] * (N // 2)), {"target": "day"}, "cannot be predicted"),
     "nothing to learn from": (base()[["row id", "answer"]], {"target": "answer"}, "no column is left for the model"),
-    "only a copy": (base(copy=ANSWER)[["copy", "answer"]], {"target": "answer"}, "no column is left for the model. copy: alone it reaches ROC AUC 1.000"),
+    "only a copy": (base(same=ANSWER)[["same", "answer"]], {"target": "answer"}, "no column is left for the model. same: alone it reaches ROC AUC 1.000"),
     "a forced task": (base(), {"target": "answer", "task": "regression"}, "--task regression: `answer`"),
     "text as time": (base(word="x"), {"target": "answer", "time": "word"}, "--time word: the column holds text"),
     "one moment": (base(day="2024-01-01"), {"target": "answer", "time": "day"}, "fewer than three different moments"),
