@@ -232,7 +232,7 @@ def _changes(folder: Path, contract: Contract, split: Mapping[str, Any], folds: 
         found["leakage.identical_rows"] = min(1.0, round(equal + 0.02, 2))
     return found
 
-# %% ../nbs/22_adopt.ipynb #2566c722
+# %% ../nbs/22_adopt.ipynb #a1456d3e
 def plan(
     files: Sequence[str],  # paths or patterns
     target: str,  # the column to predict
@@ -254,6 +254,7 @@ def plan(
         sources = _open(engine, space, table, paths, inner)
         say("adopt: looking how every value is written, and what every column is", size)
         decisions, aim, notes = _decide(engine, {"target": target, "time": time, "group": group}, task, shown)
+        notes += _guessed(sources)
         text = contract_text(decisions, aim.task, f"One row of {shown}")
         contract = parse_contract(text)
         request_model(contract)
@@ -311,7 +312,7 @@ def _query(path: str) -> str:
         raise ProjectError(f"--query {path}: is not SQL that can be read: {' '.join(str(error).split())[:300]}") from None
     return text
 
-# %% ../nbs/22_adopt.ipynb #f9d89879
+# %% ../nbs/22_adopt.ipynb #4e0361e7
 def _left_out(engine: duckdb.DuckDBPyConnection, decisions: Sequence[Decision]) -> list[Note]:
     "How many rows have no target, time or group."
     all_rows, rows = (engine.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] for table in ("raw", "record"))
@@ -336,6 +337,12 @@ def _fit(
     if count != wanted["folds"]:
         notes.append(Note(1, f"model_selection.folds was set to {count}: with {wanted['folds']} a fold would lack rows or a class"))
     return len(frame), split, changes
+
+
+def _guessed(sources: Mapping[str, tuple[dict[str, Any], list[Path]]]) -> list[Note]:
+    "That an encoding is only likely."
+    codes = {name: options["encoding"] for name, (options, _) in sources.items() if options.get("encoding", "utf").lower()[:3] != "utf"}
+    return [Note(2, f"`{name}` is not UTF-8 and was read as {code}; look whether its letters come out right") for name, code in codes.items()]
 
 # %% ../nbs/22_adopt.ipynb #e94c7514
 def _columns(rows: Sequence[Sequence[str]]) -> str:

@@ -66,7 +66,7 @@ PROTECTED = re.compile(
     r"(^|_)(sex|gender|race|racial|ethnic|ethnicity|religion|nationality|citizenship|disability|disabled|marital|orientation|pregnant)(_|$)"
 )
 
-# %% ../nbs/21_decisions.ipynb #6089f88e
+# %% ../nbs/21_decisions.ipynb #8a424515
 PARTS = {
     "year": ("EXTRACT(YEAR FROM {x})", None, "Year"),
     "month": ("EXTRACT(MONTH FROM {x})", (1, 12), "Month, 1 to 12,"),
@@ -84,7 +84,7 @@ def _parts(engine: duckdb.DuckDBPyConnection, d: Decision, is_time: bool, taken:
     for (part, (sql, span, words)), count in zip(PARTS.items(), counts, strict=True):
         if count < 2 or (is_time and (part == "year" or (part == "month" and covered <= 366))):
             continue
-        name = next(name for name in (f"{d.name}_{part}", f"{d.name}_{part}_", f"{d.name}_{part}__") if name not in taken)
+        name = next(name for name in (f"{d.name.rstrip('_')}_{part}{end}" for end in ("", "_", "__", "___")) if name not in taken)
         cast = f"CAST({sql.replace('{x}', d.name)} AS INTEGER)"
         found.append(Decision(name, "integer", "feature", f"derived from {d.name}", f"{words} of `{d.name}`.", part=cast, range=span))
     return found

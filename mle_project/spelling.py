@@ -252,16 +252,16 @@ def _look_again(engine: duckdb.DuckDBPyConnection, name: str, seen: _Seen) -> No
         shown = ", ".join(repr(row[0]) for row in odd)
         seen.nearly = f"`{name}` stays text: {seen.filled - max(counts):,} of {seen.filled:,} values are no {best.name} ({shown}). Mend them"
 
-# %% ../nbs/19_spelling.ipynb #d3366f83
+# %% ../nbs/19_spelling.ipynb #6434390c
 def _text_reading(engine: duckdb.DuckDBPyConnection, name: str, seen: _Seen, comma_file: bool, month_file: bool | None) -> Reading:
     "The reading of one column of texts."
     if not seen.fitting:
-        x, words = _with_words(engine, name, TEXT_GAPS) if seen.texts else (_text(name), [])
-        why = "text with leading zeros" if seen.zeros else "text" if seen.texts else "empty"
+        x, words = _with_words(engine, name, TEXT_GAPS if seen.filled else GAPS)
+        why = "text with leading zeros" if seen.zeros else "text" if seen.filled else "empty"
         notes = [seen.nearly] if seen.nearly else []
-        if seen.texts > seen.filled:
+        if seen.texts > seen.filled > 0:
             notes.append(f"`{name}`: words such as NA or none stand among texts and were kept as values; a gap would have to be empty")
-        return Reading(name, "string", x, why + _gaps_in_words(words), seen.texts, seen.distinct, "", tuple(notes))
+        return Reading(name, "string", x, why + _gaps_in_words(words), seen.texts if seen.filled else 0, seen.distinct, "", tuple(notes))
     spelling, note = _decide(name, seen.fitting, comma_file, month_file)
     x, words = _with_words(engine, name, GAPS)
     cast = spelling.read(_bare(x, seen.sign))

@@ -102,11 +102,23 @@ def test_semicolons_latin_1_and_decimal_commas(project):
     assert made.contract.labels == ["no", "yes"] and by_row(frame, "answer") == (ANSWER == "yes").tolist()
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "cp1252"])
+ENCODINGS = {
+    "utf-16": ["5 € – „ja“", "東京都"],
+    "utf-16-le": ["Ümlaut", "Łódź"],
+    "utf-8-sig": ["🙂", "Ärger"],
+    "cp1252": ["5 € – „ja“", "Ümlaut"],
+    "latin-1": ["Español", "¿qué?", "Ñandú"],
+    "cp1250": ["Łódź", "Kraków", "Poznań", "Grażyna", "Żaneta"],
+    "cp1251": ["Москва", "Казань", "Ольга", "Иван"],
+    "shift_jis": ["東京都", "大阪市", "太郎", "花子"],
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
 def test_encodings_and_tabs(project, encoding):
-    table = base(euro=np.resize(np.array(["5 € – „ja“", "Ümlaut"]), N))
-    _, frame = adopted(project, [written(project, table, "shop.tsv", sep="\t", encoding=encoding)], target="answer")
-    assert by_row(frame, "euro") == table["euro"].tolist()
+    table = base(euro=np.resize(np.array(ENCODINGS[encoding]), N))
+    made, frame = adopted(project, [written(project, table, "shop.tsv", sep="\t", encoding=encoding)], target="answer")
+    assert by_row(frame, "euro") == table["euro"].tolist() and noted(made, "not UTF-8") == (not encoding.startswith("utf"))
 
 
 def test_quoted_newlines_delimiters_and_quotes(project):
@@ -174,7 +186,7 @@ def test_numbers_as_people_write_them(project):
     made, frame = adopted(project, [written(project, table)], target="answer")
     for name in ("english", "german", "french", "swiss", "money"):
         assert by_row(frame, name) == value.tolist(), name
-    assert by_row(frame, "whole") == value.astype(int).tolist() and by_row(frame, "share") == np.round(value, 1).tolist()
+    assert by_row(frame, "whole") == value.astype(int).tolist() and by_row(frame, "share") == [float(f"{v:.1f}") for v in value]
     np.testing.assert_allclose(by_row(frame, "exponent"), value, rtol=1e-6)
     types = {d.name: (d.kind, d.unit) for d in made.decisions}
     assert types["whole"] == ("integer", "") and types["share"] == ("number", "%") and types["money"] == ("number", "$")
@@ -452,7 +464,7 @@ def test_a_plan_changes_nothing_and_shows_everything(project):
     made = plan([file], target="answer")
     shown = diff(made)
     assert "+++ b/contract.yaml" in shown and "+task: binary" in shown and "-  query: sql/earlier.sql" in shown and "--- a/sql/known.yaml" in shown
-    assert "signal" in describe(made) and "1. `when` holds moments" in describe(made) and as_dict(made)["columns"][0]["role"] == "key"
+    assert "signal" in describe(made) and "1. `when_` holds moments" in describe(made) and as_dict(made)["columns"][0]["role"] == "key"
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
     assert describe(plan([file], target="answer")) == describe(made) and plan([file], target="answer").texts == made.texts
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mle_project.artifact import Predictor, largest_difference, usual_size
+from mle_project.artifact import TOLERANCE, Predictor, largest_difference, usual_size
 from mle_project.evaluation import all_metrics, answers
 from mle_project.frames import model_input, target_values
 from mle_project.project import ProjectError
@@ -49,7 +49,7 @@ def test_the_native_model_agrees(sample, test_rows):
     predictor = Predictor(sample.root / "models" / "final")
     native = joblib.load(sample.root / "models" / "final" / "native.joblib")
     expected = answers(native, model_input(test_rows, predictor.contract), predictor.contract.task)
-    assert largest_difference(expected, predictor.answer_frame(test_rows), usual_size(expected)) <= 1e-6
+    assert largest_difference(expected, predictor.answer_frame(test_rows), usual_size(expected)) <= TOLERANCE[predictor.contract.task]
 
 
 @pytest.mark.parametrize("family", ["linear", "network"])
@@ -63,7 +63,7 @@ def test_every_family_arrives_in_the_same_form(changeable, family):
     rows = pd.read_parquet(changeable.root / "data" / "tables" / "test.parquet").head(300)
     predictor = Predictor(folder)
     expected = answers(joblib.load(folder / "native.joblib"), model_input(rows, predictor.contract), predictor.contract.task)
-    assert largest_difference(expected, predictor.answer_frame(rows), usual_size(expected)) <= 1e-6
+    assert largest_difference(expected, predictor.answer_frame(rows), usual_size(expected)) <= TOLERANCE[predictor.contract.task]
 
 
 def test_a_flipped_byte_is_found(changeable):

@@ -33,9 +33,20 @@ except ProjectError as error:
 """
 
 
+def spark_home(tmp_path: Path) -> Path:
+    """Spark's folder by another name: executors of a local cluster work in a folder inside it, and the installed one is to stay as it is."""
+    home = tmp_path / "spark"
+    if not home.exists():
+        home.mkdir()
+        for entry in Path(importlib.util.find_spec("pyspark").origin).parent.iterdir():
+            if entry.name != "work":
+                (home / entry.name).symlink_to(entry)
+    return home
+
+
 def on_spark(tmp_path: Path, master: str, **given: object) -> subprocess.CompletedProcess[str]:
     """Score in a process of its own, as the command does."""
-    env = os.environ | {"MLE_SPARK_MASTER": master, "SPARK_WORKER_DIR": str(tmp_path / "work"), "SPARK_LOCAL_IP": "127.0.0.1"}
+    env = os.environ | {"MLE_SPARK_MASTER": master, "SPARK_HOME": str(spark_home(tmp_path)), "SPARK_LOCAL_IP": "127.0.0.1"}
     words = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in given.items()})
     return subprocess.run([sys.executable, "-c", RUN, words], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
 
