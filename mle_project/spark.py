@@ -96,11 +96,12 @@ def _spark(rows: int) -> Iterator[Any]:
         if not running:
             session.stop()
 
-# %% ../nbs/16_spark.ipynb #e960a0df
+# %% ../nbs/16_spark.ipynb #01d319fd
 def _spark_reason(error: Exception) -> str:
     "The sentence in a stack trace of Python and Java, and the line of Python that it comes from."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    named = [at for at, line in enumerate(lines) if not line.startswith(("at ", "java.", "org.")) and line.split(":")[0].endswith(("Error", "Exception"))]
+    foreign = ("at ", "java.", "org.")
+    named = [at for at, line in enumerate(lines) if line.split(":")[0].endswith(("Error", "Exception")) and not line.startswith(foreign)]
     at = named[0] if named else 0
     where = [line.split(", in ")[0] for line in lines[:at] if line.startswith("File ")][-1:]
     return f"Spark could not score: {lines[at][:500]} {''.join(where)}".strip()

@@ -16,7 +16,7 @@ from test_scoring import TABLES, models, same, spoiled, write  # noqa: F401
 from mle_project.artifact import Predictor
 from mle_project.scoring import score_file
 
-ABSENT = ("nbdev", "dvc", "jupyterlab", "papermill", "tensorflow", "keras", "keras_tuner", "sklearn", "ibis", "duckdb", "bentoml")
+ABSENT = ("nbdev", "dvc", "jupyterlab", "papermill", "tensorflow", "keras", "keras_tuner", "sklearn", "joblib", "ibis", "duckdb", "bentoml")
 
 
 class Elsewhere:
