@@ -98,11 +98,11 @@ def wrong_contract(project):
 
 
 def raising(project):
-    insert(project, "05_tables.ipynb", "numbers = [1, 2]\nnumbers[7]")
+    insert(project, "08_tables.ipynb", "numbers = [1, 2]\nnumbers[7]")
 
 
 def killed(project):
-    insert(project, "05_tables.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    insert(project, "08_tables.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
 
 
 def no_such_family(project):
@@ -119,8 +119,8 @@ def no_such_family(project):
         ("tables", one_class, ["one class only", CONTRACT.target.name]),
         ("tables", out_of_range, [FEATURE, "fails in", "rows", "row "]),
         ("tables", wrong_contract, ["contract.yaml:", FEATURE, "only after the prediction"]),
-        ("tables", raising, ["05_tables.ipynb", "cell", "IndexError"]),
-        ("tables", killed, ["05_tables.ipynb", "the kernel died"]),
+        ("tables", raising, ["08_tables.ipynb", "cell", "IndexError"]),
+        ("tables", killed, ["08_tables.ipynb", "the kernel died"]),
         ("final_model", no_such_family, ["final_model.family", "oracle", "prior"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
@@ -143,7 +143,7 @@ def test_code_that_changed_behind_dvcs_back_is_not_run(changeable):
 
 
 def test_a_cell_that_takes_too_long_is_stopped(changeable):
-    insert(changeable, "05_tables.ipynb", "import time\ntime.sleep(600)")
+    insert(changeable, "08_tables.ipynb", "import time\ntime.sleep(600)")
     changeable.run("mle", "code")
     done = changeable.run("mle", "run", "tables", "--timeout", "3", check=False, timeout=60)
     assert done.returncode == 1 and "took longer than `mle run --timeout` allows" in done.stdout
@@ -153,7 +153,7 @@ def test_a_cell_that_takes_too_long_is_stopped(changeable):
 @pytest.mark.parametrize(("how", "whom"), [(signal.SIGINT, "group"), (signal.SIGTERM, "group"), (signal.SIGKILL, "dvc")])
 def test_stopped_in_mid_stage(changeable, how, whom):
     "Ctrl-C reaches all processes of the terminal; kill -9 reaches DVC alone. Nothing is left running, nothing is lost."
-    insert(changeable, "05_tables.ipynb", "from pathlib import Path\nPath('../started').touch()\nimport time\ntime.sleep(600)")
+    insert(changeable, "08_tables.ipynb", "from pathlib import Path\nPath('../started').touch()\nimport time\ntime.sleep(600)")
     before = digests(changeable)
     process = subprocess.Popen(
         ["dvc", "repro", "tables"], cwd=changeable.root, env=changeable.env, start_new_session=True,

@@ -49,14 +49,14 @@ def test_it_opens_the_notebooks(lab):
 
 
 def test_saving_strips_outputs_and_exports_the_module(lab, changeable):
-    path = changeable.root / "nbs" / "09_evaluation.ipynb"
+    path = changeable.root / "nbs" / "12_evaluation.ipynb"
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="seen")], 7
     notebook.cells[-1].source += "\n"
     notebook.cells.append(nbformat.v4.new_code_cell('#| export\ndef newcomer() -> int:\n    "One."\n    return 1'))
-    lab("PUT", "/api/contents/nbs/09_evaluation.ipynb", {"type": "notebook", "format": "json", "content": notebook})
+    lab("PUT", "/api/contents/nbs/12_evaluation.ipynb", {"type": "notebook", "format": "json", "content": notebook})
     saved = nbformat.read(path, as_version=4)
     assert all(not cell.outputs and cell.execution_count is None for cell in saved.cells if cell.cell_type == "code")
     assert "def newcomer()" in (changeable.root / "mle_project" / "evaluation.py").read_text()
@@ -69,11 +69,11 @@ def test_a_stage_notebook_runs_as_it_stands(changeable):
     before = metrics.read_bytes()
     metrics.unlink()
     settings = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
-    changeable.run("env", *settings, "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/12_final_model.ipynb")
+    changeable.run("env", *settings, "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/16_final_model.ipynb")
     assert metrics.read_bytes() == before
 
 
 def test_a_notebook_opened_too_early_says_what_to_type(changeable):
     (changeable.root / "data" / "tables" / "test.parquet").unlink()
-    done = changeable.run("jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/12_final_model.ipynb", check=False)
+    done = changeable.run("jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/16_final_model.ipynb", check=False)
     assert done.returncode != 0 and "Make it with `dvc repro tables`" in done.stdout
