@@ -4,7 +4,7 @@
 __all__ = ['FEW', 'POSITIVE', 'NEGATIVE', 'MOST_CLASSES', 'FEWEST_ROWS', 'FEWEST_OF_CLASS', 'contract_names', 'Facts',
            'find_facts', 'Target', 'find_column', 'decide_target', 'split_fault', 'decide_split']
 
-# %% ../nbs/28_profiling.ipynb #2fb24a5d
+# %% ../nbs/28_profiling.ipynb #ac8c5222
 import difflib
 import re
 import unicodedata
@@ -25,6 +25,7 @@ from .contract import parse_contract
 from .contract import request_model
 from .dialect import literal
 from .dialect import quoted
+from .folds import make_folds
 from .frames import target_values
 from .project import ProjectError
 from .spelling import Reading
@@ -234,7 +235,7 @@ def _classes(reading: Reading, name: str, words: Mapping[str, tuple[str, int]], 
         yes, no = words[yes][0], words[no][0]
     return Target(task, "boolean", x, {False: no, True: yes}, (), {no: counts[no], yes: counts[yes]}, f"two classes; {why}")
 
-# %% ../nbs/28_profiling.ipynb #3c8dfc5a
+# %% ../nbs/28_profiling.ipynb #6ffe8b17
 def split_fault(
     frame: pd.DataFrame,  # target, time and group of all rows
     contract: Contract,
@@ -251,7 +252,6 @@ def split_fault(
         lacking = [label for value, label in zip(contract.classes, contract.labels, strict=True) if value not in classes]
         if lacking and name == "train":
             return f"the training split would have no row of {', '.join(lacking)}"
-    from mle_project.folds import make_folds
 
     train = thin(frame[names == "train"].reset_index(drop=True), rows)
     try:

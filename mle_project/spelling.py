@@ -49,17 +49,22 @@ def _grouped(name: str, group: str, point: str, *changes: tuple[str, str]) -> li
     whole = rf"(\d{{1,15}}|[1-9]\d{{0,2}}({group}\d{{3}}){{1,4}})"
     return [_number(name, "integer", whole, *changes), _number(f"{name} and decimals", "number", rf"{whole}({point}\d+)?", *changes)]
 
-# %% ../nbs/27_spelling.ipynb #e0b1d4d9
+# %% ../nbs/27_spelling.ipynb #8e09c234
 DAY = r"\d{4}-\d{1,2}-\d{1,2}([ T]\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?)?"
 MOMENT = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d.*"
+
+
+def _iso(name: str, regex: str, kind: str, cast: str) -> Spelling:
+    "Dates or moments whose text is tried only where it looks like one, as failing casts are slow."
+    return Spelling(name, "timestamp", f"CASE WHEN regexp_full_match({{x}}, '{regex}') THEN TRY_CAST({{x}} AS {kind}) IS NOT NULL ELSE FALSE END", cast)
+
+
 PLAIN = [
     _number("whole numbers", "integer", r"\d{1,18}"),
     _number("numbers", "number", r"(\d{1,18}\.?\d*|\.\d+)([eE][+-]?[012]?\d)?"),
-    Spelling("dates as ISO 8601 writes them", "timestamp", f"(regexp_full_match({{x}}, '{DAY}') AND TRY_CAST({{x}} AS TIMESTAMP) IS NOT NULL)",
-             "CAST({x} AS TIMESTAMP)"),
-    Spelling("moments with a time zone, turned into UTC", "timestamp",
-             f"(regexp_full_match({{x}}, '{MOMENT}') AND TRY_CAST({{x}} AS TIMESTAMPTZ) IS NOT NULL)", "CAST(CAST({x} AS TIMESTAMPTZ) AS TIMESTAMP)"),
-]  # fmt: skip
+    _iso("dates as ISO 8601 writes them", DAY, "TIMESTAMP", "CAST({x} AS TIMESTAMP)"),
+    _iso("moments with a time zone, turned into UTC", MOMENT, "TIMESTAMPTZ", "CAST(CAST({x} AS TIMESTAMPTZ) AS TIMESTAMP)"),
+]
 COMMA = _number("numbers with a decimal comma", "number", r"\d*,?\d+", (",", "."))
 POINTS = _grouped("numbers with a point between thousands", r"\.", ",", (".", ""), (",", "."))
 COMMAS = _grouped("numbers with a comma between thousands", ",", r"\.", (",", ""))
@@ -111,11 +116,12 @@ class Reading:
     notes: tuple[str, ...] = field(default=())
     nested: bool = False  # a list, a structure or bytes
 
-# %% ../nbs/27_spelling.ipynb #3fdfd090
+# %% ../nbs/27_spelling.ipynb #4229da7f
 def _text(name: str, words: Sequence[str] = ()) -> str:
     "SQL for the text of a cell without spaces at its ends; missing where it is empty or one of some words."
     x = f"NULLIF(TRIM({quoted(name)}), '')"
-    return f"CASE WHEN LOWER({x}) NOT IN ({', '.join(map(literal, words))}) THEN {x} END" if words else x
+    gap = literal("(?i)" + "|".join(map(re.escape, words)))
+    return f"CASE WHEN NOT regexp_full_match({x}, {gap}) THEN {x} END" if words else x
 
 # %% ../nbs/27_spelling.ipynb #12a73349
 def count_all(
@@ -183,7 +189,7 @@ def _decide(name: str, fitting: Sequence[Spelling], comma_file: bool, month_file
         return first, f"`{name}`: no value shows whether the day or the month stands first; it was read as {first.name}"
     return first, ""
 
-# %% ../nbs/27_spelling.ipynb #409b364b
+# %% ../nbs/27_spelling.ipynb #7febe27a
 def _month_first(engine: duckdb.DuckDBPyConnection, name: str, fitting: Sequence[Spelling]) -> bool | None:
     "Whether a column shows that its dates have the month first; None where it does not show."
     orders = {one.name[9:14]: one for one in fitting if one.kind == "timestamp"}
@@ -195,43 +201,49 @@ def _month_first(engine: duckdb.DuckDBPyConnection, name: str, fitting: Sequence
     return month < day if 1 in (month, day) and month != day else None  # the days of monthly dates are all the same
 
 
-def _with_words(engine: duckdb.DuckDBPyConnection, name: str, words: Sequence[str]) -> tuple[str, list[str]]:
+def _with_words(engine: duckdb.DuckDBPyConnection, seen: "_Seen", name: str, words: Sequence[str]) -> tuple[str, list[str]]:
     "SQL for a column's text with the missing words that occur in it taken out, and these words."
     x = _text(name)
+    if seen.texts == seen.filled:
+        return x, []
     asked = f"SELECT DISTINCT {x} FROM raw WHERE LOWER({x}) IN ({', '.join(map(literal, words))}) ORDER BY 1"
     found = [str(row[0]) for row in engine.execute(asked).fetchall()]
     for word in found:
         x = f"NULLIF({x}, {literal(word)})"
     return x, found
 
-# %% ../nbs/27_spelling.ipynb #75dc3c07
+# %% ../nbs/27_spelling.ipynb #11e42436
 @dataclass
 class _Seen:
     "What was counted of one column of texts."
 
-    filled: int  # values that are no gap in a column of numbers
-    texts: int  # values that are no gap in a column of texts
+    texts: int  # values that are not empty
+    filled: int  # of them those that are no gap in a column of numbers
     distinct: int
     zeros: int  # with a leading zero
     sign: str = ""
     fitting: list[Spelling] = field(default_factory=list)
     nearly: str = ""  # what the column nearly is
 
-# %% ../nbs/27_spelling.ipynb #ffa3cfd8
+# %% ../nbs/27_spelling.ipynb #86d757eb
 def _look(engine: duckdb.DuckDBPyConnection, names: Sequence[str]) -> dict[str, _Seen]:
     "Count every column of texts; what plain spellings do not explain is tried with all others."
     first = [*PLAIN, POINTS[0]]
-    asked = {}
-    for name in names:
-        x = _text(name, GAPS)
-        zeros = f"count(*) FILTER (WHERE regexp_full_match({x}, '[+-]?0[0-9]+'))"
-        asked[name] = [f"count({x})", f"count({_text(name, TEXT_GAPS)})", f"approx_count_distinct({x})", zeros]
-        asked[name] += [f"count(*) FILTER (WHERE {one.fits(x)})" for one in first]
+    texts = count_all(engine, "raw", {name: [f"count({_text(name)})"] for name in names})
     found = {}
-    for name, (filled, texts, distinct, zeros, *counts) in count_all(engine, "raw", asked).items():
-        found[name] = seen = _Seen(filled, texts, distinct, zeros)
-        seen.fitting = [one for one, count in zip(first, counts, strict=True) if count == filled > 0 and not (zeros and one in NUMBERS)]
-        if filled and not zeros and not seen.fitting:
+    for start in range(0, len(names), 30):
+        part = names[start : start + 30]
+        once = f"(SELECT {', '.join(f'{_text(name, GAPS)} AS {quoted(name)}' for name in part)} FROM raw)"
+        asked = {}
+        for name in part:
+            x = quoted(name)
+            zeros = f"count(*) FILTER (WHERE regexp_full_match({x}, '[+-]?0[0-9]+'))"
+            asked[name] = [f"count({x})", f"approx_count_distinct({x})", zeros, *(f"count(*) FILTER (WHERE {one.fits(x)})" for one in first)]
+        for name, (filled, distinct, zero, *counts) in count_all(engine, once, asked).items():
+            fitting = [one for one, count in zip(first, counts, strict=True) if count == filled > 0 and not (zero and one in NUMBERS)]
+            found[name] = _Seen(texts[name][0], filled, distinct, zero, "", fitting)
+    for name, seen in found.items():
+        if seen.filled and not seen.zeros and not seen.fitting:
             _look_again(engine, name, seen)
     return found
 
@@ -252,18 +264,19 @@ def _look_again(engine: duckdb.DuckDBPyConnection, name: str, seen: _Seen) -> No
         shown = ", ".join(repr(row[0]) for row in odd)
         seen.nearly = f"`{name}` stays text: {seen.filled - max(counts):,} of {seen.filled:,} values are no {best.name} ({shown}). Mend them"
 
-# %% ../nbs/27_spelling.ipynb #6434390c
+# %% ../nbs/27_spelling.ipynb #28625320
 def _text_reading(engine: duckdb.DuckDBPyConnection, name: str, seen: _Seen, comma_file: bool, month_file: bool | None) -> Reading:
     "The reading of one column of texts."
     if not seen.fitting:
-        x, words = _with_words(engine, name, TEXT_GAPS if seen.filled else GAPS)
+        x, words = _with_words(engine, seen, name, TEXT_GAPS if seen.filled else GAPS)
+        filled = count_all(engine, "raw", {name: [f"count({x})"]})[name][0] if words else seen.texts
         why = "text with leading zeros" if seen.zeros else "text" if seen.filled else "empty"
         notes = [seen.nearly] if seen.nearly else []
-        if seen.texts > seen.filled > 0:
+        if filled > seen.filled > 0:
             notes.append(f"`{name}`: words such as NA or none stand among texts and were kept as values; a gap would have to be empty")
-        return Reading(name, "string", x, why + _gaps_in_words(words), seen.texts if seen.filled else 0, seen.distinct, "", tuple(notes))
+        return Reading(name, "string", x, why + _gaps_in_words(words), filled, seen.distinct, "", tuple(notes))
     spelling, note = _decide(name, seen.fitting, comma_file, month_file)
-    x, words = _with_words(engine, name, GAPS)
+    x, words = _with_words(engine, seen, name, GAPS)
     cast = spelling.read(_bare(x, seen.sign))
     why = spelling.name + (f" with the sign {seen.sign}" if seen.sign else "") + _gaps_in_words(words)
     return Reading(name, spelling.kind, cast, why, seen.filled, seen.distinct, seen.sign, (note,) if note else ())

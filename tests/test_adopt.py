@@ -129,8 +129,14 @@ def test_quoted_newlines_delimiters_and_quotes(project):
 
 def test_dates_in_many_forms(project):
     days = pd.date_range("2021-01-05 07:00", periods=N, freq="29h")
-    forms = {"german": "%d.%m.%Y", "american": "%m/%d/%Y %I:%M %p", "british": "%d/%m/%y", "iso": "%Y-%m-%d", "slashed": "%Y/%m/%d %H:%M:%S",
-             "short": "%d-%b-%Y"}  # fmt: skip
+    forms = {
+        "german": "%d.%m.%Y",
+        "american": "%m/%d/%Y %I:%M %p",
+        "british": "%d/%m/%y",
+        "iso": "%Y-%m-%d",
+        "slashed": "%Y/%m/%d %H:%M:%S",
+        "short": "%d-%b-%Y",
+    }
     table = base(**{name: days.strftime(form) for name, form in forms.items()}, zoned=days.strftime("%Y-%m-%dT%H:%M:%S+02:00"))
     made, frame = adopted(project, [written(project, table)], target="answer")
     for name, form in forms.items():
@@ -165,8 +171,17 @@ def test_the_days_of_monthly_dates_are_all_the_same(project):
 
 def test_booleans_in_words(project):
     truth = chance.random(N) < 0.5
-    pairs = {"english": ("Yes", "No"), "german": ("ja", "nein"), "french": ("oui", "non"), "letter": ("Y", "N"), "plain": ("TRUE", "false"), "switch": ("on", "off")}
-    table = base(**{name: np.where(truth, *words) for name, words in pairs.items()}, digit=truth.astype(int), third=np.resize(["yes", "no", "perhaps"], N))
+    pairs = {
+        "english": ("Yes", "No"),
+        "german": ("ja", "nein"),
+        "french": ("oui", "non"),
+        "letter": ("Y", "N"),
+        "plain": ("TRUE", "false"),
+        "switch": ("on", "off"),
+    }
+    table = base(
+        **{name: np.where(truth, *words) for name, words in pairs.items()}, digit=truth.astype(int), third=np.resize(["yes", "no", "perhaps"], N)
+    )
     table.loc[3, "german"] = "?"
     made, frame = adopted(project, [written(project, table)], target="answer")
     for name in set(pairs) - {"german"}:
@@ -180,9 +195,16 @@ def test_numbers_as_people_write_them(project):
     value = np.round(np.geomspace(1, 4_000_000, N), 2)
     english = [f"{v:,.2f}" for v in value]
     swap = str.maketrans({",": ".", ".": ","})
-    table = base(english=english, german=[text.translate(swap) for text in english], french=[text.replace(",", "\u202f").replace(".", ",") for text in english],
-                 swiss=[text.replace(",", "'") for text in english], whole=[f"{int(v):,}" for v in value], share=[f"{v:.1f} %" for v in value],
-                 money=[f"$ {v:,.2f}" for v in value], exponent=[f"{v:.6e}" for v in value])  # fmt: skip
+    table = base(
+        english=english,
+        german=[text.translate(swap) for text in english],
+        french=[text.replace(",", "\u202f").replace(".", ",") for text in english],
+        swiss=[text.replace(",", "'") for text in english],
+        whole=[f"{int(v):,}" for v in value],
+        share=[f"{v:.1f} %" for v in value],
+        money=[f"$ {v:,.2f}" for v in value],
+        exponent=[f"{v:.6e}" for v in value],
+    )
     made, frame = adopted(project, [written(project, table)], target="answer")
     for name in ("english", "german", "french", "swiss", "money"):
         assert by_row(frame, name) == value.tolist(), name
@@ -222,7 +244,25 @@ def test_words_for_gaps_depend_on_the_column(project):
 
 
 def test_names_that_nobody_should_give(project):
-    hard = ["Größe (cm)", "2019", "select", "json", "copy", "schema", "model_config", "🙂", "日本", "a b", "A-B", "_hidden", 'quo"te', "it's", "", "interval", "date"]
+    hard = [
+        "Größe (cm)",
+        "2019",
+        "select",
+        "json",
+        "copy",
+        "schema",
+        "model_config",
+        "🙂",
+        "日本",
+        "a b",
+        "A-B",
+        "_hidden",
+        'quo"te',
+        "it's",
+        "",
+        "interval",
+        "date",
+    ]
     table = base(**{name: np.round(chance.random(N) * 100, 1) for name in hard})
     made, frame = adopted(project, [written(project, table)], target="answer")
     names = [d.name for d in made.decisions]
@@ -233,12 +273,28 @@ def test_names_that_nobody_should_give(project):
 
 
 def test_empty_constant_and_identifier_columns(project):
-    table = base(empty="", nothing=np.resize(["NA", ""], N), same="x", uuid=[f"{i:08x}-0000-4000-8000-{i * 7919:012x}" for i in range(N)],
-                 customer_id=chance.integers(0, 150, N), shop_id=np.resize([3, 8, 11], N), price=chance.permutation(N * 3)[:N],
-                 remark=[f"the visitor number {i} said that it was fine and went on" for i in range(N)])  # fmt: skip
+    table = base(
+        empty="",
+        nothing=np.resize(["NA", ""], N),
+        same="x",
+        uuid=[f"{i:08x}-0000-4000-8000-{i * 7919:012x}" for i in range(N)],
+        customer_id=chance.integers(0, 150, N),
+        shop_id=np.resize([3, 8, 11], N),
+        price=chance.permutation(N * 3)[:N],
+        remark=[f"the visitor number {i} said that it was fine and went on" for i in range(N)],
+    )
     made, frame = adopted(project, [written(project, table)], target="answer")
     assert [role(made, name) for name in ("row_id", "uuid", "empty", "nothing", "same", "customer_id", "remark", "shop_id", "price")] == [
-        "key", "ignored", "ignored", "ignored", "ignored", "ignored", "ignored", "feature", "feature"]  # fmt: skip
+        "key",
+        "ignored",
+        "ignored",
+        "ignored",
+        "ignored",
+        "ignored",
+        "ignored",
+        "feature",
+        "feature",
+    ]
     assert made.contract.columns["shop_id"].categories == ("11", "3", "8") and by_row(frame, "shop_id")[:3] == ["3", "8", "11"]
     assert noted(made, "`customer_id`", "--group customer_id") and noted(made, "`remark` is free text")
 
@@ -257,7 +313,9 @@ def test_fifty_rows(project):
 
 def test_ten_thousand_categories(project):
     rows = 40_000
-    table = pd.DataFrame({"street": [f"street {i % 10_000}" for i in range(rows)], "x": chance.random(rows).round(4), "y": chance.choice(["no", "yes"], rows)})
+    table = pd.DataFrame(
+        {"street": [f"street {i % 10_000}" for i in range(rows)], "x": chance.random(rows).round(4), "y": chance.choice(["no", "yes"], rows)}
+    )
     made, frame = adopted(project, [written(project, table)], target="y")
     assert role(made, "street") == "feature" and made.contract.columns["street"].categories == () and noted(made, "`street`", "different values")
     assert frame["street"].nunique() == 10_000
@@ -287,7 +345,11 @@ def test_string_and_number_classes(project):
     committed(project)
     stars = np.resize([1, 2, 3, 4, 5], N)
     made, frame = adopted(project, [written(project, table.assign(answer=stars), "stars.csv")], target="answer")
-    assert made.contract.task == "multiclass" and made.contract.classes == ["1", "2", "3", "4", "5"] and by_row(frame, "answer") == [str(s) for s in stars]
+    assert (
+        made.contract.task == "multiclass"
+        and made.contract.classes == ["1", "2", "3", "4", "5"]
+        and by_row(frame, "answer") == [str(s) for s in stars]
+    )
     committed(project)
     made, frame = adopted(project, [written(project, table.assign(answer=stars), "again.csv")], target="answer", task="regression")
     assert made.contract.task == "regression" and by_row(frame, "answer") == stars.tolist()
@@ -302,7 +364,10 @@ def test_rows_without_a_target_are_left_out_and_counted(project):
 
 def test_copies_of_the_answer_are_kept_out(project):
     yes = ANSWER == "yes"
-    table = base(copy_of_it=np.round(yes * 5 + chance.normal(0, 0.3, N), 3), reason=np.where(yes & (chance.random(N) < 0.6), chance.choice(["price", "quality"], N), ""))
+    table = base(
+        copy_of_it=np.round(yes * 5 + chance.normal(0, 0.3, N), 3),
+        reason=np.where(yes & (chance.random(N) < 0.6), chance.choice(["price", "quality"], N), ""),
+    )
     made, _ = adopted(project, [written(project, table)], target="answer")
     assert [role(made, name) for name in ("copy_of_it", "reason", "signal")] == ["ignored", "ignored", "feature"]
     assert made.contract.columns["copy_of_it"].known == made.contract.columns["reason"].known == "after"
@@ -335,7 +400,9 @@ def test_groups(project):
 
 
 def test_protected_attributes_are_only_noted(project):
-    made, _ = adopted(project, [written(project, base(Sex=np.resize(["f", "m"], N), marital_status=np.resize(["single", "married", "x"], N)))], target="answer")
+    made, _ = adopted(
+        project, [written(project, base(Sex=np.resize(["f", "m"], N), marital_status=np.resize(["single", "married", "x"], N)))], target="answer"
+    )
     assert role(made, "sex") == role(made, "marital_status") == "feature" and noted(made, "`sex`", "protected") and made.contract.columns["sex"].slice
 
 
@@ -347,14 +414,28 @@ def test_few_coarse_features_do_not_stop_the_graph(project):
 
 def test_parquet_with_types(project):
     days = pd.date_range("2020-01-01", periods=N, freq="D")
-    table = pa.table({
-        "row id": pa.array(range(N)), "price": pa.array([f"{i}.25" for i in range(N)]).cast(pa.decimal128(12, 2)), "day": pa.array(days.date),
-        "moment": pa.array(days, pa.timestamp("us", tz="Europe/Berlin")), "kind": pa.array(np.resize(["a", "b", None], N)).dictionary_encode(),
-        "small": pa.array((np.arange(N) % 9).astype("int8")), "open": pa.array(np.resize([True, False, None], N)), "list": pa.array([[1, 2]] * N),
-        "ratio": pa.array(np.where(np.arange(N) % 50 == 0, np.inf, SIGNAL)), "text": pa.array([f"{i},5" for i in range(N)]), "answer": pa.array(ANSWER)})  # fmt: skip
+    table = pa.table(
+        {
+            "row id": pa.array(range(N)),
+            "price": pa.array([f"{i}.25" for i in range(N)]).cast(pa.decimal128(12, 2)),
+            "day": pa.array(days.date),
+            "moment": pa.array(days, pa.timestamp("us", tz="Europe/Berlin")),
+            "kind": pa.array(np.resize(["a", "b", None], N)).dictionary_encode(),
+            "small": pa.array((np.arange(N) % 9).astype("int8")),
+            "open": pa.array(np.resize([True, False, None], N)),
+            "list": pa.array([[1, 2]] * N),
+            "ratio": pa.array(np.where(np.arange(N) % 50 == 0, np.inf, SIGNAL)),
+            "text": pa.array([f"{i},5" for i in range(N)]),
+            "answer": pa.array(ANSWER),
+        }
+    )
     pq.write_table(table, project.parent / "shop.parquet")
     made, frame = adopted(project, [str(project.parent / "shop.parquet")], target="answer")
-    assert by_row(frame, "price") == [i + 0.25 for i in range(N)] and by_row(frame, "day") == days.tolist() and by_row(frame, "text") == [i + 0.5 for i in range(N)]
+    assert (
+        by_row(frame, "price") == [i + 0.25 for i in range(N)]
+        and by_row(frame, "day") == days.tolist()
+        and by_row(frame, "text") == [i + 0.5 for i in range(N)]
+    )
     assert by_row(frame, "moment") == pd.Series(days).tolist()  # written as UTC, shown in Berlin
     assert frame["ratio"].isna().sum() == N // 50 and made.contract.columns["kind"].categories == ("a", "b") and role(made, "list") == "ignored"
     types = {d.name: d.kind for d in made.decisions}
@@ -363,7 +444,9 @@ def test_parquet_with_types(project):
 
 
 def test_json_lines(project):
-    base(when=pd.date_range("2024-01-01", periods=N, freq="h").strftime("%Y-%m-%dT%H:%M:%S")).to_json(project.parent / "shop.jsonl", orient="records", lines=True)
+    base(when=pd.date_range("2024-01-01", periods=N, freq="h").strftime("%Y-%m-%dT%H:%M:%S")).to_json(
+        project.parent / "shop.jsonl", orient="records", lines=True
+    )
     made, frame = adopted(project, [str(project.parent / "shop.jsonl")], target="answer", time="when")
     assert by_row(frame, "signal") == SIGNAL.tolist() and made.split["kind"] == "time"
 
@@ -379,7 +462,11 @@ def test_several_files_of_one_table(project):
     for part in range(3):
         written(project, base().iloc[part * 200 : part * 200 + 200], f"part{part}.csv")
     made, frame = adopted(project, [str(project.parent / "part*.csv")], target="answer", name="parts")
-    assert by_row(frame, "signal") == SIGNAL.tolist() and sorted(p.name for p in (project / "data/raw/parts").iterdir()) == ["part0.csv", "part1.csv", "part2.csv"]
+    assert by_row(frame, "signal") == SIGNAL.tolist() and sorted(p.name for p in (project / "data/raw/parts").iterdir()) == [
+        "part0.csv",
+        "part1.csv",
+        "part2.csv",
+    ]
     written(project, base().drop(columns="signal").iloc[:200], "part1.csv")
     with pytest.raises(ProjectError, match=r"part1.csv has other columns than the first file"):
         plan([str(project.parent / "part*.csv")], target="answer", name="others")
@@ -403,16 +490,28 @@ def test_two_tables_with_a_query(project):
 REFUSED = {
     "absent target": (base(), {"target": "answr"}, "Did you mean 'answer'"),
     "one value": (base(flat="x"), {"target": "flat"}, "every row has the same value, 'x'"),
-    "rare class": (base().assign(answer=np.where(np.arange(N) < 4, "c", ANSWER)), {"target": "answer"}, "`c` has 4 rows; each class needs at least 10"),
+    "rare class": (
+        base().assign(answer=np.where(np.arange(N) < 4, "c", ANSWER)),
+        {"target": "answer"},
+        "`c` has 4 rows; each class needs at least 10",
+    ),
     "thousands of texts": (base(word=[f"w{i}" for i in range(N)]), {"target": "word"}, "too many for classes"),
     "few rows": (base().head(20), {"target": "answer"}, "20 rows have a value; at least 30"),
     "dates as target": (base(day=["2024-01-01", "2024-01-02"] * (N // 2)), {"target": "day"}, "cannot be predicted"),
     "nothing to learn from": (base()[["row id", "answer"]], {"target": "answer"}, "no column is left for the model"),
-    "only a copy": (base(same=ANSWER)[["same", "answer"]], {"target": "answer"}, "no column is left for the model. same: alone it reaches ROC AUC 1.000"),
+    "only a copy": (
+        base(same=ANSWER)[["same", "answer"]],
+        {"target": "answer"},
+        "no column is left for the model. same: alone it reaches ROC AUC 1.000",
+    ),
     "a forced task": (base(), {"target": "answer", "task": "regression"}, "--task regression: `answer`"),
     "text as time": (base(word="x"), {"target": "answer", "time": "word"}, "--time word: the column holds text"),
     "one moment": (base(day="2024-01-01"), {"target": "answer", "time": "day"}, "fewer than three different moments"),
-    "a class later only": (base(n=range(N)).assign(answer=np.where(np.arange(N) < 550, "no", "yes")), {"target": "answer", "time": "n"}, "cannot be split by time"),
+    "a class later only": (
+        base(n=range(N)).assign(answer=np.where(np.arange(N) < 550, "no", "yes")),
+        {"target": "answer", "time": "n"},
+        "cannot be split by time",
+    ),
     "two groups": (base(half=np.arange(N) // 300), {"target": "answer", "group": "half"}, "cannot be split by group"),
     "one column twice": (base(), {"target": "answer", "group": "answer"}, "one column cannot be two of them"),
 }
@@ -453,7 +552,11 @@ def test_broken_files(project, case):
 
 def test_files_that_are_no_tables(project):
     (project.parent / "book.xlsx").write_bytes(b"PK..")
-    for files, message in ([["nowhere.csv"], "nowhere.csv is not a file"], [[str(project.parent / "book.xlsx")], "book.xlsx is none of .csv"], [[], "no file is named"]):
+    for files, message in (
+        [["nowhere.csv"], "nowhere.csv is not a file"],
+        [[str(project.parent / "book.xlsx")], "book.xlsx is none of .csv"],
+        [[], "no file is named"],
+    ):
         with pytest.raises(ProjectError, match=message):
             plan(files, target="y")
 
@@ -472,7 +575,9 @@ def test_a_plan_changes_nothing_and_shows_everything(project):
 def test_what_is_written(project):
     made, _ = adopted(project, [written(project, base())], target="answer")
     assert sorted(path.name for path in (project / "sql").iterdir()) == ["shop.sql"]
-    assert (project / "params.yaml").read_text().startswith("# The parameters.\n") and list((project / "data" / "raw").iterdir()) == [project / "data/raw/shop.csv"]
+    assert (project / "params.yaml").read_text().startswith("# The parameters.\n") and list((project / "data" / "raw").iterdir()) == [
+        project / "data/raw/shop.csv"
+    ]
     readme = (project / "README.md").read_text()
     assert readme.startswith("# A project\n\n<!-- table -->\nThe table: One row of shop.csv.") and readme.endswith("<!-- /table -->\n\nThe end.\n")
     assert not [path for path in project.rglob("*") if path.suffix in (".bak", ".new", ".old")]
@@ -514,7 +619,9 @@ def test_data_of_the_same_name_are_not_overwritten(project):
     with pytest.raises(ProjectError, match="data/raw/shop.csv exists and holds something else"):
         apply(made)
     apply(made, force=True)
-    assert (project / "data/raw/shop.csv.bak").read_text() == "something else\n" and (project / "data/raw/shop.csv").read_bytes() == Path(file).read_bytes()
+    assert (project / "data/raw/shop.csv.bak").read_text() == "something else\n" and (project / "data/raw/shop.csv").read_bytes() == Path(
+        file
+    ).read_bytes()
 
 
 def test_data_in_place_are_used_as_they_are(project):
