@@ -21,6 +21,8 @@ os.environ.update(OMP_WAIT_POLICY="PASSIVE", CUDA_VISIBLE_DEVICES="-1", TF_CPP_M
 import joblib  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 from threadpoolctl import threadpool_limits  # noqa: E402
 
 from mle_project.artifact import Predictor, ask  # noqa: E402
@@ -83,7 +85,8 @@ def main() -> None:
     predictor, model = Predictor(given.model), joblib.load(Path(given.model) / "native.joblib")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        frame = pd.concat([pd.read_parquet(given.rows)] * 2, ignore_index=True)
+        frame = pd.read_parquet(given.rows)
+        frame = pd.concat([frame] * -(-400_000 // len(frame)), ignore_index=True)
         source = scratch / "in.parquet"
         frame.to_parquet(source)
         parts(source, scratch, predictor, 50_000)  # the first time imports pandera
@@ -101,8 +104,11 @@ def main() -> None:
                 speed = {name: len(frame) / statistics.median(found) for name, found in times.items()}
                 shown = ", ".join(f"{name} {value:,.0f} rows/s (1 : {speed['scoring'] / value:.2f})" for name, value in speed.items())
                 print(f"threads {threads}, chunks of {rows:,}: {shown}")
+        whole = pa.Table.from_pandas(frame, preserve_index=False)
         for times in (1, 10):
-            pd.concat([frame] * times, ignore_index=True).to_parquet(source)
+            with pq.ParquetWriter(source, whole.schema) as file:
+                for _ in range(times):
+                    file.write_table(whole)
             command = [sys.executable, "-c", PEAK, source, scratch / "out.parquet", given.model]
             told = subprocess.run(command, check=True, capture_output=True, text=True)
             print(f"peak memory for {len(frame) * times:,} rows: {int(told.stdout) / 1024:,.0f} MiB")

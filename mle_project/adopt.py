@@ -3,11 +3,10 @@
 # %% auto #0
 __all__ = ['SAMPLE', 'Plan', 'plan', 'describe', 'as_dict', 'diff', 'apply']
 
-# %% ../nbs/31_adopt.ipynb #878ceed2
+# %% ../nbs/31_adopt.ipynb #8e2aaff6
 import difflib
 import glob
 import io
-import os
 import re
 from collections.abc import Mapping
 from collections.abc import Sequence

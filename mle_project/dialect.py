@@ -4,7 +4,7 @@
 __all__ = ['MARKS', 'USUAL', 'UNWESTERN', 'opened', 'find_encoding', 'find_delimiter', 'check_header', 'looks_like_values',
            'quoted', 'literal', 'workbench', 'say', 'refuse_absent', 'find_source', 'load']
 
-# %% ../nbs/26_dialect.ipynb #46bbf7ad
+# %% ../nbs/26_dialect.ipynb #d1712dd5
 import codecs
 import csv
 import gzip
@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -41,11 +42,17 @@ def opened(path: Path) -> Iterator[Any]:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
             yield stream
 
-# %% ../nbs/26_dialect.ipynb #8680f5dc
+# %% ../nbs/26_dialect.ipynb #516f1f3e
 def find_encoding(
     path: Path,  # a text file
-) -> str | None:  # as Python names it; None for UTF-8 and for files with a byte-order mark
+) -> str | None:  # as Python names it; None for UTF-8, for files with a byte-order mark, and for those that cannot be unpacked (`sources` says why)
     "The encoding of a text file."
+    with suppress(zipfile.BadZipFile, zlib.error, OSError, EOFError, IndexError, RuntimeError):
+        return _encoding(path)
+    return None
+
+
+def _encoding(path: Path) -> str | None:
     decoder, chunk = codecs.getincrementaldecoder("utf-8")(), b""
     with opened(path) as stream:
         while more := stream.read(1 << 20):

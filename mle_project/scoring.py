@@ -229,7 +229,7 @@ def broken_cells(
     values = [repr(_plain(frame[column].iloc[place])) for column, place in zip(faults["column"], places, strict=True)]
     return pd.DataFrame({"place": places, "row": rows[places], "column": faults["column"], "rule": faults["rule"], "value": values})
 
-# %% ../nbs/20_scoring.ipynb #14d2b9a1
+# %% ../nbs/20_scoring.ipynb #29d29d6a
 def refuse_broken(
     cells: pd.DataFrame,  # of `broken_cells`
     what: str,  # the source
@@ -237,12 +237,13 @@ def refuse_broken(
     seen: int,  # how many rows have been looked at
 ) -> None:
     "Raise for broken rows, when there are any: each rule with how often it is broken, and three rows."
+    if not len(cells):
+        return
     lines = [f"{what} breaks the model's {contract.path} in its first {seen:,} rows (counted from 0):"]
     for (column, rule), some in cells.groupby(["column", "rule"], sort=True):
         shown = "; ".join(f"row {one.row:,}: {one.value}" for one in some.head(3).itertuples())
         lines.append(f"  {column}: {rule} fails in {len(some):,} rows. {shown}")
-    if len(cells):
-        raise ContractError("\n".join([*lines, "Mend the file, or set broken rows aside with --skip-broken FILE.jsonl."]))
+    raise ContractError("\n".join([*lines, "Mend the file, or set broken rows aside with --skip-broken FILE.jsonl."]))
 
 
 def write_broken(file: Any, cells: pd.DataFrame) -> None:

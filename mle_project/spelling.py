@@ -49,14 +49,15 @@ def _grouped(name: str, group: str, point: str, *changes: tuple[str, str]) -> li
     whole = rf"(\d{{1,15}}|[1-9]\d{{0,2}}({group}\d{{3}}){{1,4}})"
     return [_number(name, "integer", whole, *changes), _number(f"{name} and decimals", "number", rf"{whole}({point}\d+)?", *changes)]
 
-# %% ../nbs/27_spelling.ipynb #8e09c234
+# %% ../nbs/27_spelling.ipynb #96ad1a75
 DAY = r"\d{4}-\d{1,2}-\d{1,2}([ T]\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?)?"
 MOMENT = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d.*"
 
 
 def _iso(name: str, regex: str, kind: str, cast: str) -> Spelling:
     "Dates or moments whose text is tried only where it looks like one, as failing casts are slow."
-    return Spelling(name, "timestamp", f"CASE WHEN regexp_full_match({{x}}, '{regex}') THEN TRY_CAST({{x}} AS {kind}) IS NOT NULL ELSE FALSE END", cast)
+    test = f"CASE WHEN regexp_full_match({{x}}, '{regex}') THEN TRY_CAST({{x}} AS {kind}) IS NOT NULL ELSE FALSE END"
+    return Spelling(name, "timestamp", test, cast)
 
 
 PLAIN = [

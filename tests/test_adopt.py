@@ -1,5 +1,6 @@
 """`mle adopt` on files made to hurt: what was decided, and that the real query gives back what the test put in, within the contract."""
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -551,11 +552,15 @@ def test_broken_files(project, case):
 
 
 def test_files_that_are_no_tables(project):
-    (project.parent / "book.xlsx").write_bytes(b"PK..")
+    contents = {"book.xlsx": b"PK..", "cut.csv.gz": gzip.compress(b"a,y\n1,2\n" * 99)[:-9], "no.csv.zip": b"PK no archive"}
+    for name, content in contents.items():
+        (project.parent / name).write_bytes(content)
     for files, message in (
         [["nowhere.csv"], "nowhere.csv is not a file"],
-        [[str(project.parent / "book.xlsx")], "book.xlsx is none of .csv"],
         [[], "no file is named"],
+        [[str(project.parent / "book.xlsx")], "book.xlsx is none of .csv"],
+        [[str(project.parent / "cut.csv.gz")], "cut.csv.gz is broken or cut off"],
+        [[str(project.parent / "no.csv.zip")], "no.csv.zip is broken or cut off"],
     ):
         with pytest.raises(ProjectError, match=message):
             plan(files, target="y")
