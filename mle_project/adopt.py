@@ -57,7 +57,7 @@ from .writing import with_part
 from .writing import with_plots
 from .writing import write_together
 
-# %% ../nbs/31_adopt.ipynb #f547ac09
+# %% ../nbs/31_adopt.ipynb #d0cff644
 @dataclass(frozen=True)
 class Plan:
     "What adopting a table would change."
@@ -74,7 +74,7 @@ class Plan:
     copies: Mapping[str, Path]  # data, by the path where they go
     removed: Sequence[str] = field(default=())  # files of the table before
 
-
+# %% ../nbs/31_adopt.ipynb #ac94fe0c
 def _paths(files: Sequence[str]) -> list[Path]:
     "The files that a person named, patterns resolved."
     found = [Path(name) for pattern in files for name in (sorted(glob.glob(pattern, recursive=True)) or [pattern])]
@@ -261,7 +261,7 @@ def plan(
     texts, copies, removed = _texts(folder, table, contract, {"contract.yaml": text, f"sql/{table}.sql": sql}, sources, changes)
     return Plan(folder, table, rows, contract, aim, decisions, [note.text for note in sorted(notes)], split, texts, copies, removed)
 
-# %% ../nbs/31_adopt.ipynb #2e4ce95f
+# %% ../nbs/31_adopt.ipynb #6e996277
 def _decide(
     engine: duckdb.DuckDBPyConnection, asked: Mapping[str, str | None], task: str | None, shown: str
 ) -> tuple[list[Decision], Target, list[Note]]:
@@ -275,7 +275,7 @@ def _decide(
     engine.execute(f"CREATE TABLE record AS {query_text(decisions, 'raw')}")
     return decisions, aim, notes + _left_out(engine, decisions) + _settle_all(engine, decisions, aim, f"One row of {shown}")
 
-
+# %% ../nbs/31_adopt.ipynb #019083f4
 def _texts(
     folder: Path,
     table: str,
@@ -309,7 +309,7 @@ def _query(path: str) -> str:
         raise ProjectError(f"--query {path}: is not SQL that can be read: {' '.join(str(error).split())[:300]}") from None
     return text
 
-# %% ../nbs/31_adopt.ipynb #4e0361e7
+# %% ../nbs/31_adopt.ipynb #0ec474cf
 def _left_out(engine: duckdb.DuckDBPyConnection, decisions: Sequence[Decision]) -> list[Note]:
     "How many rows have no target, time or group."
     all_rows, rows = (engine.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] for table in ("raw", "record"))
@@ -317,7 +317,7 @@ def _left_out(engine: duckdb.DuckDBPyConnection, decisions: Sequence[Decision]) 
     left = f"{all_rows - rows:,} of {all_rows:,} rows have no {needed} and are left out by the query"
     return [Note(0 if all_rows - rows > 0.2 * all_rows else 1, left)] if rows < all_rows else []
 
-
+# %% ../nbs/31_adopt.ipynb #75977c2c
 def _fit(
     engine: duckdb.DuckDBPyConnection, folder: Path, contract: Contract, decisions: Sequence[Decision], notes: list[Note]
 ) -> tuple[int, dict[str, Any], dict[str, Any]]:  # rows, the split, and what else changes in params.yaml

@@ -4,9 +4,10 @@
 __all__ = ['Commands', 'main', 'notebook_stages', 'run', 'code', 'sources', 'clean', 'check', 'score', 'adopt', 'rename',
            'readme', 'stage_rows', 'summary']
 
-# %% ../nbs/33_cli.ipynb #82a90d6a
+# %% ../nbs/33_cli.ipynb #d2951dfa
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from .project import ProjectError
 from .project import read_yaml
 from .project import root
 
-# %% ../nbs/33_cli.ipynb #3b35721a
+# %% ../nbs/33_cli.ipynb #74a0aecc
 class Commands(click.Group):
     "A group whose commands turn a `ProjectError` into its message."
 
@@ -42,7 +43,7 @@ def main() -> None:
     A name of your own:    mle rename my_project
 
     `dvc repro` runs the stages; each of them calls run, code or sources. Exit status: 0 all is well; 1 something that a person
-    can mend, said in one message; 2 the command was typed wrongly.
+    can mend, said in one message; 2 the command was typed wrongly; 3 a file was scored, but for the rows set aside.
     """
 
 # %% ../nbs/33_cli.ipynb #6c7f057b
@@ -158,7 +159,7 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
     if found:
         raise click.exceptions.Exit(1)
 
-# %% ../nbs/33_cli.ipynb #3eeeccf3
+# %% ../nbs/33_cli.ipynb #174f8b2a
 @main.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
@@ -175,8 +176,9 @@ def score(source: Path, target: Path, model: Path | None, engine: str, rows_per_
     mle score new.csv answers.csv --model /path/to/models/final --skip-broken broken.jsonl
 
     TARGET (.csv, .jsonl or .parquet) has the key, time and group of each row, the answer, and the model's digest. It appears when every
-    row has been answered. A row that breaks the contract stops the run, unless --skip-broken names a file.
+    row has been answered. A row that breaks the contract stops the run, unless --skip-broken names a file; then the exit status is 3.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written goes
     folder = model or root() / "models" / "final"
     if engine == "pyspark":
         from mle_project.spark import score_on_spark
@@ -192,6 +194,8 @@ def score(source: Path, target: Path, model: Path | None, engine: str, rows_per_
     else:
         click.echo(f"{found['scored']:,} rows answered in {found['seconds']:,.1f} s ({found['rows_per_second']:,} a second) -> {target}")
         click.echo(f"{found['broken']:,} rows break the contract -> {skip_broken}" if found["broken"] else f"model {found['model']}")
+    if found["broken"]:
+        raise click.exceptions.Exit(3)
 
 # %% ../nbs/33_cli.ipynb #5bba137b
 @main.command()

@@ -50,7 +50,7 @@ class Decision:
         "Keep the column from the model."
         self.role, self.why, self.known, self.categories, self.range, self.slice, self.example = "ignored", why, known, (), None, False, None
 
-# %% ../nbs/29_decisions.ipynb #fcaa5ab8
+# %% ../nbs/29_decisions.ipynb #2a02d5b1
 @dataclass(frozen=True, order=True)
 class Note:
     "Something a person should know."
@@ -61,7 +61,7 @@ class Note:
 
 IDENTIFIES = re.compile(r"(^|_)(id|uuid|guid|key)$")
 NAMES_ONE = re.compile(r"(^|_)(id|ids|uuid|guid|key|no|nr|num|number|index|row|rownum|mail|email|phone|iban|ssn|url|hash|code|name)$")
-CODED = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|[0-9a-fA-F]{16,}|[A-Za-z]{0,6}[-_/#]?\d{2,}([-_/]\d+)*|\S+@\S+\.\S+")
+CODED = re.compile(r"\S{1,64}")  # one word
 PROTECTED = re.compile(
     r"(^|_)(sex|gender|race|racial|ethnic|ethnicity|religion|nationality|citizenship|disability|disabled|marital|orientation|pregnant)(_|$)"
 )
@@ -180,7 +180,7 @@ def _identifies(d: Decision, facts: Facts, sample: pd.DataFrame) -> bool:
         return bool(NAMES_ONE.search(d.name)) or facts.high - facts.low + 1 == facts.rows
     return bool(sample[d.name].head(300).map(lambda value: bool(CODED.fullmatch(value))).mean() > 0.95)
 
-# %% ../nbs/29_decisions.ipynb #859b56e0
+# %% ../nbs/29_decisions.ipynb #1c940013
 def settle(d: Decision, facts: Facts, sample: pd.DataFrame, has_key: bool) -> list[Note]:
     "Give a column that may be a feature its role, its bounds and its example."
     distinct, filled, rows = facts.distinct, facts.filled, facts.rows
@@ -196,7 +196,7 @@ def settle(d: Decision, facts: Facts, sample: pd.DataFrame, has_key: bool) -> li
         d.out(f"names {distinct:,} different things, each in some rows")
         return [Note(1, f"`{d.name}` names {distinct:,} things that rows belong to. If new ones come in use, adopt again with --group {d.name}")]
     elif d.kind == "string" and (distinct > 0.9 * filled > 20 or (facts.length > 40 and distinct > 0.5 * filled)):
-        d.out("free text: nearly every row says something else")
+        d.out("free text: nearly every row has its own")
         return [Note(3, f"`{d.name}` is free text ({distinct:,} different values) and no feature; derive something from it in sql/ if it matters")]
     else:
         return _feature(d, facts, sample[d.name].dropna())

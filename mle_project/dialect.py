@@ -156,7 +156,7 @@ def say(line: str, size: int) -> None:
     if size > 50_000_000:
         print(line, file=sys.stderr, flush=True)
 
-# %% ../nbs/26_dialect.ipynb #b3c53e94
+# %% ../nbs/26_dialect.ipynb #e6dd4fae
 def refuse_absent(paths: Sequence[Path]) -> None:
     "Raise for a file that is not there or holds nothing."
     for path in paths:
@@ -165,7 +165,7 @@ def refuse_absent(paths: Sequence[Path]) -> None:
         if not path.stat().st_size:
             raise ProjectError(f"{path.name} is empty.")
 
-
+# %% ../nbs/26_dialect.ipynb #fc9afbde
 def find_source(
     name: str,  # of the table
     paths: Sequence[Path],  # files of one format with the same columns

@@ -43,8 +43,8 @@ def _duckdb(threads: int, folder: Path) -> Any:
     engine.raw_sql("SET TimeZone = 'UTC'")
     return engine
 
-# %% ../nbs/07_engines.ipynb #db28e6be
-SPARK = {
+# %% ../nbs/07_engines.ipynb #4eba5e4a
+SPARK: dict[str, Any] = {
     "spark.sql.ansi.enabled": "true",
     "spark.sql.ansi.doubleQuotedIdentifiers": "true",
     "spark.sql.timestampType": "TIMESTAMP_NTZ",

@@ -64,7 +64,7 @@ def _copied(values: pd.Series, kind: str) -> pa.Array:
     except (OverflowError, pa.ArrowInvalid):
         raise ContractError(f"`{values.name}` holds an integer beyond 64 bits. Call such a column a string in the contract.") from None
 
-# %% ../nbs/20_scoring.ipynb #8049fe94
+# %% ../nbs/20_scoring.ipynb #4746a049
 BATCH = 1024
 
 
@@ -74,8 +74,6 @@ def answer_rows(
 ) -> np.ndarray:  # probabilities (n, classes) or values (n,)
     "What `predictor.answer_frame` gives, with bits that do not depend on which rows are asked together."
     blocks = frame_blocks(frame, predictor.contract)
-    if len(frame) == 1:
-        return ask(predictor.session, *(np.repeat(block, 2, axis=0) for block in blocks))[:1]
     parts = zip(*(np.array_split(block, -(-len(frame) // BATCH)) for block in blocks), strict=True)
     return np.concatenate([ask(predictor.session, *part) for part in parts])
 

@@ -72,7 +72,7 @@ def _spark_answers(
         whole = pd.concat([found.assign(**{FAULT: None}), broken], ignore_index=True)[[*schema.names, FAULT]]
         yield whole.astype({name: object for name, dtype in whole.dtypes.items() if dtype == "str"})  # Spark takes no strings in pieces
 
-# %% ../nbs/21_spark.ipynb #0086910e
+# %% ../nbs/21_spark.ipynb #d69fc80f
 @contextmanager
 def _spark(rows: int) -> Iterator[Any]:
     "The running Spark session, or one of its own that ends with the block."
@@ -84,7 +84,7 @@ def _spark(rows: int) -> Iterator[Any]:
     if not running and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
         raise ProjectError("Spark needs Java 17 or newer, and there is none: install it (openjdk-17-jre-headless), or use --engine local.")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    fixed = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "OFF"}
+    fixed: dict[str, Any] = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "OFF"}
     session = running or SparkSession.builder.master(os.environ.get(SPARK_MASTER, "local[2]")).appName("mle score").config(map=fixed).getOrCreate()
     try:
         session.conf.set("spark.sql.session.timeZone", "UTC")

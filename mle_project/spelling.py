@@ -97,12 +97,12 @@ def _date(form: str) -> Spelling:
 
 OTHERS = [*(_boolean(pair) for pair in PAIRS), *NUMBERS[2:], *(_date(day + clock) for day in DAYS for clock in CLOCKS)]
 
-# %% ../nbs/27_spelling.ipynb #485bd5db
+# %% ../nbs/27_spelling.ipynb #8ff9379b
 GAPS = ("na", "n/a", "null", "none", "nan", "?", "-", "--", ".", "#n/a", "#na", "#div/0!", "#value!", "nil", "missing", "inf", "-inf", "\\n")
 TEXT_GAPS = ("n/a", "null", "nan", "?", "-", "--", "#n/a", "\\n")
 SIGNS = ("%", "€", "$", "£", "¥", "₹", "EUR", "USD", "GBP", "CHF")
 
-
+# %% ../nbs/27_spelling.ipynb #ec064209
 @dataclass(frozen=True)
 class Reading:
     "How one column of a file becomes a typed one."
@@ -116,6 +116,7 @@ class Reading:
     unit: str = ""
     notes: tuple[str, ...] = field(default=())
     nested: bool = False  # a list, a structure or bytes
+    gaps: tuple[str, ...] = ()  # words that mean a missing value
 
 # %% ../nbs/27_spelling.ipynb #4229da7f
 def _text(name: str, words: Sequence[str] = ()) -> str:
@@ -157,7 +158,7 @@ def _typed(name: str, kind: str) -> tuple[str, str] | None:
         return "timestamp", f"CAST({x} AS TIMESTAMP)"
     return "string", f"CAST({x} AS VARCHAR)"
 
-# %% ../nbs/27_spelling.ipynb #f630f5de
+# %% ../nbs/27_spelling.ipynb #93f4413a
 def _bare(x: str, sign: str) -> str:
     return f"TRIM(REPLACE({x}, {literal(sign)}, ''))" if sign else x
 
@@ -165,7 +166,8 @@ def _bare(x: str, sign: str) -> str:
 def _candidates(engine: duckdb.DuckDBPyConnection, name: str) -> tuple[str, list[Spelling]]:
     "The sign that numbers of a column carry, and the spellings that fit nearly all of some different values."
     x = _text(name, GAPS)
-    engine.execute(f"CREATE OR REPLACE TEMP TABLE few AS SELECT DISTINCT {x} AS x FROM raw WHERE {x} IS NOT NULL LIMIT 1000")
+    first = f"SELECT {x} AS x FROM raw WHERE {x} IS NOT NULL LIMIT 100000"
+    engine.execute(f"CREATE OR REPLACE TEMP TABLE few AS SELECT DISTINCT x FROM ({first}) LIMIT 1000")
     total, *signs = count_all(engine, "few", {"x": ["count(*)", *(f"count(*) FILTER (WHERE contains(x, {literal(sign)}))" for sign in SIGNS)]})["x"]
     sign = next((sign for sign, count in zip(SIGNS, signs, strict=True) if count >= 0.9 * total > 0), "")
     tried, bare = [*NUMBERS[:2], *OTHERS], _bare("x", sign)
@@ -265,28 +267,34 @@ def _look_again(engine: duckdb.DuckDBPyConnection, name: str, seen: _Seen) -> No
         shown = ", ".join(repr(row[0]) for row in odd)
         seen.nearly = f"`{name}` stays text: {seen.filled - max(counts):,} of {seen.filled:,} values are no {best.name} ({shown}). Mend them"
 
-# %% ../nbs/27_spelling.ipynb #28625320
-def _text_reading(engine: duckdb.DuckDBPyConnection, name: str, seen: _Seen, comma_file: bool, month_file: bool | None) -> Reading:
-    "The reading of one column of texts."
-    if not seen.fitting:
-        x, words = _with_words(engine, seen, name, TEXT_GAPS if seen.filled else GAPS)
-        filled = count_all(engine, "raw", {name: [f"count({x})"]})[name][0] if words else seen.texts
-        why = "text with leading zeros" if seen.zeros else "text" if seen.filled else "empty"
-        notes = [seen.nearly] if seen.nearly else []
-        if filled > seen.filled > 0:
-            notes.append(f"`{name}`: words such as NA or none stand among texts and were kept as values; a gap would have to be empty")
-        return Reading(name, "string", x, why + _gaps_in_words(words), filled, seen.distinct, "", tuple(notes))
+# %% ../nbs/27_spelling.ipynb #e384a33d
+def _as_text(engine: duckdb.DuckDBPyConnection, name: str, seen: _Seen, told: Sequence[str]) -> Reading:
+    "The reading of a column that stays text; some words are told to be gaps by other columns."
+    x, words = _with_words(engine, seen, name, (*TEXT_GAPS, *told) if seen.filled else GAPS)
+    filled = count_all(engine, "raw", {name: [f"count({x})"]})[name][0] if words else seen.texts
+    why = "text with leading zeros" if seen.zeros else "text" if seen.filled else "empty"
+    notes = [seen.nearly] if seen.nearly else []
+    by_others = [word for word in words if seen.filled and word.lower() in told and word.lower() not in TEXT_GAPS]
+    if by_others:
+        notes.append(f"`{name}`: {', '.join(by_others)} was read as missing, as it must be in other columns of the file")
+    if filled > seen.filled > 0:
+        notes.append(f"`{name}`: words such as NA or none stand among texts and were kept as values; a gap would have to be empty")
+    return Reading(name, "string", x, why + _gaps_in_words(words), filled, seen.distinct, "", tuple(notes), gaps=tuple(words))
+
+# %% ../nbs/27_spelling.ipynb #74bcaad1
+def _as_values(engine: duckdb.DuckDBPyConnection, name: str, seen: _Seen, comma_file: bool, month_file: bool | None) -> Reading:
+    "The reading of a column of texts whose values all fit a spelling."
     spelling, note = _decide(name, seen.fitting, comma_file, month_file)
     x, words = _with_words(engine, seen, name, GAPS)
     cast = spelling.read(_bare(x, seen.sign))
     why = spelling.name + (f" with the sign {seen.sign}" if seen.sign else "") + _gaps_in_words(words)
-    return Reading(name, spelling.kind, cast, why, seen.filled, seen.distinct, seen.sign, (note,) if note else ())
+    return Reading(name, spelling.kind, cast, why, seen.filled, seen.distinct, seen.sign, (note,) if note else (), gaps=tuple(words))
 
 
 def _gaps_in_words(words: Sequence[str]) -> str:
     return f", missing where it says {', '.join(words)}" if words else ""
 
-# %% ../nbs/27_spelling.ipynb #5d8a4e88
+# %% ../nbs/27_spelling.ipynb #19322789
 def read_columns(
     engine: duckdb.DuckDBPyConnection,  # with the table `raw`
 ) -> list[Reading]:  # in the order of the columns
@@ -297,10 +305,12 @@ def read_columns(
     votes = [vote for name, one in seen.items() if (vote := _month_first(engine, name, one.fitting)) is not None]
     comma_file = any(one.fitting and one.fitting[0] in (COMMA, POINTS[1]) for one in seen.values())
     counts = count_all(engine, "raw", {name: [f"count({one[1]})", f"approx_count_distinct({one[1]})"] for name, one in typed.items() if one})
+    values = {name: _as_values(engine, name, one, comma_file, any(votes) if votes else None) for name, one in seen.items() if one.fitting}
+    told = sorted({word.lower() for reading in values.values() for word in reading.gaps})
     found = []
     for name, one in typed.items():
         if one is None:
-            found.append(_text_reading(engine, name, seen[name], comma_file, any(votes) if votes else None))
+            found.append(values.get(name) or _as_text(engine, name, seen[name], told))
         else:
             filled, distinct = counts[name]
             nested = one[0] == "string" and not re.match("ENUM|UUID|TIME", described[name])

@@ -147,7 +147,18 @@ def failure(
         return f"{place}: a cell took longer than `mle run --timeout` allows. Raise it in dvc.yaml, or make the cell faster."
     return f"{place}: {type(error).__name__}: {error}"
 
-# %% ../nbs/25_stages.ipynb #2b4112fd
+# %% ../nbs/25_stages.ipynb #6d5f6acc
+def _joined(outputs: list[Any]) -> list[Any]:
+    "Outputs with printed text in one piece; how it was cut depended on when something else was printed in between."
+    found: list[Any] = []
+    for out in outputs:
+        if found and out.output_type == found[-1].output_type == "stream":
+            found[-1]["text"] += out.text
+        else:
+            found.append(out)
+    return found
+
+
 def settle(
     notebook: Any,  # executed; changed in place
 ) -> None:
@@ -158,7 +169,7 @@ def settle(
     for position, (cell, kept, count) in enumerate(zip(notebook.cells, outputs, counts, strict=True)):
         cell["id"] = f"cell-{position}"
         if cell.cell_type == "code":
-            cell["outputs"] = [out for out in kept if not (out.output_type == "stream" and out.name == "stderr")]
+            cell["outputs"] = _joined([out for out in kept if not (out.output_type == "stream" and out.name == "stderr")])
             cell["execution_count"] = count
             for out in cell["outputs"]:
                 out.pop("metadata", None) if out.output_type == "stream" else out.update(metadata={})

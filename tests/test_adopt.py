@@ -235,13 +235,20 @@ def test_leading_zeros_stay_text(project):
 
 
 def test_words_for_gaps_depend_on_the_column(project):
-    number = [str(i / 4) if i % 5 else ("NA", "n/a", "?", "-", "None")[i // 5 % 5] for i in range(N)]
+    number = [str(i / 4) if i % 5 else ("n/a", "?", "-", "#N/A")[i // 5 % 4] for i in range(N)]
     table = base(number=number, country=np.resize(["NA", "DE", "FR"], N), state=np.resize(["none", "open", "N/A"], N))
     made, frame = adopted(project, [written(project, table)], target="answer")
     assert [None if pd.isna(v) else v for v in by_row(frame, "number")] == [i / 4 if i % 5 else None for i in range(N)]
     assert by_row(frame, "country") == table["country"].tolist()
     assert [None if pd.isna(v) else v for v in by_row(frame, "state")] == np.where(table["state"] == "N/A", None, table["state"]).tolist()
     assert made.contract.columns["number"].missing and not made.contract.columns["country"].missing and noted(made, "`country`", "kept as values")
+
+
+def test_a_word_that_is_a_gap_among_numbers_is_one_among_texts_too(project):
+    table = base(number=[str(i % 9) if i % 5 else "NA" for i in range(N)], maker=np.resize(["NA", "Ford", "none"], N))
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    assert [None if pd.isna(v) else v for v in by_row(frame, "maker")[:3]] == [None, "Ford", "none"]
+    assert noted(made, "`maker`", "NA was read as missing, as it must be in other columns")
 
 
 def test_names_that_nobody_should_give(project):

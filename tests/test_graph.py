@@ -1,5 +1,6 @@
 """The stage graph as a person uses it: dvc repro, status, metrics, plots, experiments."""
 
+import copy
 import json
 
 import nbformat
@@ -7,6 +8,7 @@ import pytest
 from conftest import CONTRACT, example_only
 
 from mle_project.evaluation import METRICS
+from mle_project.stages import settle
 
 METRIC = next(iter(METRICS[CONTRACT.task]))
 STAGES = ["code", "sources", "tables", "eda", "model_selection", "final_model", "leakage", "bento"]
@@ -105,3 +107,15 @@ def test_an_experiment_changes_one_parameter(changeable):
     assert ran(done.stdout)[-1] == "final_model" and "model_selection" not in ran(done.stdout)
     assert before["model"] != after["model"] and after["family"] == "linear"
     assert "final_model.json" in changeable.run("dvc", "metrics", "diff").stdout
+
+
+def test_a_report_does_not_depend_on_when_something_was_printed_beside():
+    "Printed text is cut where a warning falls in between, which differs from run to run."
+    words = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("one\n", "two\n")]
+    warning = nbformat.v4.new_output("stream", name="stderr", text="careful\n")
+    found = []
+    for outputs in ([*words, warning], [words[0], warning, words[1]]):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=copy.deepcopy(outputs))])
+        settle(notebook)
+        found.append(nbformat.writes(notebook))
+    assert found[0] == found[1] and found[0].count("one") == 1

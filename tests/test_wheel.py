@@ -71,6 +71,11 @@ def test_what_development_needs_is_not_there(elsewhere):
     assert where.startswith(str(elsewhere.bin.parent)) and str(ROOT) not in where
 
 
+def test_the_bar_of_a_terminal_is_declared(elsewhere):
+    """It is imported on terminals only, so no other test here would miss it."""
+    elsewhere.run("python", "-c", "import tqdm")
+
+
 def test_the_commands_help_themselves(elsewhere):
     shown = elsewhere.run("mle", "--help").stdout
     assert "score" in shown and "check" in shown
