@@ -5,7 +5,7 @@ import json
 
 import nbformat
 import pytest
-from conftest import CONTRACT, example_only
+from conftest import CONTRACT, PARAMS, example_only
 
 from mle_project.evaluation import METRICS
 from mle_project.stages import settle
@@ -119,3 +119,18 @@ def test_a_report_does_not_depend_on_when_something_was_printed_beside():
         settle(notebook)
         found.append(nbformat.writes(notebook))
     assert found[0] == found[1] and found[0].count("one") == 1
+
+
+def test_a_source_that_dvc_cannot_watch_is_asked_each_time(changeable):
+    "Here a file outside of data/raw; a database or a store is asked in the same way."
+    outside = changeable.root.parent / "outside.csv"
+    outside.write_text("a,b\n1,2\n")
+    changeable.params(tables__sources=PARAMS["tables"]["sources"] | {"outside": {"path": "../outside.csv"}})
+    refused = changeable.run("dvc", "repro", "tables", check=False)
+    assert refused.returncode != 0 and "Add `always_changed: true` to the stage `sources` of dvc.yaml" in refused.stdout
+    changeable.replace("dvc.yaml", "    cmd: mle sources\n", "    cmd: mle sources\n    always_changed: true\n")
+    assert ran(changeable.run("dvc", "repro", "tables").stdout) == ["sources", "tables"]
+    assert ran(changeable.run("dvc", "repro", "tables").stdout) == ["sources"]
+    outside.write_text("a,b\n1,3\n")
+    shown = changeable.run("dvc", "repro", "tables").stdout
+    assert ran(shown) == ["sources", "tables"] and "outside: changed" in shown
