@@ -281,10 +281,11 @@ code_of = {stage: stage_notebook(stage) for stage in ("model_selection", "final_
 
 def small_project(folder, name):
     """A project folder with a small table's contract, splits and parameters."""
-    contract, splits, _ = divided(name)
+    contract, splits, split = divided(name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     few = {"families": ["prior", "linear", "boosting"], "trials": {"prior": 1, "linear": 2, "boosting": 1}, "folds": 2, "search_rows": None}
     params["model_selection"] |= few
+    params["tables"]["split"] = split
     (folder / "data" / "tables").mkdir(parents=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     shutil.copy(ROOT / "dvc.yaml", folder)
@@ -321,7 +322,7 @@ def test_the_canary_dies_when_tuning_reads_the_test_split(tmp_path, monkeypatch,
     """The planted fault: one line of model_selection takes the test rows as well."""
     contract = small_project(tmp_path, "houses")
     monkeypatch.chdir(tmp_path)
-    line = 'train = pd.read_parquet(require(f"{tables}/train.parquet", "tables"))'
+    line = 'train = read_rows(require(f"{tables}/train.parquet", "tables"), used, fit_rows)'
     cheat = (line, line + '\ntrain = pd.concat([train, pd.read_parquet(f"{root()}/{tables}/test.parquet")], ignore_index=True)')
     path = tmp_path / "data" / "tables" / "test.parquet"
     run_here("model_selection", cheat)

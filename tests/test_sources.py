@@ -498,7 +498,8 @@ class Server:
 
     def call(self, program: str, *arguments: str) -> None:
         command = [str(self.programs / program), "-D", str(self.folder / "data"), *arguments]
-        prefix = ["runuser", "-u", self.user, "--"] if self.user else []
+        runuser = shutil.which("runuser", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        prefix = [str(runuser), "-u", self.user, "--"] if self.user else []
         subprocess.run([*prefix, *command], check=True, cwd=self.folder, stdout=subprocess.DEVNULL, timeout=120)
 
     def start(self) -> None:
