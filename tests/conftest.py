@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,13 +59,23 @@ class Project:
         path.write_text(text.replace(old, new))
 
 
+def linked(source: str, target: str) -> str:
+    "Copy a file; link those in data/raw/, which may be large and which nobody edits in place."
+    if "/data/raw/" in source:
+        with suppress(OSError):  # on another file system, or there already
+            os.link(source, target)
+            return target
+    return str(shutil.copy2(source, target))
+
+
 def copy_project(target: Path) -> Project:
-    "What git would take of this project, in a new folder with a repository of its own."
+    "What git would take of this project, and its data/raw/, in a new folder with a repository of its own."
     names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
     for name in names.stdout.splitlines():
         if (ROOT / name).is_file() and name != "dvc.lock":
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
+    shutil.copytree(ROOT / "data" / "raw", target / "data" / "raw", copy_function=linked, dirs_exist_ok=True)
     project = Project(target)
     commit = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "-qm", "copy"]
     for command in (["git", "init", "-q"], ["git", "add", "-A"], commit):
@@ -86,5 +97,5 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def changeable(sample: Project, tmp_path: Path) -> Project:
     "A copy of the finished sample run, for one test to change."
     target = tmp_path / "project"
-    shutil.copytree(sample.root, target, symlinks=True)
+    shutil.copytree(sample.root, target, symlinks=True, copy_function=linked)
     return Project(target)
