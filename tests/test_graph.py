@@ -75,7 +75,7 @@ def test_summary_names_stages_and_metrics(sample):
 
 def test_prose_runs_no_computation(changeable):
     edit(changeable, "08_tables.ipynb", "markdown", "# Tables", "# Tables\n\nA new paragraph, with a comma.")
-    edit(changeable, "15_model_selection.ipynb", "code", "# how many\n", "# how many there are\n")
+    edit(changeable, "17_model_selection.ipynb", "code", "# how many\n", "# how many there are\n")
     assert ran(changeable.run("dvc", "repro").stdout) == ["code"]
     assert "up to date" in changeable.run("dvc", "status").stdout
 
@@ -83,9 +83,9 @@ def test_prose_runs_no_computation(changeable):
 @pytest.mark.parametrize(
     ("notebook", "old", "new", "expected"),
     [
-        ("23_bento.ipynb", "predictor.digest[:12], folder", "predictor.digest[:16], folder", ["bento", "leakage"]),
-        ("16_final_model.ipynb", "x.tail(5000)", "x.tail(4000)", ["final_model", "leakage", "bento"]),
-        ("15_model_selection.ipynb", "validation.head(10_000)", "validation.head(9_000)", ["model_selection", "final_model", "leakage", "bento"]),
+        ("33_bento.ipynb", "predictor.digest[:12], folder", "predictor.digest[:16], folder", ["bento", "leakage"]),
+        ("21_final_model.ipynb", "x.tail(5000)", "x.tail(4000)", ["final_model", "leakage", "bento"]),
+        ("17_model_selection.ipynb", "validation.head(10_000)", "validation.head(9_000)", ["model_selection", "final_model", "leakage", "bento"]),
     ],
 )
 def test_one_literal_makes_the_right_stages_stale(changeable, notebook, old, new, expected):

@@ -69,11 +69,11 @@ def test_a_stage_notebook_runs_as_it_stands(changeable):
     before = metrics.read_bytes()
     metrics.unlink()
     settings = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
-    changeable.run("env", *settings, "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/16_final_model.ipynb")
+    changeable.run("env", *settings, "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/21_final_model.ipynb")
     assert metrics.read_bytes() == before
 
 
 def test_a_notebook_opened_too_early_says_what_to_type(changeable):
     (changeable.root / "data" / "tables" / "test.parquet").unlink()
-    done = changeable.run("jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/16_final_model.ipynb", check=False)
+    done = changeable.run("jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/21_final_model.ipynb", check=False)
     assert done.returncode != 0 and "Make it with `dvc repro tables`" in done.stdout
