@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,8 +32,16 @@ def tree_memory(pid: int) -> int:
     return total
 
 
-def measure(*command: str, cwd: Path, log: Path) -> tuple[float, float]:
-    "Seconds and peak memory in GiB of a command with its descendants."
+class Cost(NamedTuple):
+    "Of a command with its descendants."
+
+    seconds: float
+    memory: float  # the peak, in GiB
+    work: float  # seconds of processor; other programs on the machine hardly change it
+
+
+def measure(*command: str, cwd: Path, log: Path) -> Cost:
+    "Run a command to its end."
     peak = 0
     began = time.monotonic()
     with open(log, "w") as out:
@@ -46,12 +55,13 @@ def measure(*command: str, cwd: Path, log: Path) -> tuple[float, float]:
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        code = process.wait()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = code = os.waitstatus_to_exitcode(status)
         done.set()
         watcher.join()
     if code:
         sys.exit(f"{' '.join(command)} ended with {code}:\n{log.read_text()[-3000:]}")
-    return time.monotonic() - began, peak / 2**30
+    return Cost(time.monotonic() - began, peak / 2**30, usage.ru_utime + usage.ru_stime)
 
 
 def main() -> None:
@@ -68,10 +78,10 @@ def main() -> None:
         script = str(ROOT / "benchmarks" / "library_calls.py")
         rows["bare library calls"] = measure(f"{program}/python", script, cwd=clone, log=log)
         calls = json.loads(log.read_text().splitlines()[-1])
-        for name, (seconds, memory) in rows.items():
-            print(f"{name:26} {seconds:7.1f} s  {memory:5.2f} GiB")
+        for name, cost in rows.items():
+            print(f"{name:26} {cost.seconds:7.1f} s  {cost.memory:5.2f} GiB  {cost.work:7.1f} s of processor")
         print("library calls, by kind:   ", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in calls.items()))
-        ratio = rows["cold graph (dvc repro)"][0] / sum(calls.values())
+        ratio = rows["cold graph (dvc repro)"].seconds / sum(calls.values())
         print(f"graph / library calls      {ratio:7.2f}", flush=True)
 
 

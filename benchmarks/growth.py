@@ -1,7 +1,8 @@
 """How cost grows with rows: the tables stage, selection, the final fit and scoring, on the example repeated year after year and perturbed.
 
 Run it from the root after `make repro`:  python3 benchmarks/growth.py [1 3 10 30]
-It clones the committed state into a temporary folder and works there. The exponent is the slope of log time over log rows: 1 is proportional.
+It clones the committed state into a temporary folder and works there. The exponent is the slope of the
+logarithm of processor seconds over that of rows: 1 is proportional; other programs on the machine hardly change it.
 """
 
 import json
@@ -12,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from budgets import ROOT, measure
+from budgets import ROOT, Cost, measure
 
 PREPARE = """
 import json, sys, yaml, duckdb
@@ -44,8 +45,8 @@ Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 """
 
 
-def grown(times: int, folder: Path) -> dict[str, tuple[float, float]]:
-    "Seconds and peak memory in GiB of each step at `times` the rows."
+def grown(times: int, folder: Path) -> tuple[int, dict[str, Cost]]:
+    "The rows, and what each step costs, at `times` the rows."
     clone, log = folder / f"x{times}", folder / "log"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
     (clone / "dvc.lock").unlink(missing_ok=True)
@@ -55,20 +56,21 @@ def grown(times: int, folder: Path) -> dict[str, tuple[float, float]]:
     found = {stage: measure("dvc", "repro", "--single-item", stage, cwd=clone, log=log) for stage in ("tables", "model_selection", "final_model")}
     found["score"] = measure("mle", "score", "data/tables/train.parquet", "answers.parquet", cwd=clone, log=log)
     rows = json.loads((clone / "metrics" / "tables.json").read_text())
-    return found | {"rows": (sum(one["rows"] for one in rows.values() if "rows" in one), 0.0)}
+    return sum(one["rows"] for one in rows.values() if "rows" in one), found
 
 
 def main() -> None:
     steps = [int(word) for word in sys.argv[1:]] or [1, 3, 10, 30]
-    found: dict[int, dict[str, tuple[float, float]]] = {}
+    found: dict[int, dict[str, Cost]] = {}
     for times in steps:
         with tempfile.TemporaryDirectory() as folder:
-            found[times] = grown(times, Path(folder))
-        print(f"x{times}: " + ", ".join(f"{name} {a:,.0f}" + (f" s {b:.1f} GiB" if b else "") for name, (a, b) in found[times].items()), flush=True)
+            rows, found[times] = grown(times, Path(folder))
+        shown = (f"{name} {cost.seconds:,.0f} s ({cost.work:,.0f} s of processor), {cost.memory:.1f} GiB" for name, cost in found[times].items())
+        print(f"x{times}, {rows:,} rows: " + "; ".join(shown), flush=True)
     first, last = steps[0], steps[-1]
     for name in list(found[first]) if len(steps) > 1 else []:
-        slope = math.log(found[last][name][0] / found[first][name][0]) / math.log(last / first)
-        print(f"{name:16} exponent of time {slope:.2f}" if name != "rows" else "")
+        slope = math.log(found[last][name].work / found[first][name].work) / math.log(last / first)
+        print(f"{name:16} exponent {slope:.2f}")
 
 
 if __name__ == "__main__":
