@@ -27,8 +27,8 @@ import pyarrow.parquet
 from .contract import Contract
 from .contract import ContractError
 from .frames import Unfit
-from .frames import _no_gap
-from .frames import _typed
+from .frames import no_gap
+from .frames import typed
 from .project import ProjectError
 
 # %% ../nbs/25_chunks.ipynb #f90931fd
@@ -108,7 +108,7 @@ def typed_cells(
         found = QUICK[kind](cells)
     except pa.ArrowInvalid:
         found = None
-    return _typed(pd.Series(cells.to_pylist(), dtype=object), kind) if found is None else found.to_pandas()
+    return typed(pd.Series(cells.to_pylist(), dtype=object), kind) if found is None else found.to_pandas()
 
 # %% ../nbs/25_chunks.ipynb #29dae7ef
 def _even(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
@@ -215,7 +215,7 @@ def json_values(
                 return found.to_pandas()
         except (pa.ArrowInvalid, UnicodeEncodeError, OverflowError):
             pass  # an integer that no float holds, half of a surrogate pair: objects keep them as they are
-    return pd.Series([_no_gap(value) for value in values], dtype=object)
+    return pd.Series([no_gap(value) for value in values], dtype=object)
 
 # %% ../nbs/25_chunks.ipynb #47147acd
 def _record(line: str, number: int, path: Path) -> dict[str, Any]:

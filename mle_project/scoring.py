@@ -37,7 +37,7 @@ from .contract import Column
 from .contract import Contract
 from .contract import ContractError
 from .contract import LARGEST
-from .frames import _plain
+from .frames import plain
 from .frames import failures
 from .frames import frame_blocks
 from .project import ProjectError
@@ -224,7 +224,7 @@ def broken_cells(
         return pd.DataFrame({"place": rows[:0], "row": rows[:0], "column": [], "rule": [], "value": []})
     faults = failures(frame, contract, list(frame.columns)).sort_values(["row", "column", "rule"], kind="stable")
     places = faults["row"].to_numpy(dtype=np.int64)
-    values = [repr(_plain(frame[column].iloc[place])) for column, place in zip(faults["column"], places, strict=True)]
+    values = [repr(plain(frame[column].iloc[place])) for column, place in zip(faults["column"], places, strict=True)]
     return pd.DataFrame({"place": places, "row": rows[places], "column": faults["column"], "rule": faults["rule"], "value": values})
 
 # %% ../nbs/26_scoring.ipynb #29d29d6a

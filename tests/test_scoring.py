@@ -22,7 +22,7 @@ from mle_project.artifact import Predictor, save, seal
 from mle_project.candidates import build_family
 from mle_project.chunks import json_values, read_chunks, typed_cells
 from mle_project.contract import EXAMPLE, ContractError, parse_contract
-from mle_project.frames import _no_gap, _typed, failures, model_input, read_file, target_values
+from mle_project.frames import failures, model_input, no_gap, read_file, target_values, typed
 from mle_project.project import ProjectError
 from mle_project.records import payload
 from mle_project.scoring import score_file
@@ -98,7 +98,7 @@ def test_columns_of_text_are_typed_as_cells_are(kind):
     @given(st.lists(CELLS, min_size=1, max_size=4))
     def holds(cells):
         quick = typed_cells(pa.chunked_array([[cell or None for cell in cells]], pa.string()), kind)
-        slow = _typed(pd.Series(cells, dtype=object), kind)
+        slow = typed(pd.Series(cells, dtype=object), kind)
         for a, b in zip(quick, slow, strict=True):
             assert repr(a) == repr(b) or (b is None and pd.isna(a)) or a == b, (kind, cells)
 
@@ -120,7 +120,7 @@ def test_json_values_are_judged_as_they_are(kind):
     @settings(max_examples=150, database=None, derandomize=True, deadline=None)
     @given(st.lists(values, min_size=1, max_size=4))
     def holds(found):
-        quick, slow = json_values(found, kind), pd.Series([_no_gap(value) for value in found], dtype=object)
+        quick, slow = json_values(found, kind), pd.Series([no_gap(value) for value in found], dtype=object)
         judged = [failures(pd.DataFrame({"v": one}), contract, ["v"]).values.tolist() for one in (quick, slow)]
         assert judged[0] == judged[1], found
 
