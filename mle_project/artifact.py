@@ -55,7 +55,7 @@ def compile_pipeline(
     found = skl2onnx.to_onnx(model, initial_types=inputs, options=options, target_opset=OPSET)
     return bytes(found.SerializeToString(deterministic=True))
 
-# %% ../nbs/15_artifact.ipynb #95bb5d64
+# %% ../nbs/15_artifact.ipynb #a94c1acb
 class _Graph:
     "Operations and constants of an ONNX graph, in order."
 
@@ -112,7 +112,7 @@ def _network_outputs(graph: _Graph, network: Any, hidden: str) -> str:
     positive = graph.add("Sigmoid", hidden)
     return graph.add("Concat", graph.add("Sub", graph.constant(np.float32(1)), positive), positive, axis=1)
 
-# %% ../nbs/15_artifact.ipynb #9a244512
+# %% ../nbs/15_artifact.ipynb #8917e576
 def _model(graph: _Graph, contract: Contract, last: str) -> bytes:
     "An ONNX model around a graph whose answer is the output `last`."
     from onnx import TensorProto
@@ -137,7 +137,7 @@ def compile_network(
     graph = _Graph()
     return _model(graph, contract, _network_outputs(graph, network, _network_inputs(graph, network)))
 
-
+# %% ../nbs/15_artifact.ipynb #ec3550af
 def compile_prior(
     model: Any,  # a fitted pipeline that ends in a dummy
     contract: Contract,
@@ -152,10 +152,14 @@ def compile_prior(
 
 
 def compile_model(
-    model: Any,  # a fitted pipeline or network
+    model: Any,  # a fitted pipeline or network, with or without a calibration around it
     contract: Contract,
 ) -> bytes:  # an ONNX model: blocks `numbers` and `strings` in, the answer as its last output
     "Compile a fitted model of any family."
+    if hasattr(model, "calibration"):
+        from mle_project.calibration import compiled_calibration
+
+        return compiled_calibration(compile_model(model.model, contract), model.calibration, model.classes_.astype(int))
     if hasattr(model, "vocabularies_"):
         return compile_network(model, contract)
     return (compile_prior if type(model[-1]).__name__.startswith("Dummy") else compile_pipeline)(model, contract)

@@ -20,7 +20,7 @@ from sklearn.calibration import calibration_curve
 from .contract import Contract
 from .project import ProjectError
 
-# %% ../nbs/12_evaluation.ipynb #979a84e4
+# %% ../nbs/12_evaluation.ipynb #c5388583
 def answers(
     model: Any,  # a fitted estimator
     x: pd.DataFrame,  # what `model_input` returns
@@ -31,9 +31,9 @@ def answers(
     if task == "regression":
         return np.asarray(model.predict(x), dtype=np.float64)
     found = np.asarray(model.predict_proba(x), dtype=np.float64)
-    if classes is None or found.shape[1] == classes:
+    if classes in (None, found.shape[1]):
         return found
-    whole = np.zeros((len(found), classes))
+    whole = np.zeros((len(found), int(classes or 0)))
     whole[:, np.asarray(model.classes_, dtype=int)] = found
     return whole
 
@@ -96,7 +96,7 @@ def scorer(
     function, sign = METRICS[task][name]
     return lambda y, p: sign * function(y, p)
 
-# %% ../nbs/12_evaluation.ipynb #d0a81207
+# %% ../nbs/12_evaluation.ipynb #0b3096e7
 def best_threshold(
     y: np.ndarray,  # (n,) of 0 and 1
     p: np.ndarray,  # (n,) probability of 1
@@ -117,8 +117,8 @@ def decisions(
     threshold: float,
 ) -> dict[str, float]:
     "Precision, recall and F1 at a threshold, and the share of rows called positive."
-    precision, recall, f1, _ = skm.precision_recall_fscore_support(y, p >= threshold, average="binary", zero_division=0)
-    return {"precision": float(precision), "recall": float(recall), "f1": float(f1), "positive_rate": float((p >= threshold).mean())}
+    *scores, _ = skm.precision_recall_fscore_support(y, p >= threshold, average="binary", zero_division=0)
+    return dict(zip(("precision", "recall", "f1", "positive_rate"), map(float, (*scores, (p >= threshold).mean())), strict=True))
 
 # %% ../nbs/12_evaluation.ipynb #1970d148
 def interval_half_width(
@@ -201,7 +201,7 @@ def plot_curve(
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.legend(fontsize=8)
 
-# %% ../nbs/12_evaluation.ipynb #0affb2c1
+# %% ../nbs/12_evaluation.ipynb #55bd4115
 def draw_blocks(
     frame: pd.DataFrame,  # the rows that a metric is measured on
     contract: Contract,
@@ -211,9 +211,7 @@ def draw_blocks(
     if contract.time:
         order = frame[contract.time].rank(method="first").to_numpy() - 1
         return (order * min(count, len(frame)) // max(1, len(frame))).astype(int)
-    if contract.group:
-        return pd.factorize(frame[contract.group])[0]
-    return np.arange(len(frame))
+    return pd.factorize(frame[contract.group])[0] if contract.group else np.arange(len(frame))
 
 # %% ../nbs/12_evaluation.ipynb #cb230022
 Measure = Callable[[np.ndarray], dict[str, float]]  # from the weight of each row to metrics by name
@@ -287,7 +285,7 @@ def _value_measure(y: np.ndarray, p: np.ndarray, half_width: float | None) -> Me
 
     return measure
 
-# %% ../nbs/12_evaluation.ipynb #d5efa83a
+# %% ../nbs/12_evaluation.ipynb #a6a0a4d3
 def measure_of(
     task: str,
     y: np.ndarray,  # (n,)
@@ -317,8 +315,8 @@ def intervals(
     found: pd.DataFrame,  # what `resampled` returned, or the difference of two of them
 ) -> dict[str, list[float]]:  # the ends of the middle 95 % of each metric; NaN where most draws could not be measured
     "Percentile bootstrap intervals."
-    enough = found.notna().mean() > 0.5
-    return {name: np.nanquantile(found[name], [0.025, 0.975]).tolist() if enough[name] else [float("nan")] * 2 for name in found}
+    ends = found.quantile([0.025, 0.975])
+    return {name: ends[name].tolist() if found[name].notna().mean() > 0.5 else [float("nan")] * 2 for name in found}
 
 # %% ../nbs/12_evaluation.ipynb #b2b50435
 def slice_values(values: pd.Series) -> pd.Series:
