@@ -2,23 +2,27 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'Calibration', 'NONE', 'METHODS', 'corrected', 'fit_calibration', 'held_out_answers', 'choose_calibration',
-           'Calibrated', 'with_calibration', 'compiled_calibration']
+           'reliability', 'plot_reliability', 'measure_log_loss', 'Calibrated', 'with_calibration',
+           'compiled_calibration']
 
-# %% ../nbs/14_calibration.ipynb #5ff159b7
+# %% ../nbs/14_calibration.ipynb #7b1d324e
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from scipy.optimize import minimize
 from sklearn.base import BaseEstimator
 from sklearn.base import ClassifierMixin
+from sklearn.calibration import calibration_curve
 
 from .contract import Contract
 from .evaluation import answers
 from .evaluation import intervals
 from .evaluation import measure_of
+from .evaluation import plot_curve
 from .evaluation import resampled
 from .folds import Folds
 
@@ -64,7 +68,7 @@ def fit_calibration(
     factors = np.exp(np.append(0.0, found[1:] if free else np.zeros(p.shape[1] - 1)))
     return {"method": method, "power": float(f"{np.exp(found[0]):.5g}"), "factors": [float(f"{one:.5g}") for one in factors]}
 
-# %% ../nbs/14_calibration.ipynb #01d85086
+# %% ../nbs/14_calibration.ipynb #2c3969fe
 def held_out_answers(
     build: Callable[[], Any],  # makes an unfitted estimator
     x: pd.DataFrame,
@@ -83,19 +87,43 @@ def choose_calibration(
     blocks: np.ndarray,  # of the rows of `check`, from `draw_blocks`
     task: str,
     seed: int = 0,
-) -> tuple[Calibration, pd.DataFrame]:  # the one that helps most or none, and the log loss of each
+) -> tuple[Calibration, pd.DataFrame, dict[str, Calibration]]:  # the one that helps most or none, the log loss with each, and each
     "The correction that lowers the log loss on later rows; none where no interval of the gain lies above nought."
     given, whole = check[1] / check[1].sum(axis=1, keepdims=True), np.ones(len(check[0]))
     before = measure_of(task, check[0], given)
     drawn, best, rows = resampled(before, blocks, seed=seed)["log_loss"], (0.0, NONE), {"none": {"log_loss": before(whole)["log_loss"]}}
-    for method in METHODS:
-        calibration = fit_calibration(method, *held_out)
+    fitted = {method: fit_calibration(method, *held_out) for method in METHODS}
+    for method, calibration in fitted.items():
         after = measure_of(task, check[0], corrected(given, calibration))
         low, high = intervals((drawn - resampled(after, blocks, seed=seed)["log_loss"]).to_frame())["log_loss"]
         gain = rows["none"]["log_loss"] - after(whole)["log_loss"]
         rows[method] = {"log_loss": after(whole)["log_loss"], "gain": gain, "from": low, "to": high, "power": calibration["power"]}
         best = max(best, (gain, calibration), key=lambda one: one[0]) if low > 0 else best
-    return best[1], pd.DataFrame(rows).T
+    return best[1], pd.DataFrame(rows).T, fitted
+
+# %% ../nbs/14_calibration.ipynb #5ba42832
+def reliability(
+    y: np.ndarray,  # (n,) positions of classes
+    p: np.ndarray,  # (n, classes) answers
+) -> pd.DataFrame:  # predicted, observed: the means of each group
+    "What was said against what came."
+    truth, said = (y, p[:, 1]) if p.shape[1] == 2 else ((y[:, None] == np.arange(p.shape[1])).ravel(), p.ravel())
+    observed, predicted = calibration_curve(truth, said, n_bins=12, strategy="quantile")
+    return pd.DataFrame({"predicted": predicted, "observed": observed})
+
+
+def plot_reliability(
+    axes: Axes,
+    y: np.ndarray,
+    found: Mapping[str, np.ndarray],  # answers, by what they are
+) -> None:
+    "Draw the reliability of some answers to the same rows."
+    plot_curve(axes, "calibration", {f"{name}, log loss {measure_log_loss(y, p):.4f}": reliability(y, p) for name, p in found.items()})
+
+
+def measure_log_loss(y: np.ndarray, p: np.ndarray) -> float:
+    "The log loss of probabilities."
+    return float(-np.log(np.maximum(p[np.arange(len(y)), y] / p.sum(axis=1), 1e-15)).mean())
 
 # %% ../nbs/14_calibration.ipynb #339e5223
 class Calibrated(ClassifierMixin, BaseEstimator):
