@@ -2,18 +2,19 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'Calibration', 'NONE', 'METHODS', 'corrected', 'fit_calibration', 'held_out_answers', 'choose_calibration',
-           'reliability', 'plot_reliability', 'measure_log_loss', 'Calibrated', 'with_calibration',
-           'compiled_calibration']
+           'reliability', 'plot_reliability', 'Calibrated', 'with_calibration', 'compiled_calibration']
 
-# %% ../nbs/14_calibration.ipynb #7b1d324e
+# %% ../nbs/14_calibration.ipynb #951b9901
 from collections.abc import Callable
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from scipy.optimize import minimize
+from scipy.special import softmax
 from sklearn.base import BaseEstimator
 from sklearn.base import ClassifierMixin
 from sklearn.calibration import calibration_curve
@@ -21,9 +22,9 @@ from sklearn.calibration import calibration_curve
 from .contract import Contract
 from .evaluation import answers
 from .evaluation import intervals
-from .evaluation import measure_of
 from .evaluation import plot_curve
 from .evaluation import resampled
+from .evaluation import row_losses
 from .folds import Folds
 
 # %% ../nbs/14_calibration.ipynb #719684f8
@@ -44,7 +45,7 @@ def corrected(
     weight = factors * p * np.maximum(p, LEAST) ** (calibration["power"] - 1)
     return weight / weight.sum(axis=1, keepdims=True)
 
-# %% ../nbs/14_calibration.ipynb #8d4d5b80
+# %% ../nbs/14_calibration.ipynb #47d5fae6
 METHODS = ("power", "scaling")
 
 
@@ -55,20 +56,21 @@ def fit_calibration(
 ) -> Calibration:
     "The correction with the least log loss."
     free = p.shape[1] - 1 if method == "scaling" else 0
-    truth, logs, held = np.arange(len(y)), np.log(np.maximum(p, 1e-12)), np.log(np.maximum(p, LEAST))
+    truth, logs, held = np.eye(p.shape[1])[y], np.log(np.maximum(p, 1e-12)), np.log(np.maximum(p, LEAST))
 
-    def loss(at: np.ndarray) -> float:
+    def loss(at: np.ndarray) -> tuple[float, np.ndarray]:  # and its slope
         score = logs + (np.exp(at[0]) - 1) * held
         score[:, 1 : free + 1] += at[1:]
-        score -= score.max(axis=1, keepdims=True)
-        return float((np.log(np.exp(score).sum(axis=1)) - score[truth, y]).mean())
+        said = softmax(score, axis=1)
+        slope = np.append((np.exp(at[0]) * (said - truth) * held).sum(), (said - truth)[:, 1 : free + 1].sum(axis=0))
+        return float(-np.log(np.maximum((said * truth).sum(axis=1), 1e-15)).mean()), slope / len(y)
 
     bounds = [(np.log(0.5), np.log(2.0))] + [(-2.0, 2.0)] * free
-    found = minimize(loss, np.zeros(1 + free), method="L-BFGS-B", bounds=bounds).x
+    found = minimize(loss, np.zeros(1 + free), jac=True, method="L-BFGS-B", bounds=bounds).x
     factors = np.exp(np.append(0.0, found[1:] if free else np.zeros(p.shape[1] - 1)))
     return {"method": method, "power": float(f"{np.exp(found[0]):.5g}"), "factors": [float(f"{one:.5g}") for one in factors]}
 
-# %% ../nbs/14_calibration.ipynb #2c3969fe
+# %% ../nbs/14_calibration.ipynb #4c5fd9f3
 def held_out_answers(
     build: Callable[[], Any],  # makes an unfitted estimator
     x: pd.DataFrame,
@@ -85,23 +87,24 @@ def choose_calibration(
     held_out: tuple[np.ndarray, np.ndarray],  # targets and answers to fit the corrections on
     check: tuple[np.ndarray, np.ndarray],  # targets and answers to judge them on
     blocks: np.ndarray,  # of the rows of `check`, from `draw_blocks`
-    task: str,
     seed: int = 0,
 ) -> tuple[Calibration, pd.DataFrame, dict[str, Calibration]]:  # the one that helps most or none, the log loss with each, and each
     "The correction that lowers the log loss on later rows; none where no interval of the gain lies above nought."
-    given, whole = check[1] / check[1].sum(axis=1, keepdims=True), np.ones(len(check[0]))
-    before = measure_of(task, check[0], given)
-    drawn, best, rows = resampled(before, blocks, seed=seed)["log_loss"], (0.0, NONE), {"none": {"log_loss": before(whole)["log_loss"]}}
+    before, best = row_losses(*check), (0.0, NONE)
+    rows = {"none": {"log_loss": before.mean()}}
     fitted = {method: fit_calibration(method, *held_out) for method in METHODS}
     for method, calibration in fitted.items():
-        after = measure_of(task, check[0], corrected(given, calibration))
-        low, high = intervals((drawn - resampled(after, blocks, seed=seed)["log_loss"]).to_frame())["log_loss"]
-        gain = rows["none"]["log_loss"] - after(whole)["log_loss"]
-        rows[method] = {"log_loss": after(whole)["log_loss"], "gain": gain, "from": low, "to": high, "power": calibration["power"]}
-        best = max(best, (gain, calibration), key=lambda one: one[0]) if low > 0 else best
+        gains = before - row_losses(check[0], corrected(check[1], calibration))
+        low, high = intervals(resampled(partial(_mean_gain, gains), blocks, seed=seed))["gain"]
+        rows[method] = {"log_loss": before.mean() - gains.mean(), "gain": gains.mean(), "from": low, "to": high, "power": calibration["power"]}
+        best = max(best, (gains.mean(), calibration), key=lambda one: one[0]) if low > 0 else best
     return best[1], pd.DataFrame(rows).T, fitted
 
-# %% ../nbs/14_calibration.ipynb #5ba42832
+
+def _mean_gain(gains: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    return {"gain": float(np.dot(gains, weights) / weights.sum())}
+
+# %% ../nbs/14_calibration.ipynb #e5e191ec
 def reliability(
     y: np.ndarray,  # (n,) positions of classes
     p: np.ndarray,  # (n, classes) answers
@@ -118,12 +121,7 @@ def plot_reliability(
     found: Mapping[str, np.ndarray],  # answers, by what they are
 ) -> None:
     "Draw the reliability of some answers to the same rows."
-    plot_curve(axes, "calibration", {f"{name}, log loss {measure_log_loss(y, p):.4f}": reliability(y, p) for name, p in found.items()})
-
-
-def measure_log_loss(y: np.ndarray, p: np.ndarray) -> float:
-    "The log loss of probabilities."
-    return float(-np.log(np.maximum(p[np.arange(len(y)), y] / p.sum(axis=1), 1e-15)).mean())
+    plot_curve(axes, "calibration", {f"{name}, log loss {row_losses(y, p).mean():.4f}": reliability(y, p) for name, p in found.items()})
 
 # %% ../nbs/14_calibration.ipynb #339e5223
 class Calibrated(ClassifierMixin, BaseEstimator):

@@ -2,8 +2,9 @@
 
 # %% auto #0
 __all__ = ['Metric', 'METRICS', 'TITLES', 'Measure', 'answers', 'all_metrics', 'scorer', 'best_threshold', 'decisions',
-           'interval_half_width', 'interval_coverage', 'curves', 'plot_curve', 'draw_blocks', 'measure_of', 'resampled',
-           'intervals', 'slice_values', 'slices', 'standing_out', 'behind', 'simplest_as_good']
+           'interval_half_width', 'interval_coverage', 'curves', 'plot_curve', 'draw_blocks', 'row_losses',
+           'measure_of', 'resampled', 'intervals', 'slice_values', 'rows_quality', 'slices', 'standing_out', 'behind',
+           'simplest_as_good']
 
 # %% ../nbs/12_evaluation.ipynb #2b064776
 from collections.abc import Callable
@@ -233,9 +234,9 @@ def _ranking(y: np.ndarray, p: np.ndarray) -> Callable[[np.ndarray], tuple[float
 
     return ranked
 
-# %% ../nbs/12_evaluation.ipynb #9a6fbac3
+# %% ../nbs/12_evaluation.ipynb #06ca7114
 def _binary_measure(y: np.ndarray, p: np.ndarray, threshold: float | None) -> Measure:
-    ranked, lost = _ranking(y, p[:, 1]), _row_losses(y, p)
+    ranked, lost = _ranking(y, p[:, 1]), row_losses(y, p)
     said = p[:, 1] >= (np.inf if threshold is None else threshold)
 
     def measure(w: np.ndarray) -> dict[str, float]:
@@ -250,7 +251,7 @@ def _binary_measure(y: np.ndarray, p: np.ndarray, threshold: float | None) -> Me
     return measure
 
 
-def _row_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
+def row_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     "The log loss of each row; a probability of nought counts as the smallest number, as in scikit-learn."
     least = np.finfo(p.dtype).eps
     return -np.log(np.clip(p[np.arange(len(y)), y] / p.sum(axis=1), least, 1 - least))
@@ -259,9 +260,9 @@ def _row_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:
     return float(np.dot(values, weights) / weights.sum())
 
-# %% ../nbs/12_evaluation.ipynb #758c151f
+# %% ../nbs/12_evaluation.ipynb #ccc9949b
 def _multiclass_measure(y: np.ndarray, p: np.ndarray) -> Measure:
-    each, lost, said = [_ranking((y == k).astype(float), p[:, k]) for k in range(p.shape[1])], _row_losses(y, p), p.argmax(axis=1)
+    each, lost, said = [_ranking((y == k).astype(float), p[:, k]) for k in range(p.shape[1])], row_losses(y, p), p.argmax(axis=1)
 
     def measure(w: np.ndarray) -> dict[str, float]:
         there, called = (np.bincount(one, w, minlength=len(each)) for one in (y, said))
@@ -318,7 +319,7 @@ def intervals(
     ends = found.quantile([0.025, 0.975])
     return {name: ends[name].tolist() if found[name].notna().mean() > 0.5 else [float("nan")] * 2 for name in found}
 
-# %% ../nbs/12_evaluation.ipynb #b2b50435
+# %% ../nbs/12_evaluation.ipynb #bfb43f0e
 def slice_values(values: pd.Series) -> pd.Series:
     "The slice of each row: the value as a word, quartiles of a number with more than ten values, `missing`."
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values) and values.nunique() > 10:
@@ -326,7 +327,7 @@ def slice_values(values: pd.Series) -> pd.Series:
     return values.astype("object").where(values.notna(), "missing").astype(str)
 
 
-def _part(name: str, rows: np.ndarray, task: str, y: np.ndarray, p: np.ndarray, blocks: np.ndarray, draws: int) -> dict[str, Any]:
+def rows_quality(name: str, rows: np.ndarray, task: str, y: np.ndarray, p: np.ndarray, blocks: np.ndarray, draws: int) -> dict[str, Any]:
     "How many rows a part has, its score, and the interval."
     measure = measure_of(task, y[rows], p[rows])
     low, high = intervals(resampled(measure, blocks[rows], draws)[[name]])[name]
@@ -349,7 +350,7 @@ def slices(
         for value in sorted(part.unique()):
             rows = np.flatnonzero((part == value).to_numpy())
             if len(rows) >= least and (contract.task == "regression" or len(np.unique(y[rows])) > 1):
-                found.append({"column": column, "value": value, **_part(name, rows, contract.task, y, p, blocks, draws)})
+                found.append({"column": column, "value": value, **rows_quality(name, rows, contract.task, y, p, blocks, draws)})
     table = pd.DataFrame(found, columns=["column", "value", "rows", "score", "low", "high"])
     return table.sort_values("score", ascending=METRICS[contract.task][name][1] > 0, ignore_index=True)
 
