@@ -235,10 +235,10 @@ def shap_values(
     explainer = shap.explainers.Permutation(ask, shap.maskers.Independent(numbers(background), max_samples=len(background)), seed=seed)
     return np.asarray(explainer(numbers(x), max_evals=2 * x.shape[1] + 1, silent=True).values)
 
-# %% ../nbs/18_importance.ipynb #f41c9789
+# %% ../nbs/18_importance.ipynb #b841fac9
 def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
     "The rows of a frame as JSON takes them: six digits, and null where there is no number."
-    rows = frame.reset_index(names="feature").to_dict("records") if frame.index.dtype == object else frame.to_dict("records")
+    rows = frame.reset_index(names="feature").to_dict("records") if pd.api.types.is_string_dtype(frame.index) else frame.to_dict("records")
     return [{str(k): _plain(v) for k, v in row.items()} for row in rows]
 
 
