@@ -39,7 +39,7 @@ LARGEST = 1e30  # models multiply and add 32-bit floats, which end at 3.4e38
 class ContractError(ProjectError):
     "The contract contradicts itself, or data contradict the contract."
 
-# %% ../nbs/01_contract.ipynb #0bd8a737
+# %% ../nbs/01_contract.ipynb #6b1bd475
 @dataclass(frozen=True)
 class Column:
     "What `contract.yaml` says of one column."
@@ -56,6 +56,7 @@ class Column:
     outside: str = "reject"  # one of OUTSIDE
     labels: Mapping[Any, str] = field(default_factory=dict)  # of a boolean target: false and true in words
     slice: bool = False  # is quality broken down by it?
+    protected: bool = False  # is the model compared between its values? True for role protected, whatever this says
     example: Any = None
     line: int = 0  # where it begins in the file
 
@@ -98,7 +99,7 @@ def _column(name: str, node: yaml.Node, line: int, path: str) -> Column:
             values[key] = tuple(values[key])
     return Column(name=name, line=line, **values)
 
-# %% ../nbs/01_contract.ipynb #85418167
+# %% ../nbs/01_contract.ipynb #e50ecf18
 @dataclass(frozen=True)
 class Contract:
     "One raw record: its columns, the task, and the order in which features enter the model."
@@ -132,6 +133,11 @@ class Contract:
     def features(self) -> list[str]:
         "All features, numbers first."
         return [*self.numbers, *self.strings]
+
+    @property
+    def protected(self) -> list[str]:
+        "The columns whose values the model is compared between: kept from it by their role, or features marked so."
+        return [c.name for c in self.columns.values() if c.protected or c.role == "protected"]
 
     @property
     def target(self) -> Column:
@@ -205,7 +211,7 @@ def bound_in_words(column: Column) -> str:
         return ""
     return f"at least {low}" if high is None else f"at most {high}" if low is None else f"between {low} and {high}"
 
-# %% ../nbs/01_contract.ipynb #8a953ae0
+# %% ../nbs/01_contract.ipynb #a743aab8
 def _column_faults(c: Column, task: str) -> list[str]:
     "What is wrong with one column, in sentences."
     number, low_high = c.type in ("integer", "number"), len(c.range) == 2
@@ -228,6 +234,7 @@ def _column_faults(c: Column, task: str) -> list[str]:
         and not (low_high and all(has_type(e, "number") for e in ends) and (len(ends) < 2 or ends[0] <= ends[1])),
         "says missing: and neither true nor false": not isinstance(c.missing, bool),
         "says slice: and neither true nor false": not isinstance(c.slice, bool),
+        "says protected: and neither true nor false": not isinstance(c.protected, bool),
         "has no meaning; say in a sentence what it is": not isinstance(c.meaning, str) or not c.meaning.strip(),
         "has labels that are not words for its classes, as in {false: no, true: yes}": not isinstance(c.labels, Mapping)
         or not {repr(key) for key in c.labels} <= {repr(key) for key in ((False, True) if c.type == "boolean" else c.categories)},

@@ -248,7 +248,7 @@ def nonsense(frame, contract):
 
 def fitted_files(project):
     """The bytes of everything that was chosen or fitted, by name: all but the look at the test split."""
-    names = [path for path in sorted((project / "models" / "final").rglob("*")) if path.name not in ("card.md", "manifest.json")]
+    names = [path for path in sorted((project / "models" / "final").rglob("*")) if path.name not in ("card.md", "metrics.json", "manifest.json")]
     names += [project / "metrics" / name for name in ("hyperparameters.json", "model_selection.json", "trials.jsonl")]
     return {path.relative_to(project).as_posix(): path.read_bytes() for path in names if path.is_file()}
 
