@@ -141,7 +141,7 @@ def serving_request(
     rows = [{name: blank[name] if row[name] is None else plain[name](row[name]) for name in contract.features} for row in records]
     return {"signature_name": "serving_default", "instances": rows}
 
-# %% ../nbs/22_keras_export.ipynb #c76487a6
+# %% ../nbs/22_keras_export.ipynb #a5361894
 def saved_model_answers(
     folder: Path,  # a version's folder
     columns: Mapping[str, np.ndarray],  # of `serving_columns`
@@ -150,12 +150,12 @@ def saved_model_answers(
     "What a SavedModel says of raw rows."
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(folder))
-    found = loaded.signatures["serving_default"](**{name: tf.constant(values) for name, values in columns.items()})
-    if contract.task == "binary":
-        second = found["probability"].numpy().astype(np.float64)
-        return np.column_stack([1 - second, second])
-    return np.asarray(found["value" if contract.task == "regression" else "probabilities"].numpy(), dtype=np.float64)
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        signature = v1.saved_model.load(session, ["serve"], str(folder)).signature_def["serving_default"]
+        wanted = signature.outputs[{"binary": "probability", "multiclass": "probabilities"}.get(contract.task, "value")].name
+        found = session.run(wanted, {signature.inputs[name].name: values for name, values in columns.items()}).astype(np.float64)
+    return np.column_stack([1 - found, found]) if contract.task == "binary" else found
 
 
 def refuse_other_answers(
@@ -172,7 +172,7 @@ def refuse_other_answers(
         raise ProjectError(f"the SavedModel differs from the network by {difference:.2g} on {len(hurt):,} rows; nothing was exported.")
     return difference
 
-# %% ../nbs/22_keras_export.ipynb #83c53753
+# %% ../nbs/22_keras_export.ipynb #97148ddf
 def quantise(
     compiled: bytes,  # an ONNX model of `compile_model`
     numbers: np.ndarray,  # (n, k) float32: representative rows, some hundred
@@ -181,21 +181,21 @@ def quantise(
     "A compiled network whose embeddings, weights and products are 8-bit integers."
     import onnx
     from onnxruntime import quantization as q
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    asked = {one.name for one in onnx.load_from_string(compiled).graph.input}
+    batches = [{name: block for name, block in (("numbers", numbers), ("strings", strings)) if name in asked}]
 
     class Rows(q.CalibrationDataReader):  # type: ignore[misc]
-        waiting = [{"numbers": numbers, "strings": strings}]
-
         def get_next(self) -> dict[str, np.ndarray] | None:
-            return self.waiting.pop() if self.waiting else None
+            return batches.pop() if batches else None
 
-    model = onnx.load_from_string(compiled)
-    asked = {one.name for one in model.graph.input}
-    Rows.waiting = [{name: block for name, block in Rows.waiting[0].items() if name in asked}]
-    kinds = {"activation_type": q.QuantType.QInt8, "weight_type": q.QuantType.QInt8, "per_channel": True}
+    kinds = {"activation_type": q.QuantType.QInt8, "weight_type": q.QuantType.QInt8, "per_channel": True, "quant_format": q.QuantFormat.QDQ}
     with tempfile.TemporaryDirectory() as scratch:
-        target = Path(scratch) / "int8.onnx"
-        q.quantize_static(model, str(target), Rows(), quant_format=q.QuantFormat.QDQ, op_types_to_quantize=["MatMul", "Gather"], **kinds)
-        return bytes(onnx.load(target).SerializeToString(deterministic=True))
+        exact, small = f"{scratch}/float.onnx", f"{scratch}/int8.onnx"
+        quant_pre_process(onnx.load_from_string(compiled), exact, skip_optimization=True, skip_symbolic_shape=True)
+        q.quantize_static(exact, small, Rows(), op_types_to_quantize=["MatMul", "Gather"], **kinds)
+        return bytes(onnx.load(small).SerializeToString(deterministic=True))
 
 # %% ../nbs/22_keras_export.ipynb #293464ac
 def _asked(compiled: bytes, network: Any, frame: pd.DataFrame, contract: Contract) -> np.ndarray:
