@@ -78,16 +78,17 @@ class _Graph:
         self.nodes.append(helper.make_node(operation, list(inputs), [name], name=name, domain=domain, **attributes))
         return name
 
-# %% ../nbs/15_artifact.ipynb #01d636f8
+# %% ../nbs/15_artifact.ipynb #18c077bc
 def _network_inputs(graph: _Graph, network: Any) -> str:
     "Normalised numbers, flags of missing ones, and embedded strings, side by side."
-    missing = graph.add("IsNaN", "numbers")
-    whole = graph.add("Where", missing, graph.constant(network.mean_), "numbers")
-    centred = graph.add("Sub", whole, graph.constant(network.mean_))
-    spread = np.maximum(np.sqrt(network.variance_), np.float32(1e-7))
-    scaled = graph.add("Div", centred, graph.constant(spread.astype(np.float32)))
-    cut = graph.add("Clip", scaled, graph.constant(np.float32(-5)), graph.constant(np.float32(5)))
-    parts = [cut, graph.add("Cast", missing, to=1)]
+    parts = []
+    if network.numbers:
+        missing = graph.add("IsNaN", "numbers")
+        whole = graph.add("Where", missing, graph.constant(network.mean_), "numbers")
+        centred = graph.add("Sub", whole, graph.constant(network.mean_))
+        scaled = graph.add("Div", centred, graph.constant(np.sqrt(network.variance_)))
+        cut = graph.add("Clip", scaled, graph.constant(np.float32(-5)), graph.constant(np.float32(5)))
+        parts = [cut, graph.add("Cast", missing, to=1)]
     for column, words in enumerate(network.vocabularies_):
         text = graph.add("Gather", "strings", graph.constant(np.int64(column)), axis=1)
         codes = list(range(1, len(words) + 1))

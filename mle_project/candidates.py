@@ -182,7 +182,7 @@ class Network(BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_model"}
 
-# %% ../nbs/11_candidates.ipynb #b885dc3d
+# %% ../nbs/11_candidates.ipynb #ab54ed9b
 STRATEGIES = {"none": "get_strategy", "mirrored": "MirroredStrategy", "multi_worker": "MultiWorkerMirroredStrategy"}
 
 
@@ -211,8 +211,7 @@ def _numbers_layers(network: Network, numbers: Any) -> Any:
     from keras import ops
 
     missing = ops.isnan(numbers)
-    whole = ops.where(missing, ops.zeros_like(numbers) + network.mean_, numbers)
-    normal = layers.Normalization(mean=network.mean_, variance=network.variance_)(whole)
+    normal = (ops.where(missing, network.mean_, numbers) - network.mean_) / np.sqrt(network.variance_)
     return layers.Concatenate()([ops.clip(normal, -5.0, 5.0), ops.cast(missing, "float32")])
 
 # %% ../nbs/11_candidates.ipynb #0cf6b966

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Project, copy_project
+from conftest import PARAMS, Project, copy_project
 from sklearn import datasets
 from test_graph import ran
 from test_service import serving
@@ -58,6 +58,8 @@ def adopted(request, tmp_path_factory) -> tuple[Project, str, str]:
     file = project.root.parent / f"{project.root.name}-{request.param}.csv"
     frame.to_csv(file, index=False, **form)
     shown = project.run("mle", "adopt", str(file), *options, "--name", request.param).stdout
+    if request.param != "wines":  # a search without the network leaves nothing to export
+        project.params(model_selection__families=[name for name in PARAMS["model_selection"]["families"] if name != "network"])
     project.params(model_selection__trials={"prior": 1, "linear": 2, "boosting": 2, "network": 1})  # the tests' time, not the table's need
     project.run("dvc", "repro")
     return project, task, shown
@@ -86,6 +88,8 @@ def test_nothing_is_left_to_do_and_everything_shows_its_pictures(adopted):
     assert ran(project.run("dvc", "repro").stdout) == [] and "up to date" in project.run("dvc", "status").stdout
     page = project.run("dvc", "plots", "show", "--out", ".mle/plots").stdout
     assert "index.html" in page and "failed" not in page
+    about = json.loads((project.root / "models" / "keras" / "about.json").read_text())
+    assert about["exported"] or "`network` was not tuned" in about["why"]
     card = (project.root / "models" / "final" / "card.md").read_text()
     assert Predictor(project.root / "models" / "final").contract.target.name in card
 

@@ -52,8 +52,8 @@ def test_the_native_model_agrees(sample, test_rows):
     assert largest_difference(expected, predictor.answer_frame(test_rows), usual_size(expected)) <= TOLERANCE[predictor.contract.task]
 
 
-@pytest.mark.parametrize("family", ["linear", "network"])
-def test_every_family_arrives_in_the_same_form(changeable, family):
+@pytest.mark.parametrize("family", ["linear"])  # a network goes further, in test_keras_export
+def test_another_family_arrives_in_the_same_form(changeable, family):
     changeable.params(final_model__family=family)
     changeable.run("mle", "run", "final_model")
     folder = changeable.root / "models" / "final"

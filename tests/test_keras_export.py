@@ -1,0 +1,199 @@
+"""The exported network: as a program with TensorFlow alone sees it, twice the same, and with 8-bit integers. And a network forced to win."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from tables_of_other_kinds import houses, plants
+from test_contract import drawn
+from test_graph import ran
+from test_service import serving
+
+from mle_project.artifact import TOLERANCE, Predictor, file_digests, largest_difference, usual_size
+from mle_project.contract import EXAMPLE, parse_contract
+from mle_project.evaluation import answers
+from mle_project.features import law_faults
+from mle_project.frames import model_input, records_frame
+from mle_project.keras_export import serving_request
+from mle_project.records import payload, valid_records
+
+WORDS = """
+record: A word
+task: multiclass
+columns:
+  hired bikes: {type: string, meaning: Any word., role: feature, known: before, missing: true, example: a}
+  from: {type: string, meaning: One of two., role: feature, known: before, missing: true, categories: [ü, ☃], outside: unknown, example: ü}
+  kind: {type: string, meaning: The answer., role: target, known: after, categories: [x, y, z], example: x}
+"""
+
+MEASURES = """
+record: A measurement
+task: regression
+columns:
+  Température (°C): {type: number, meaning: Warmth., role: feature, known: before, missing: true, range: [-50.1, 60], outside: unknown, example: 1.5}
+  1st: {type: boolean, meaning: Whether it is the first., role: feature, known: before, missing: true, example: true}
+  n/a: {type: integer, meaning: A count., role: feature, known: before, range: [0, null], outside: flag, example: 3}
+  level: {type: number, meaning: The answer., role: target, known: after, example: 2}
+"""
+
+TEXTS = {"visits": EXAMPLE, "plants": plants().text, "houses": houses().text, "words": WORDS, "measures": MEASURES}
+
+# Fits and exports a network for each contract; the rows are made from a seed.
+EXPORT = """
+import os, sys
+from pathlib import Path
+from mle_project.project import ENVIRONMENT
+os.environ.update({name: value for name, value in ENVIRONMENT.items() if name != "PYTHONHASHSEED"})
+import json
+import numpy as np
+from mle_project.candidates import build_family
+from mle_project.contract import parse_contract
+from mle_project.frames import model_input, records_frame
+from mle_project.keras_export import export_network
+from mle_project.records import payload
+for name, text in json.load(open(sys.argv[1])).items():
+    contract = parse_contract(text)
+    rows = records_frame(payload(contract, 500, seed=1))
+    x, chance = model_input(rows, contract), np.random.default_rng(0)
+    y = chance.normal(200, 30, 500) if contract.task == "regression" else np.arange(500) % len(contract.classes)
+    network = build_family("network", {"epochs": 3, "units": 16}, contract, 0).fit(x, y)
+    interval = {"half_width": 5.0, "coverage": 0.9} if contract.task == "regression" else None
+    about = {"threshold": 0.5, "interval": interval}
+    found = export_network(Path(sys.argv[2]) / name, network, contract, text, about, rows, x)
+    (Path(sys.argv[2]) / name / "about.json").write_text(json.dumps(found))
+"""
+
+# A client's view: TensorFlow, a request in JSON, nothing else.
+ALONE = """
+import sys
+for name in ("keras", "mle_project", "onnx", "onnxruntime", "pandas", "sklearn"):
+    sys.modules[name] = None
+import json
+import tensorflow as tf
+answers, v1 = {}, tf.compat.v1
+for name in sys.argv[2:]:
+    rows = json.load(open(f"{sys.argv[1]}/{name}.json"))["instances"]
+    folder = f"{sys.argv[1]}/{name}/saved_model/1"
+    if name in ("words", "measures"):  # their columns have names that Python does not allow
+        with tf.Graph().as_default(), v1.Session() as session:
+            signature = v1.saved_model.load(session, ["serve"], folder).signature_def["serving_default"]
+            wanted = {key: tf.dtypes.as_dtype(one.dtype) for key, one in signature.inputs.items()}
+            given = {one.name: [row[key] for row in rows] for key, one in signature.inputs.items()}
+            found = session.run({key: one.name for key, one in signature.outputs.items()}, given)
+    else:
+        model = tf.saved_model.load(folder)
+        served = model.signatures["serving_default"]
+        wanted = {key: spec.dtype for key, spec in served.structured_input_signature[1].items()}
+        said = served(**{key: tf.constant([row[key] for row in rows], dtype) for key, dtype in wanted.items()})
+        found = {key: tensor.numpy() for key, tensor in said.items()}
+    answers[name] = {"inputs": {key: dtype.name for key, dtype in wanted.items()}}
+    for key, values in found.items():
+        answers[name][key] = [one.decode() for one in values] if values.dtype == object else values.tolist()
+print(json.dumps(answers))
+"""
+
+
+def started(*command: object, seed: str = "0") -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONHASHSEED": seed, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", *map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    shown, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    return shown
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> tuple[Path, Path]:
+    "The networks, exported by two processes that order their sets differently."
+    folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    texts = tmp_path_factory.mktemp("texts") / "texts.json"
+    texts.write_text(json.dumps(TEXTS))
+    for process in [started(EXPORT, texts, folder, seed=seed) for folder, seed in zip(folders, "12", strict=True)]:
+        ended(process)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def records() -> dict[str, list[dict]]:
+    "Usual records, and any that the contract lets in: gaps, extremes, words never seen."
+    contracts = {name: parse_contract(text) for name, text in TEXTS.items()}
+    return {name: payload(contract, 100, seed=2) + drawn(valid_records(contract), 100) for name, contract in contracts.items()}
+
+
+@pytest.fixture(scope="module")
+def told(exported, records) -> dict[str, dict]:
+    "What the SavedModels answer in a process with TensorFlow alone."
+    for name, rows in records.items():
+        (exported[0] / f"{name}.json").write_text(json.dumps(serving_request(rows, parse_contract(TEXTS[name]))))
+    return json.loads(ended(started(ALONE, exported[0], *TEXTS)))
+
+
+def test_two_exports_have_equal_bytes(exported):
+    one, two = map(file_digests, exported)
+    assert {name for name in one if name.endswith(".pb")} == {f"{name}/saved_model/1/saved_model.pb" for name in TEXTS}
+    assert {name: digest for name, digest in one.items() if name in two} == two and len(two) > 10 * len(TEXTS)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_tensorflow_alone_gives_the_artifacts_answers(name, exported, records, told):
+    predictor, found = Predictor(exported[0] / name / "float"), told[name]
+    contract = predictor.contract
+    assert found.pop("inputs") == dict.fromkeys(contract.numbers, "float32") | dict.fromkeys(contract.strings, "string")
+    expected = predictor.answer_records(records[name])
+    said = pd.DataFrame(predictor.describe(expected))
+    assert set(found) == set(said)
+    for key in set(said) - {"label", "probabilities"}:
+        assert largest_difference(said[key].to_numpy(), np.array(found[key]), usual_size(expected)) <= TOLERANCE[contract.task], key
+    if "probabilities" in found:
+        assert largest_difference(expected, np.array(found["probabilities"])) <= TOLERANCE[contract.task]
+    if "label" in found:
+        near = np.sort(expected, axis=1)[:, -1] - np.sort(expected, axis=1)[:, -2] < 1e-5  # either label will do
+        assert [one for one, same in zip(found["label"], near, strict=True) if not same] == said["label"][~near].tolist()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_integers_are_close_and_work_within_a_row(name, exported, records):
+    exact, small = Predictor(exported[0] / name / "float"), Predictor(exported[0] / name / "int8")
+    assert small.digest != exact.digest and small.about["quantised"] == "int8"
+    usual = records_frame(records[name][:100])
+    expected, found = exact.answer_frame(usual), small.answer_frame(usual)
+    assert 0 < np.abs(expected - found).mean() < 0.05 * max(1.0, expected.std())
+    assert law_faults(small.answer_frame, records_frame(records[name]), alone=20, tolerance=1e-6) == []
+
+
+def test_the_stage_says_what_it_wrote(sample):
+    folder = sample.root / "models" / "keras"
+    about, loss = json.loads((folder / "about.json").read_text()), {}
+    assert about["exported"] and about["digests"]["int8"] == Predictor(folder / "int8").digest
+    loss = about["validation"]
+    assert loss["rows"] == len(pd.read_parquet(sample.root / "data" / "tables" / "validation.parquet"))
+    for name, value in loss["float"].items():
+        assert abs(value - loss["int8"][name]) == pytest.approx(abs(loss["loss"][name])) and abs(loss["loss"][name]) < 0.05
+    request = json.loads((folder / "request.json").read_text())
+    assert set(request["instances"][0]) == set(Predictor(folder / "float").contract.features)
+
+
+def test_a_network_forced_to_win_goes_the_whole_way(changeable):
+    "Experiment, artifact, leakage, bento and service; and the exported network is the same."
+    changeable.run("git", "add", "-A")
+    changeable.run("git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "run")
+    done = changeable.run("dvc", "exp", "run", "-S", "final_model.family=network")
+    assert ran(done.stdout) == ["final_model", "leakage", "bento"]
+    final, keras = changeable.root / "models" / "final", changeable.root / "models" / "keras"
+    assert (final / "model.onnx").read_bytes() == (keras / "float" / "model.onnx").read_bytes()
+    rows = pd.read_parquet(changeable.root / "data" / "tables" / "test.parquet").head(300)
+    with serving(changeable) as served:
+        contract, found = served.predictor.contract, served.predictor.answer_frame(rows)
+        native = answers(joblib.load(final / "native.joblib"), model_input(rows, contract), contract.task)
+        assert largest_difference(native, found, usual_size(native)) <= TOLERANCE[contract.task]
+        status, answer = served.post({"records": json.loads(rows[contract.features].to_json(orient="records"))})
+        assert status == 200 and answer == {"predictions": served.predictor.describe(found), "model": served.predictor.digest}
