@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -77,7 +78,8 @@ class Form:
         browser.get(f"{served.url}/")
 
     def size(self, width: int, height: int) -> None:
-        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False})
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
 
     def all(self, selector: str) -> list:
         return self.browser.find_elements("css selector", selector)
@@ -116,9 +118,14 @@ class Form:
 
 
 @pytest.fixture(scope="module")
-def binary(browser, sample) -> Iterator[Form]:
-    with serving(sample) as served:
-        yield Form(browser, served)
+def served(sample) -> Iterator[Served]:
+    with serving(sample) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def binary(browser, served) -> Form:
+    return Form(browser, served)
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +225,18 @@ def test_the_colours_can_be_told_apart():
         assert contrast(colours["on-accent"], colours["accent"]) >= 4.5
 
 
-def said_by(*command: str) -> str:
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
+def said_by(*command: str, folder: Path = ROOT) -> str:
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_the_readmes_requests_work_as_typed(served, sample):
+    "The curl command and the Python client, in the project's folder; only the port is another."
+    text = (sample.root / "README.md").read_text()
+    blocks = [block for block in re.findall(r"```(?:sh|python)\n(.*?)```", text, flags=re.DOTALL) if "localhost:3000/predict" in block]
+    expected = served.predictor.describe(served.predictor.answer_records([served.example]))
+    shell, client = (block.replace("localhost:3000", served.url.removeprefix("http://")) for block in blocks)
+    assert json.loads(said_by("bash", "-c", shell, folder=sample.root))["predictions"] == expected
+    assert said_by(sys.executable, "-c", client, folder=sample.root).strip() == str(expected)
 
 
 def test_a_long_contract(multiclass):

@@ -8,9 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import ROOT, example_only
+from conftest import BIN, ROOT, example_only
 
-from mle_project.cli import notebook_stages
+from mle_project.cli import main, notebook_stages
 from mle_project.notebooks import order_faults, stage_notebook
 from mle_project.stages import check_parameters, declared
 
@@ -108,3 +108,11 @@ def test_the_readmes_commands_are_there():
     assert "-d @models/final/example.json" in text and "bentoml serve" in text
     for path in re.findall(r"\]\(([\w./]+)\)", text):
         assert (ROOT / path).exists(), path
+    programs = {path.name for path in BIN.iterdir()} | {"curl", "kubectl", "make", "source"}
+    typed = [line.split("#")[0] for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
+    typed += re.findall(r"`(mle [a-z].*?)`", text)
+    assert {line.split()[0] for line in typed if line.strip()} <= programs
+    for _, name, *words in (line.split() for line in typed if line.startswith("mle ")):
+        assert name in main.commands, name
+        known = [option for parameter in main.commands[name].params for option in parameter.opts]
+        assert {word for word in words if word.startswith("--")} <= set(known), f"mle {name} {words}"
