@@ -56,11 +56,11 @@ def test_sections_and_notebooks_name_the_same_parameters():
 
 @example_only
 def test_no_dataset_in_the_code():
-    "No column, category or source of the example data stands in a notebook."
+    "No column, category or source of the example data stands in a notebook or in the page."
     contract = yaml.safe_load((ROOT / "contract.yaml").read_text())
     sources = yaml.safe_load((ROOT / "params.yaml").read_text())["tables"]["sources"]
     words = {name for name in contract["columns"] if "_" in name} | {s.get("package", "") for s in sources.values()} | {"flight", "airport"}
-    for path in NOTEBOOKS:
+    for path in [*NOTEBOOKS, *sorted((ROOT / "page").iterdir())]:
         text = path.read_text().lower()
         found = [word for word in words - {""} if re.search(rf"\b{re.escape(word.lower())}\b", text)]
         assert not found, f"{path.name} names {found}"
