@@ -222,19 +222,16 @@ def usual_size(found: np.ndarray) -> float:
     "What a difference between answers is measured in: 1 for probabilities, the spread for values, whatever their unit."
     return 1.0 if found.ndim == 2 else float(np.std(found) or np.abs(found).max(initial=0.0) or 1.0)
 
-# %% ../nbs/15_artifact.ipynb #8f88a378
+# %% ../nbs/15_artifact.ipynb #664a442f
 MOST_WORDS, FEWEST_ROWS = 20, 10  # how many words of a string are kept, and in how many rows each must stand
 
 
 def _usual_number(values: np.ndarray, kind: str) -> dict[str, Any]:
     "The lower median, the ends and the share of missing ones of 32-bit floats (n,), written as the contract's type."
     there = np.sort(values[~np.isnan(values)])
-    missing = {"missing": round(1 - len(there) / max(1, len(values)), 4)}
-    if not len(there):
-        return {"typical": None, "low": None, "high": None} | missing
     plain: Any = {"boolean": bool, "integer": int}.get(kind, lambda value: float(str(value)))  # 0.1, not 0.10000000149
-    low, middle, high = (plain(there[at]) for at in (0, (len(there) - 1) // 2, -1))
-    return {"typical": middle, "low": low, "high": high} | missing
+    middle, low, high = (plain(there[at]) if len(there) else None for at in ((len(there) - 1) // 2, 0, -1))
+    return {"typical": middle, "low": low, "high": high, "missing": round(1 - len(there) / max(1, len(values)), 4)}
 
 
 def _usual_string(values: np.ndarray) -> dict[str, Any]:
@@ -244,7 +241,7 @@ def _usual_string(values: np.ndarray) -> dict[str, Any]:
     share = round(1 - sum(count for _, count in order) / max(1, len(values)), 4)
     return {"typical": common[0] if common else None, "values": common, "missing": share}
 
-
+# %% ../nbs/15_artifact.ipynb #1c401de9
 def typical_values(
     x: "pd.DataFrame",  # what `model_input` returned for the rows that the model was fitted on
     contract: Contract,
