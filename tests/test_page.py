@@ -31,6 +31,14 @@ QUIET = (
 KEY = "a key for the test of the page"
 
 
+class Locked(Project):
+    "A project whose service asks for a key."
+
+    @property
+    def env(self) -> dict[str, str]:
+        return super().env | {"MLE_SERVICE_KEYS": hashlib.sha256(KEY.encode()).hexdigest()}
+
+
 def long_plants() -> Kind:
     "Leaves with 60 more readings."
     kind, chance = plants(300), np.random.default_rng(1)
@@ -279,7 +287,7 @@ def test_values_of_every_type(multiclass):
 def test_a_value_behind_a_key(browser, tmp_path):
     "Without the key the page asks for it; with it comes the value, its interval, and commands that name the key's variable."
     project = with_model(copy_project(tmp_path / "houses"), houses(300))
-    with serving(project, MLE_SERVICE_KEYS=hashlib.sha256(KEY.encode()).hexdigest()) as served:
+    with serving(Locked(project.root)) as served:
         form = Form(browser, served)
         assert not form.one("#key").is_displayed()
         assert "401" in form.ask(".alert") and browser.switch_to.active_element == form.one("#key")
