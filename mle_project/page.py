@@ -121,7 +121,7 @@ def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
     found |= {"Digest": facts["model"], "Commit": facts["revision"]}
     return {key: value for key, value in found.items() if value}
 
-# %% ../nbs/29_page.ipynb #0a9c1719
+# %% ../nbs/29_page.ipynb #241d01dc
 def page_html(
     predictor: Predictor,
     folder: Path,  # of the model
@@ -131,6 +131,7 @@ def page_html(
     target = contract.target
     given: dict[str, Any] = {"target": target.name, "task": contract.task, "labels": contract.labels, "unit": target.unit, "model": predictor.digest}
     given |= {"threshold": facts["threshold"], "coverage": (facts["interval"] or {}).get("coverage"), "fields": form_fields(predictor)}
+    given["order"] = contract.role("feature")
     rows = "\n".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in _rows(facts).items())
     words = {"target": target.name, "meaning": target.meaning, "record": contract.record.rstrip(".")}
     parts = {key: html.escape(value) for key, value in words.items()}

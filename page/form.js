@@ -105,7 +105,10 @@ function valueOf(field) {
   return field.type === "boolean" ? text === "true" : Number(text);
 }
 
-const record = () => Object.fromEntries(FACTS.fields.map((field) => [field.name, valueOf(field)]));
+function record() {
+  const values = new Map(FACTS.fields.map((field) => [field.name, valueOf(field)]));
+  return Object.fromEntries(FACTS.order.map((name) => [name, values.get(name)]));
+}
 
 function search() {
   const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -135,7 +138,9 @@ function complain(details) {
     if (inputs.has(name)) said.set(name, message);
     else others.push([field, message].filter(Boolean).join(": "));
   }
-  for (const [name, input] of inputs) {
+  for (const { name, missing } of FACTS.fields) {
+    const input = inputs.get(name);
+    if (said.has(name) && !missing && input.value === "" && !input.validity.badInput) said.set(name, "A value is needed here.");
     byId(`${input.id}-error`).textContent = said.get(name) ?? "";
     if (said.has(name)) input.setAttribute("aria-invalid", "true");
     else input.removeAttribute("aria-invalid");
@@ -156,8 +161,8 @@ function refuse(status, error, retry) {
   const named = details.length - others.length;
   const parts = [element("h2", {}, status ? `No answer (${status})` : "No answer")];
   const again = retry ? ` Try again in ${retry} s.` : "";
-  parts.push(element("p", { class: "alert", role: "alert" }, (error.message ?? "The service gave no reason.") + again));
-  if (named) parts.push(element("p", {}, named === 1 ? "The field is marked." : `${named} fields are marked.`));
+  const marked = `${named === 1 ? "One field is" : `${named} fields are`} not as the contract says; see the marks in the form.`;
+  parts.push(element("p", { class: "alert", role: "alert" }, (named ? marked : error.message ?? "The service gave no reason.") + again));
   if (others.length) parts.push(element("ul", {}, ...others.map((line) => element("li", {}, line))));
   if (error.request_id) parts.push(element("p", { class: "quiet" }, `Request ${error.request_id}`));
   byId("answer").replaceChildren(...parts);
@@ -231,13 +236,13 @@ function show(content) {
   const label = FACTS.task === "binary" ? FACTS.labels[1] : found.label;
   const parts = [element("h2", {}, "The model says"), ...verdict(found), ...reasonBars(content.reasons ?? [], label), element("p", { class: "quiet" }, `Model ${content.model.slice(0, 12)}`)];
   byId("answer").replaceChildren(...parts);
-  byId("answer").scrollIntoView({ block: "nearest" });
+  if (matchMedia("(max-width: 56rem)").matches) byId("answer").scrollIntoView(); // there the answer stands below the form
 }
 
 async function ask(event) {
   event.preventDefault();
   const unread = FACTS.fields.filter((field) => inputs.get(field.name).validity.badInput);
-  if (unread.length) return refuse(0, { message: "Some entries are no numbers.", details: unread.map((field) => ({ field: `records.0.${field.name}`, message: "This is no number." })) });
+  if (unread.length) return refuse(0, { details: unread.map((field) => ({ field: `records.0.${field.name}`, message: "This is no number." })) });
   const headers = { "content-type": "application/json" };
   if (byId("key").value) headers.authorization = `Bearer ${byId("key").value}`;
   byId("ask").disabled = true;
