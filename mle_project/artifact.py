@@ -3,15 +3,14 @@
 # %% auto #0
 __all__ = ['OPSET', 'TOLERANCE', 'MOST_WORDS', 'FEWEST_ROWS', 'MANIFEST', 'compile_pipeline', 'compile_network', 'compile_prior',
            'compile_model', 'open_session', 'ask', 'probes', 'largest_difference', 'usual_size', 'typical_values',
-           'file_digests', 'seal', 'save', 'Predictor']
+           'read_files', 'manifest_of', 'seal', 'save', 'Predictor']
 
-# %% ../nbs/15_artifact.ipynb #b4da1415
+# %% ../nbs/15_artifact.ipynb #1723cb92
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
@@ -228,19 +227,16 @@ def usual_size(found: np.ndarray) -> float:
     "What a difference between answers is measured in: 1 for probabilities, the spread for values, whatever their unit."
     return 1.0 if found.ndim == 2 else float(np.std(found) or np.abs(found).max(initial=0.0) or 1.0)
 
-# %% ../nbs/15_artifact.ipynb #8f88a378
+# %% ../nbs/15_artifact.ipynb #664a442f
 MOST_WORDS, FEWEST_ROWS = 20, 10  # how many words of a string are kept, and in how many rows each must stand
 
 
 def _usual_number(values: np.ndarray, kind: str) -> dict[str, Any]:
     "The lower median, the ends and the share of missing ones of 32-bit floats (n,), written as the contract's type."
     there = np.sort(values[~np.isnan(values)])
-    missing = {"missing": round(1 - len(there) / max(1, len(values)), 4)}
-    if not len(there):
-        return {"typical": None, "low": None, "high": None} | missing
     plain: Any = {"boolean": bool, "integer": int}.get(kind, lambda value: float(str(value)))  # 0.1, not 0.10000000149
-    low, middle, high = (plain(there[at]) for at in (0, (len(there) - 1) // 2, -1))
-    return {"typical": middle, "low": low, "high": high} | missing
+    middle, low, high = (plain(there[at]) if len(there) else None for at in ((len(there) - 1) // 2, 0, -1))
+    return {"typical": middle, "low": low, "high": high, "missing": round(1 - len(there) / max(1, len(values)), 4)}
 
 
 def _usual_string(values: np.ndarray) -> dict[str, Any]:
@@ -250,7 +246,7 @@ def _usual_string(values: np.ndarray) -> dict[str, Any]:
     share = round(1 - sum(count for _, count in order) / max(1, len(values)), 4)
     return {"typical": common[0] if common else None, "values": common, "missing": share}
 
-
+# %% ../nbs/15_artifact.ipynb #1c401de9
 def typical_values(
     x: "pd.DataFrame",  # what `model_input` returned for the rows that the model was fitted on
     contract: Contract,
@@ -259,28 +255,29 @@ def typical_values(
     numbers = {name: _usual_number(x[name].to_numpy(np.float32), contract.columns[name].type) for name in contract.numbers}
     return numbers | {name: _usual_string(x[name].to_numpy(object)) for name in contract.strings}
 
-# %% ../nbs/15_artifact.ipynb #de09c105
+# %% ../nbs/15_artifact.ipynb #f09a66fa
 MANIFEST = "manifest.json"
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def file_digests(folder: Path) -> dict[str, str]:
-    "The SHA-256 of every file of a folder but the manifest, by name."
+def read_files(folder: Path) -> dict[str, bytes]:
+    "The content of every file of a folder but the manifest, by name."
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return {name: _digest(folder / name) for name in names if name != MANIFEST}
+    return {name: (folder / name).read_bytes() for name in names if name != MANIFEST}
+
+
+def manifest_of(files: Mapping[str, bytes]) -> dict[str, Any]:
+    "What a manifest says of these files: the SHA-256 of each, and that of them all, the model's digest."
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return {"model": hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest(), "files": found}
 
 
 def seal(
     folder: Path,  # with everything but the manifest in it
 ) -> str:  # the model's digest
     "Write the manifest of an artifact."
-    files = file_digests(folder)
-    whole = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    (folder / MANIFEST).write_text(json.dumps({"model": whole, "files": files}, indent=2) + "\n")
-    return whole
+    made = manifest_of(read_files(folder))
+    (folder / MANIFEST).write_text(json.dumps(made, indent=2) + "\n")
+    return str(made["model"])
 
 # %% ../nbs/15_artifact.ipynb #6f86616f
 def save(
@@ -323,44 +320,46 @@ def save(
     (folder / "model.json").write_text(json.dumps(described, indent=2, default=str) + "\n")
     return described
 
-# %% ../nbs/15_artifact.ipynb #5a7acc65
+# %% ../nbs/15_artifact.ipynb #702c73c2
 class Predictor:
     "A model loaded from its folder."
 
     def __init__(self, folder: str | Path, threads: int = 1) -> None:
         self.folder = Path(folder)
-        self.digest = self._verified()
-        self.about = json.loads((self.folder / "model.json").read_text())
-        self.contract = parse_contract((self.folder / "contract.yaml").read_text(), "contract.yaml")
-        self.session = open_session((self.folder / "model.onnx").read_bytes(), threads)
+        self.digest, files = self._verified()
+        self.about = json.loads(files["model.json"])
+        self.contract = parse_contract(files["contract.yaml"].decode(), "contract.yaml")
+        self.typical = json.loads(files["typical.json"])  # what is usual for each feature; see `typical_values`
+        self.session = open_session(files["model.onnx"], threads)
 
-    def _verified(self) -> str:
-        "The digest that the manifest names, after every file has been compared with it."
+    def _verified(self) -> tuple[str, dict[str, bytes]]:
+        """The digest that the manifest names, and the content of every file. Each is read once, so that what is used is what was
+        compared with the manifest, also while somebody replaces the folder."""
         if not (self.folder / MANIFEST).is_file():
             raise ProjectError(f"there is no model in {self.folder}. Make it with `dvc repro` (or `make repro`).")
         manifest = json.loads((self.folder / MANIFEST).read_text())
-        found = file_digests(self.folder)
-        wrong = sorted(name for name in {*found, *manifest["files"]} if found.get(name) != manifest["files"].get(name))
-        if wrong:
+        files = read_files(self.folder)
+        made = manifest_of(files)
+        named, found = manifest["files"], made["files"]
+        wrong = sorted(name for name in {*found, *named} if found.get(name) != named.get(name))
+        if wrong or made != manifest:
             raise ProjectError(
-                f"{self.folder}: {', '.join(wrong)} differ from what {MANIFEST} names; the model is damaged. "
+                f"{self.folder}: {', '.join(wrong) or MANIFEST} differ from what {MANIFEST} names; the model is damaged. "
                 "Restore it with `dvc checkout --force`, or make it again with `dvc repro --force final_model`."
             )
-        return str(manifest["model"])
+        return str(made["model"]), files
 
-    @cached_property
-    def typical(self) -> dict[str, dict[str, Any]]:
-        "What is usual for each feature, as `typical_values` found it in the rows that the model was fitted on."
-        found: dict[str, dict[str, Any]] = json.loads((self.folder / "typical.json").read_text())
-        return found
+    def answer_blocks(self, numbers: np.ndarray, strings: np.ndarray) -> np.ndarray:
+        "Answers to numbers (n, k) float32 and strings (n, m): probabilities (n, classes) or values (n,)."
+        return ask(self.session, numbers, strings)
 
     def answer_frame(self, frame: "pd.DataFrame") -> np.ndarray:
         "Answers to the rows of a frame that keeps the contract: probabilities (n, classes) or values (n,)."
-        return ask(self.session, *frame_blocks(frame, self.contract))
+        return self.answer_blocks(*frame_blocks(frame, self.contract))
 
     def answer_records(self, records: Sequence[Mapping[str, Any]]) -> np.ndarray:
         "Answers to records that keep the contract: probabilities (n, classes) or values (n,)."
-        return ask(self.session, *record_blocks(records, self.contract))
+        return self.answer_blocks(*record_blocks(records, self.contract))
 
     def describe(self, found: np.ndarray) -> list[dict[str, Any]]:
         """Answers in words. Two classes: the label at the threshold, and the probability of the second class.

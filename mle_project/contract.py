@@ -129,6 +129,14 @@ class Contract:
         found = [(place, self.columns[name]) for place, name in enumerate(self.strings)]
         return [(place, frozenset(c.categories)) for place, c in found if c.categories and c.outside == "unknown"]
 
+    @cached_property
+    def edges(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        "Of each number: the ends of the range that it may leave, as 32-bit floats, and whether it is unknown beyond them."
+        columns = [self.columns[name] for name in self.numbers]
+        ends = [(None, None) if column.outside == "reject" or column.type == "boolean" else column.range for column in columns]
+        low, high = (np.array([open_end if end[at] is None else end[at] for end in ends], np.float32) for at, open_end in ((0, -np.inf), (1, np.inf)))
+        return low, high, np.array([column.outside == "unknown" for column in columns], bool)
+
     @property
     def features(self) -> list[str]:
         "All features, numbers first."

@@ -236,15 +236,11 @@ def expected_columns(
     "Which columns a frame of unknown origin is checked for."
     return [name for name, column in contract.columns.items() if column.role == "feature" or name in frame.columns]
 
-# %% ../nbs/02_frames.ipynb #c73a41f3
+# %% ../nbs/02_frames.ipynb #e795aa8f
 def _blank_outside(numbers: np.ndarray, contract: Contract) -> np.ndarray:
     "Numbers (n, k) with NaN where a value is outside its range and the contract says to treat it as unknown; the input may be changed."
-    for position, name in enumerate(contract.numbers):
-        column = contract.columns[name]
-        if column.outside == "unknown" and column.range != (None, None):
-            low, high = (-np.inf if column.range[0] is None else column.range[0], np.inf if column.range[1] is None else column.range[1])
-            values = numbers[:, position]
-            values[(values < low) | (values > high)] = np.nan
+    low, high, unknown = contract.edges
+    numbers[((numbers < low) | (numbers > high)) & unknown] = np.nan
     return numbers
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import ROOT, example_only
+from conftest import BIN, ROOT, example_only
 
-from mle_project.cli import notebook_stages
+from mle_project.cli import main, notebook_stages
 from mle_project.notebooks import order_faults, stage_notebook
 from mle_project.stages import check_parameters, declared
 
@@ -56,11 +56,11 @@ def test_sections_and_notebooks_name_the_same_parameters():
 
 @example_only
 def test_no_dataset_in_the_code():
-    "No column, category or source of the example data stands in a notebook."
+    "No column, category or source of the example data stands in a notebook or in the page."
     contract = yaml.safe_load((ROOT / "contract.yaml").read_text())
     sources = yaml.safe_load((ROOT / "params.yaml").read_text())["tables"]["sources"]
     words = {name for name in contract["columns"] if "_" in name} | {s.get("package", "") for s in sources.values()} | {"flight", "airport"}
-    for path in NOTEBOOKS:
+    for path in [*NOTEBOOKS, *sorted((ROOT / "page").iterdir())]:
         text = path.read_text().lower()
         found = [word for word in words - {""} if re.search(rf"\b{re.escape(word.lower())}\b", text)]
         assert not found, f"{path.name} names {found}"
@@ -108,3 +108,11 @@ def test_the_readmes_commands_are_there():
     assert "-d @models/final/example.json" in text and "bentoml serve" in text
     for path in re.findall(r"\]\(([\w./]+)\)", text):
         assert (ROOT / path).exists(), path
+    programs = {path.name for path in BIN.iterdir()} | {"curl", "kubectl", "make", "source"}
+    typed = [line.split("#")[0] for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
+    typed += re.findall(r"`(mle [a-z].*?)`", text)
+    assert {line.split()[0] for line in typed if line.strip()} <= programs
+    for _, name, *words in (line.split() for line in typed if line.startswith("mle ")):
+        assert name in main.commands, name
+        known = [option for parameter in main.commands[name].params for option in parameter.opts]
+        assert {word for word in words if word.startswith("--")} <= set(known), f"mle {name} {words}"
