@@ -3,6 +3,7 @@
 # ENGINE says which one (else the first that works), IMAGE the name, BASE an image with Python 3.11 to build on.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+export PATH=$PWD/.venv/bin:$PATH
 
 stop() { echo "image: $*" >&2; exit 1; }
 works() { case $1 in docker) docker version --format '{{.Server.Version}}' ;; *) "$1" version ;; esac > /dev/null 2>&1; }
