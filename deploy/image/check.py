@@ -6,11 +6,13 @@ numbers to the last bit. Ends with 1 and the sentences that did not hold."""
 import argparse
 import json
 import os
+import re
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 import warnings
@@ -30,6 +32,7 @@ from mle_project.records import payload, valid_records
 ROOT = Path(__file__).resolve().parents[2]
 HARDENED = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "512m", "--pids-limit", "200"]
 ABSENT = ["gcc", "cc", "make", "git", "uv", "jupyter", "dvc", "papermill", "nbdev_export"]
+SECRETS = ["pip.conf", "uv.toml", ".netrc", ".pypirc", ".git-credentials", "auth.json"]
 NOT_PACKED = ["tensorflow", "sklearn", "pandas", "jupyterlab", "nbdev", "dvc", "setuptools"]
 
 
@@ -135,16 +138,15 @@ def compare(container: Container, predictor: Predictor) -> tuple[dict[str, int],
 def settings_faults(about: dict[str, Any], predictor: Predictor) -> list[str]:
     "What is wrong with the image's labels, user, command or environment."
     config, faults = about["Config"], []
-    labels, text = config.get("Labels") or {}, json.dumps(about)
+    labels, text = config.get("Labels") or {}, json.dumps(config)
     if labels.get("mle.model.digest") != predictor.digest:
         faults.append("the label mle.model.digest is not the model's digest")
     if not labels.get("org.opencontainers.image.revision"):
         faults.append("the label org.opencontainers.image.revision is missing")
     if not (config.get("User") or "0").split(":")[0].isdigit() or config["User"].startswith("0"):
         faults.append(f"the user is {config.get('User')!r}, not a number other than 0")
-    # A history names the base image's registry, never a package index: addresses and settings of pip and uv stay on the machine that builds.
-    wrong = [word for word in ("INDEX_URL", "index-url", "PIP_", "UV_", "PASSWORD", "TOKEN", "://") if word in text.replace("docker://", "")]
-    return faults + [f"{word} stands in the image's metadata" for word in wrong]
+    found = re.findall(r"\b(?:PIP|UV)_\w+|\w*(?:PASSWORD|TOKEN|SECRET)\w*|\w+://\S+", text)
+    return faults + [f"{word} stands in the image's settings" for word in found]
 
 
 def content_faults(container: Container) -> list[str]:
@@ -161,9 +163,26 @@ def content_faults(container: Container) -> list[str]:
     faults += [f"the program {name} is in the image" for name in ABSENT if container.inside(f"command -v {name}")]
     packed = container.inside("ls /app/lib/python3*/site-packages").split()
     faults += [f"the package {name} is in the image" for name in NOT_PACKED if name in packed]
-    # Files of pip's or uv's settings, or an address with a name and a password.
-    found = container.inside("ls -d /etc/pip.conf /etc/uv /root/.config /root/.pip /build 2> /dev/null; grep -rlE '://[^/ ]+:[^/ ]+@' /bento /etc")
-    return faults + [f"{path} is in the image" for path in found.split()]
+    return faults
+
+
+def leak_faults(container: Container) -> list[str]:
+    "Files in the image that hold credentials or settings of the machine that built it, or that name the package index it used."
+    told = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    told += " ".join(value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_")))
+    hosts = [host.encode() for host in {*re.findall(r"://(?:[^/@\s]*@)?([^/\s'\"]+)", told)} - {"pypi.org", "files.pythonhosted.org"}]
+    faults = []
+    with (
+        subprocess.Popen([*container.engine, "export", container.name], stdout=subprocess.PIPE) as export,
+        tarfile.open(fileobj=export.stdout, mode="r|") as archive,
+    ):
+        for member in archive:
+            if Path(member.name).name in SECRETS or member.name.split("/")[0] == "build":
+                faults.append(f"/{member.name} is in the image")
+            opened = archive.extractfile(member) if member.isfile() else None
+            content = opened.read() if opened else b""
+            faults += [f"/{member.name} names {host.decode()}" for host in hosts if host in content]
+    return faults
 
 
 def survives_a_killed_worker(container: Container) -> bool:
@@ -198,7 +217,7 @@ def main() -> None:
     with running(engine, asked.image) as (container, took):
         starts.append(took)
         counts, differ = compare(container, predictor)
-        faults += differ + content_faults(container)
+        faults += differ + content_faults(container) + leak_faults(container)
         memory = container.inside("cat /sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes 2> /dev/null").split()
         if not survives_a_killed_worker(container):
             faults.append("the service does not answer after kill -9 of its worker")
