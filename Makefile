@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 export BENTOML_DO_NOT_TRACK := True
 unexport VIRTUAL_ENV PYTHONPATH
 
-.PHONY: help env repro test lab serve spark hooks lock clean
+.PHONY: help env repro test lab serve image spark hooks lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ repro: $(READY)  ## run the whole stage graph and print a summary
 	@mle summary
 
 test: $(READY)  ## run every check and test: style, types, notebooks, contracts, the graph on a sample
-	ruff check mle_project tests benchmarks .jupyter
+	ruff check mle_project tests benchmarks deploy .jupyter
 	mypy
 	mle clean --check
 	nbdev_test --n_workers 2
@@ -44,6 +44,9 @@ lab: $(READY)  ## open nbs/ in JupyterLab; saving strips outputs and exports the
 
 serve: $(READY)  ## serve the model of the last run on http://localhost:3000
 	@bentoml serve
+
+image: $(READY)  ## build the container image of models/bento with Docker, Podman or Buildah
+	@deploy/image/build.sh
 
 spark: $(READY)  ## add Apache Spark to .venv, for tables that outgrow one machine
 	@command -v java > /dev/null || { echo "spark: Java 17 or newer is needed; on Debian or Ubuntu: apt-get install openjdk-17-jre-headless" >&2; exit 1; }

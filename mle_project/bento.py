@@ -18,7 +18,7 @@ import yaml
 from .project import ProjectError
 from .project import root
 
-# %% ../nbs/33_bento.ipynb #7d5f9daf
+# %% ../nbs/33_bento.ipynb #3f6c45ff
 def build(
     version: str,  # of the bento
     folder: Path,  # new; the bento's content goes there
@@ -32,6 +32,7 @@ def build(
             raise ProjectError(f"`bentoml build` failed. Look at bentofile.yaml.\n{(done.stdout + done.stderr)[-3000:]}")
         shutil.copytree(made[0], folder, dirs_exist_ok=True)
     without_date(folder / "bento.yaml")
+    (folder / "env" / "python" / "version.txt").unlink(missing_ok=True)
 
 
 def without_date(

@@ -28,7 +28,7 @@ def test_the_renamed_package_is_what_its_notebooks_export(renamed):
     before = {path.name: path.read_text() for path in (renamed.root / "harbour_model").glob("*.py")}
     renamed.run("nbdev_export")
     assert {path.name: path.read_text() for path in (renamed.root / "harbour_model").glob("*.py")} == before
-    renamed.run("ruff", "check", "harbour_model", "tests", "benchmarks")
+    renamed.run("ruff", "check", "harbour_model", "tests", "benchmarks", "deploy")
 
 
 def test_the_renamed_project_runs_its_stages(renamed):

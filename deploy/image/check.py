@@ -1,0 +1,244 @@
+"""Checks the image of `make image` by running it as a cluster would: `python deploy/image/check.py [--run podman] [--image NAME:TAG]`.
+
+The container has a read-only root, no capabilities, a user that is not root and bounded memory. What it answers must be the artifact's
+numbers to the last bit. Ends with 1 and the sentences that did not hold."""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pandas as pd
+from hypothesis import strategies as st
+
+from mle_project.artifact import Predictor
+from mle_project.contract import example_record
+from mle_project.records import payload, valid_records
+
+ROOT = Path(__file__).resolve().parents[2]
+HARDENED = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "512m", "--pids-limit", "200"]
+ABSENT = ["gcc", "cc", "make", "git", "uv", "jupyter", "dvc", "papermill", "nbdev_export"]
+SECRETS = ["pip.conf", "uv.toml", ".netrc", ".pypirc", ".git-credentials", "auth.json"]
+NOT_PACKED = ["tensorflow", "sklearn", "pandas", "jupyterlab", "nbdev", "dvc", "setuptools"]
+
+
+class Container:
+    "One running container of the image."
+
+    def __init__(self, engine: list[str], image: str) -> None:
+        self.engine, self.image = engine, image
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def call(self, *words: str, check: bool = True) -> str:
+        done = subprocess.run([*self.engine, *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if check and done.returncode:
+            raise SystemExit(f"image: `{shlex.join([*self.engine, *words])}` failed:\n{done.stdout[-3000:]}")
+        return done.stdout.strip()
+
+    def start(self) -> float:
+        "Seconds from the command to the first time that the service says it is ready."
+        began = time.monotonic()
+        limits = ["--ulimit", "nofile=20000:20000", "--ulimit", "nproc=20000:20000"]  # the engines' defaults can be above what the machine allows
+        self.name = self.call("run", "-d", "--network", "host", *HARDENED, *limits, "-e", f"BENTOML_PORT={self.port}", self.image).splitlines()[-1]
+        while not self.ready():
+            if time.monotonic() - began > 120 or self.call("inspect", "-f", "{{.State.Running}}", self.name) != "true":
+                raise SystemExit(f"image: the service did not become ready:\n{self.call('logs', self.name)}")
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    def inside(self, command: str) -> str:
+        "What a shell command in the container prints, whatever it ends with."
+        return self.call("exec", self.name, "sh", "-c", command, check=False)
+
+    def ask(self, records: list[dict[str, Any]]) -> dict[str, Any]:
+        request = urllib.request.Request(f"{self.url}/predict", json.dumps({"records": records}).encode(), {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return dict(json.load(answer))
+
+    def stop(self) -> tuple[float, str]:
+        "Seconds that a stop takes, and the exit code."
+        began = time.monotonic()
+        self.call("stop", "-t", "60", self.name)
+        took = time.monotonic() - began
+        return took, self.call("inspect", "-f", "{{.State.ExitCode}}", self.name)
+
+    def remove(self) -> None:
+        self.call("rm", "-f", self.name)
+
+
+@contextmanager
+def running(engine: list[str], image: str) -> Iterator[tuple[Container, float]]:
+    "A started container and how long it took to be ready; removed in the end."
+    container = Container(engine, image)
+    try:
+        yield container, container.start()
+    finally:
+        if hasattr(container, "name"):
+            container.remove()
+
+
+def batches(predictor: Predictor) -> dict[str, list[list[dict[str, Any]]]]:
+    "Requests to compare: real rows where there are some, drawn records, and generated ones with everything that the contract lets in."
+    contract = predictor.contract
+    drawn = payload(contract, 3000, seed=1)
+    found: list[dict[str, Any]] = []
+
+    @hypothesis.settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.given(st.lists(valid_records(contract), min_size=1, max_size=3))
+    def collect(records: list[dict[str, Any]]) -> None:
+        found.extend(records)
+
+    collect()
+    made = {"example": [[example_record(contract)]], "drawn": [drawn], "one at a time": [[one] for one in drawn[:100]], "generated": [found]}
+    table = ROOT / "data" / "tables" / "test.parquet"
+    if table.exists():
+        rows = pd.read_parquet(table, columns=contract.features).head(3000)
+        made["real"] = [json.loads(rows.to_json(orient="records", double_precision=15))]
+    return made
+
+
+def compare(container: Container, predictor: Predictor) -> tuple[dict[str, int], list[str]]:
+    "How many answers of each kind were compared, and those kinds that differ in a bit or in the digest."
+    counts, faults = {}, []
+    for kind, requests in batches(predictor).items():
+        counts[kind] = sum(map(len, requests))
+        for records in requests:
+            answer = container.ask(records)
+            if answer["model"] != predictor.digest:
+                faults.append(f"{kind}: the digest is {answer['model']}, not {predictor.digest}")
+            if answer["predictions"] != predictor.describe(predictor.answer_records(records)):
+                faults.append(f"{kind}: the answers are not the artifact's")
+    return counts, faults
+
+
+def settings_faults(about: dict[str, Any], predictor: Predictor) -> list[str]:
+    "What is wrong with the image's labels, user, command or environment."
+    config, faults = about["Config"], []
+    labels, text = config.get("Labels") or {}, json.dumps(config)
+    if labels.get("mle.model.digest") != predictor.digest:
+        faults.append("the label mle.model.digest is not the model's digest")
+    if not labels.get("org.opencontainers.image.revision"):
+        faults.append("the label org.opencontainers.image.revision is missing")
+    if not (config.get("User") or "0").split(":")[0].isdigit() or config["User"].startswith("0"):
+        faults.append(f"the user is {config.get('User')!r}, not a number other than 0")
+    found = re.findall(r"\b(?:PIP|UV)_\w+|\w*(?:PASSWORD|TOKEN|SECRET)\w*|\w+://\S+", text)
+    return faults + [f"{word} stands in the image's settings" for word in found]
+
+
+def content_faults(container: Container) -> list[str]:
+    "What is in the container that should not be, or is allowed that should not be."
+    faults = []
+    status = dict(line.split(":\t", 1) for line in container.inside("cat /proc/1/status").splitlines() if ":\t" in line)
+    if status["Uid"].split()[0] == "0" or int(status["CapEff"], 16) or int(status["CapBnd"], 16):
+        faults.append(f"the service runs as user {status['Uid'].split()[0]} with capabilities {status['CapEff']}")
+    if status["NoNewPrivs"] != "1" or status["Seccomp"] != "2":
+        faults.append("new privileges can be had, or no system call is filtered")
+    for place in ("/x", "/app/x", "/bento/x"):
+        if container.inside(f"touch {place} && echo written").endswith("written"):
+            faults.append(f"{place} can be written")
+    faults += [f"the program {name} is in the image" for name in ABSENT if container.inside(f"command -v {name}")]
+    packed = container.inside("ls /app/lib/python3*/site-packages").split()
+    faults += [f"the package {name} is in the image" for name in NOT_PACKED if name in packed]
+    return faults
+
+
+def leak_faults(container: Container) -> list[str]:
+    "Files in the image that hold credentials or settings of the machine that built it, or that name the package index it used."
+    told = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    told += " ".join(value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_")))
+    hosts = [host.encode() for host in {*re.findall(r"://(?:[^/@\s]*@)?([^/\s'\"]+)", told)} - {"pypi.org", "files.pythonhosted.org"}]
+    faults = []
+    with (
+        subprocess.Popen([*container.engine, "export", container.name], stdout=subprocess.PIPE) as export,
+        tarfile.open(fileobj=export.stdout, mode="r|") as archive,
+    ):
+        for member in archive:
+            if Path(member.name).name in SECRETS or member.name.split("/")[0] == "build":
+                faults.append(f"/{member.name} is in the image")
+            opened = archive.extractfile(member) if member.isfile() else None
+            content = opened.read() if opened else b""
+            faults += [f"/{member.name} names {host.decode()}" for host in hosts if host in content]
+    return faults
+
+
+def survives_a_killed_worker(container: Container) -> bool:
+    "Whether the service answers again within 30 s after `kill -9` of the process that answers."
+    workers = container.inside("grep -l worker /proc/[0-9]*/cmdline").splitlines()
+    workers = [path.split("/")[2] for path in workers if "/self" not in path]
+    container.inside(f"kill -{signal.SIGKILL.value} {workers[0]}")
+    until = time.monotonic() + 30
+    time.sleep(0.2)
+    while time.monotonic() < until:
+        if container.ready():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default=os.environ.get("ENGINE", "docker"), help="what runs containers, with its options: docker, podman")
+    parser.add_argument("--image", default="mle-project:latest")
+    parser.add_argument("--ready", type=float, default=4.0, help="seconds until the service must be ready, at best of three starts")
+    parser.add_argument("--megabytes", type=float, default=450.0, help="how large the image may be")
+    asked = parser.parse_args()
+    warnings.simplefilter("ignore")
+    engine, predictor = shlex.split(asked.run), Predictor(ROOT / "models" / "final")
+
+    about = json.loads(Container(engine, asked.image).call("image", "inspect", asked.image))[0]
+    faults, starts = settings_faults(about, predictor), []
+    for _ in range(2):
+        with running(engine, asked.image) as (_, took):
+            starts.append(took)
+    with running(engine, asked.image) as (container, took):
+        starts.append(took)
+        counts, differ = compare(container, predictor)
+        faults += differ + content_faults(container) + leak_faults(container)
+        memory = container.inside("cat /sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes 2> /dev/null").split()
+        if not survives_a_killed_worker(container):
+            faults.append("the service does not answer after kill -9 of its worker")
+        _, differ = compare(container, predictor)
+        faults += differ
+        stopped, code = container.stop()
+    if code != "0" or stopped > 30:
+        faults.append(f"SIGTERM ended the container with {code} after {stopped:.1f} s")
+    megabytes = about["Size"] / 1e6
+    if megabytes > asked.megabytes:
+        faults.append(f"the image has {megabytes:.0f} MB, more than {asked.megabytes:.0f}")
+    if min(starts) > asked.ready:
+        faults.append(f"ready after {min(starts):.1f} s at best, later than {asked.ready} s")
+    print(f"image     {asked.image}, {megabytes:.0f} MB, user {about['Config']['User']}, model {predictor.digest[:12]}")
+    print(f"ready     after {', '.join(f'{s:.1f}' for s in starts)} s; stopped by SIGTERM after {stopped:.1f} s with {code}")
+    print(f"memory    {', '.join(f'{int(bytes_) / 1e6:.0f} MB' for bytes_ in memory) or 'not known'} at most")
+    print(f"answers   equal to the artifact's: {', '.join(f'{n} {kind}' for kind, n in counts.items())}, and again after a killed worker")
+    for fault in faults:
+        print(f"FAULT     {fault}")
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()
