@@ -52,15 +52,13 @@ def first_difference(
         return None if len(one) == len(other) else (f"{where}, how many", str(len(one)), str(len(other)))
     return None if repr(one) == repr(other) else (where.lstrip(".") or "the whole", str(one), str(other))
 
-# %% ../nbs/37_twice.ipynb #c0d7851b
+# %% ../nbs/37_twice.ipynb #049421fe
 def _texts(one: bytes, other: bytes) -> Place | None:
-    "The first line of two texts that differs, from the first character that does."
+    "The first line of two texts that differs."
     lines = one.decode(errors="replace").splitlines(), other.decode(errors="replace").splitlines()
     for number, (left, right) in enumerate(zip(*lines, strict=False), 1):
         if left != right:
-            at = next((k for k, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
-            start = max(0, at - 20)
-            return f"line {number}, character {at + 1}", left[start : at + 60], right[start : at + 60]
+            return f"line {number}", left, right
     return None if len(lines[0]) == len(lines[1]) else ("how many lines", str(len(lines[0])), str(len(lines[1])))
 
 
@@ -154,7 +152,7 @@ def _located(name: str, one: bytes, other: bytes) -> Place:
     at, a, b = _bytes(one, other)
     return (f"{at} (as {Path(name).suffix[1:]} they mean the same)" if Path(name).suffix in KINDS else at), a, b
 
-# %% ../nbs/37_twice.ipynb #51e06903
+# %% ../nbs/37_twice.ipynb #286577d7
 CAUSES = (
     (r"\b(19|20)\d\d-\d\d-\d\d|\b\d\d:\d\d:\d\d", "a date or a time"),
     (r"0x[0-9a-f]{6,}", "an address in memory"),
@@ -163,12 +161,9 @@ CAUSES = (
 )
 
 
-def _number(text: str) -> float:
-    "A text as a number; NaN where it is none."
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def _numbers(text: str) -> list[float]:
+    "The numbers in a text."
+    return [float(found) for found in re.findall(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?", text)]
 
 
 def likely_cause(
@@ -176,18 +171,18 @@ def likely_cause(
     other: str,
 ) -> str:
     "What usually makes two values differ in this way."
-    a, b = _number(one), _number(other)
-    if not math.isnan(a) and not math.isnan(b):
-        close = math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-9)
-        return "sums in another order: threads, or another kind of processor" if close else "another seed, other rows, or another model before it"
     for pattern, cause in CAUSES:
         if re.search(pattern, one) and re.search(pattern, other):
             return cause
     if sorted(one) == sorted(other):
         return "the order of a set or of files (PYTHONHASHSEED, os.listdir)"
+    a, b = _numbers(one), _numbers(other)
+    if a != b and len(a) == len(b):
+        close = all(math.isclose(left, right, rel_tol=1e-5, abs_tol=1e-9) for left, right in zip(a, b, strict=True))
+        return "sums in another order: threads, or another kind of processor" if close else "another seed, other rows, or another model before it"
     return "unknown; look at what the stage writes there"
 
-# %% ../nbs/37_twice.ipynb #4d01b097
+# %% ../nbs/37_twice.ipynb #8a0f7095
 @dataclass(frozen=True)
 class Difference:
     "A file that is not the same in two runs."
@@ -198,8 +193,12 @@ class Difference:
     other: str
 
     def __str__(self) -> str:
-        values = f": {self.one[:80]!r} and {self.other[:80]!r}" if self.one or self.other else ""
-        return f"{self.file}, {self.place}{values}. Likely cause: {likely_cause(self.one, self.other)}."
+        pairs = enumerate(zip(self.one, self.other, strict=False))
+        at = next((k for k, (a, b) in pairs if a != b), min(len(self.one), len(self.other)))
+        start = self.one.rfind(" ", 0, at) + 1 if at > 60 else 0  # the word that differs first
+        one, other = self.one[start : at + 60], self.other[start : at + 60]
+        values = f": {one!r} and {other!r}" if self.one or self.other else ""
+        return f"{self.file}, {self.place}{values}. Likely cause: {likely_cause(one, other)}."
 
 
 def _files(top: Path, name: str) -> list[str]:
