@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 export BENTOML_DO_NOT_TRACK := True
 unexport VIRTUAL_ENV PYTHONPATH
 
-.PHONY: help env repro test lab serve image spark hooks lock clean
+.PHONY: help env repro test twice drills lab serve image spark hooks lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,12 @@ test: $(READY)  ## run every check and test: style, types, notebooks, contracts,
 	mle clean --check
 	nbdev_test --n_workers 2
 	pytest
+
+twice: $(READY)  ## run the graph of this commit in two clones, under other settings, and compare every byte
+	@mle twice
+
+drills: $(READY)  ## hold every drill (kill -9, Ctrl-C, disk full, flipped bits, ...) ten times
+	@python benchmarks/drills.py
 
 lab: $(READY)  ## open nbs/ in JupyterLab; saving strips outputs and exports the module
 	@jupyter lab

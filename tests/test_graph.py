@@ -11,7 +11,7 @@ from mle_project.evaluation import METRICS
 from mle_project.stages import settle
 
 METRIC = next(iter(METRICS[CONTRACT.task]))
-STAGES = ["code", "sources", "tables", "eda", "model_selection", "final_model", "keras_export", "leakage", "bento"]
+STAGES = ["code", "sources", "tables", "eda", "model_selection", "importance", "final_model", "keras_export", "leakage", "bento", "pages"]
 
 
 def ran(text: str) -> list[str]:
@@ -29,15 +29,20 @@ def edit(project, notebook: str, cell_type: str, old: str, new: str) -> None:
     nbformat.write(content, path)
 
 
+def stage_code_of(project, stage: str) -> str:
+    "The plain code of a stage as the project has it now."
+    return project.run("python", "-c", f"from mle_project.notebooks import stage_code; print(stage_code('{stage}'))").stdout
+
+
 def stale(project) -> list[str]:
     "The stages that `dvc repro` would run now."
     return ran(project.run("dvc", "repro", "--dry").stdout)
 
 
 def test_every_stage_leaves_its_report(sample):
-    for stage in STAGES[2:]:
+    for stage in STAGES[2:-1]:
         executed = nbformat.read(sample.root / "reports" / f"{stage}.ipynb", as_version=4)
-        assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code" and cell.source)
+        assert [cell.execution_count for cell in executed.cells] == list(range(1, len(executed.cells) + 1))
         assert "<html" in (sample.root / "reports" / f"{stage}.html").read_text()[:200].lower()
 
 
@@ -73,18 +78,57 @@ def test_summary_names_stages_and_metrics(sample):
     assert all(word in shown for word in ("model_selection", METRIC, "prior", "reports/final_model.html"))
 
 
-def test_prose_runs_no_computation(changeable):
+def test_prose_runs_no_computation_and_stands_on_todays_page(changeable):
+    record = (changeable.root / "reports" / "tables.ipynb").read_bytes()
     edit(changeable, "08_tables.ipynb", "markdown", "# Tables", "# Tables\n\nA new paragraph, with a comma.")
+    edit(changeable, "08_tables.ipynb", "code", "# of the engine;", "# OF THE ENGINE;")
     edit(changeable, "17_model_selection.ipynb", "code", "# how many\n", "# how many there are\n")
-    assert ran(changeable.run("dvc", "repro").stdout) == ["code"]
+    assert ran(changeable.run("dvc", "repro").stdout) == ["code", "pages"]
     assert "up to date" in changeable.run("dvc", "status").stdout
+    page = (changeable.root / "reports" / "tables.html").read_text()
+    assert "A new paragraph, with a comma." in page and "# OF THE ENGINE;" in page and "data:image/png" in page
+    assert (changeable.root / "reports" / "tables.ipynb").read_bytes() == record
+
+
+def test_what_git_jupyterlab_and_formatters_do_makes_no_stage_stale(changeable):
+    "Executed and saved elsewhere, other ids, reformatted, cloned through the hooks: the code is the same."
+    for path in sorted((changeable.root / "nbs").glob("*.ipynb")):
+        content = nbformat.read(path, as_version=4)
+        for number, cell in enumerate(content.cells):
+            cell["id"] = f"other-{number}"
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="seen")], number + 1
+                cell.metadata["collapsed"] = True
+                cell.source += "\n\n# the end"
+        content.metadata["language_info"] = {"name": "python", "version": "3.11.0"}
+        nbformat.write(content, path)
+    edit(changeable, "08_tables.ipynb", "code", "read_contract(root() / contract)", "read_contract( root() / (contract) )")
+    elsewhere = changeable.root.parent / "elsewhere"
+    who = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "core.hooksPath=.githooks"]
+    changeable.run("git", "add", "-A")
+    changeable.run("git", *who, "commit", "-qm", "saved")
+    changeable.run("git", "clone", "-q", str(changeable.root), str(elsewhere))
+    for name in ("08_tables.ipynb", "21_final_model.ipynb"):
+        assert '"seen"' not in (elsewhere / "nbs" / name).read_text()
+        (changeable.root / "nbs" / name).write_text((elsewhere / "nbs" / name).read_text())
+    assert ran(changeable.run("dvc", "repro").stdout) == ["code", "pages"]
+
+
+def test_what_a_reader_sees_of_a_cell_is_code(changeable):
+    "The last value of a cell is shown, so a cell cut in two shows another; a semicolon silences it."
+    before = stage_code_of(changeable, "eda")
+    path = changeable.root / "nbs" / "09_eda.ipynb"
+    content = nbformat.read(path, as_version=4)
+    content.cells[-1].source += ";"
+    nbformat.write(content, path)
+    assert stage_code_of(changeable, "eda") != before
 
 
 @pytest.mark.parametrize(
     ("notebook", "old", "new", "expected"),
     [
-        ("33_bento.ipynb", "predictor.digest[:12], folder", "predictor.digest[:16], folder", ["bento", "leakage"]),
-        ("21_final_model.ipynb", "x.tail(5000)", "x.tail(4000)", ["final_model", "leakage", "bento"]),
+        ("33_bento.ipynb", "predictor.digest[:12], folder", "predictor.digest[:16], folder", ["bento", "leakage", "pages"]),
+        ("21_final_model.ipynb", "x.tail(5000)", "x.tail(4000)", ["final_model", "leakage", "bento", "pages"]),
         ("17_model_selection.ipynb", "validation.head(10_000)", "validation.head(9_000)", STAGES[4:]),
     ],
 )

@@ -54,6 +54,12 @@ def test_sections_and_notebooks_name_the_same_parameters():
         check_parameters(stage, declared(stage_notebook(stage)), params[stage])
 
 
+def test_every_stage_has_its_page():
+    pages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pages"]
+    assert set(pages["deps"]) == {"nbs", *(f"reports/{stage}.ipynb" for stage in notebook_stages())}
+    assert {next(iter(out)) for out in pages["outs"]} == {f"reports/{stage}.html" for stage in notebook_stages()}
+
+
 @example_only
 def test_no_dataset_in_the_code():
     "No column, category or source of the example data stands in a notebook or in the page."

@@ -1,0 +1,298 @@
+"""Accidents, at random moments, on a small run of the real graph; each must end in the bytes of an undisturbed run.
+
+Run it from the root:  python benchmarks/drills.py [--rounds 10] [--seed 0] [--only kernel,ctrl-c] [--sample FOLDER]
+It clones the committed state into a temporary folder and runs the graph there on few rows, unless --sample names a finished one.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mle_project.artifact import Predictor
+from mle_project.lock import recorded
+from mle_project.project import ProjectError
+from mle_project.twice import clone, run_graph, shrink
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+QUICK = ("tables", "eda", "leakage")  # stages that a drill disturbs
+
+
+class Skipped(Exception):
+    "This machine cannot hold the drill."
+
+
+@dataclass
+class Run:
+    "A finished run of the graph that a drill may damage."
+
+    top: Path
+    dice: random.Random
+    outputs: list[str] = field(init=False)
+    before: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.outputs = sorted(recorded((self.top / "dvc.lock").read_text()))
+        self.before = self.digests()
+
+    def digests(self) -> dict[str, str]:
+        "The SHA-256 of every file of every output."
+        paths = [path for name in self.outputs for path in [self.top / name, *(self.top / name).rglob("*")] if path.is_file()]
+        return {path.relative_to(self.top).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        "Start a command in the folder, as a terminal would: a process group of its own."
+        mine = {"PYTHONPATH": str(self.top), "PATH": f"{BIN}:{os.environ['PATH']}", "BENTOML_HOME": str(self.top / ".mle" / "bentoml")}
+        return subprocess.Popen(
+            command, cwd=self.top, env={**os.environ, **mine}, start_new_session=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+
+    def run(self, *command: str) -> tuple[int, str]:
+        "The exit status of a command, and what it printed."
+        process = self.start(*command)
+        shown, _ = process.communicate(timeout=1800)
+        return process.returncode, shown
+
+    def force(self, stage: str) -> tuple[str, ...]:
+        return ("dvc", "repro", "--force", "--single-item", stage)
+
+    def processes(self, part: str = "") -> list[int]:
+        "The processes that work in the folder, and whose command line has a part."
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                here = entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(self.top)
+                if here and part in (entry / "cmdline").read_text().replace("\0", " "):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+    def recovered(self, stage: str) -> None:
+        "Nothing works on; the stage runs again; everything is as in the undisturbed run, and nothing lies about."
+        end = time.monotonic() + 30
+        while self.processes() and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not self.processes(), "a process goes on after the accident"
+        status, shown = self.run(*self.force(stage))
+        assert status == 0, f"`dvc repro` does not run after the accident:\n{shown[-3000:]}"
+        self.settled()
+
+    def settled(self) -> None:
+        assert self.digests() == self.before, "the outputs are not those of the undisturbed run"
+        lie_about = [path for name in ("data", "models", "reports", "metrics", ".mle/staging") for path in (self.top / name).rglob("*")]
+        lie_about = [path for path in lie_about if path.name.endswith((".part", ".old")) or "staging" in path.parts]
+        assert not lie_about, f"left over: {lie_about}"
+
+
+def killed(part: str, how: signal.Signals, whom: Callable[[int, int], None] = os.kill) -> Callable[[Run], str]:
+    "A drill: a stage runs, and at a random moment the process with this command line is ended."
+
+    def drill(run: Run) -> str:
+        stage = run.dice.choice(QUICK)
+        seconds = json.loads((run.top / ".mle" / "times.json").read_text())[stage]
+        process = run.start(*run.force(stage))
+        while not run.processes(part) and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(run.dice.uniform(0, seconds * 1.1))
+        found = run.processes(part)
+        for pid in found[:1]:
+            whom(pid, how)
+        process.communicate(timeout=600)
+        outcome = "it had ended" if not found else "outputs kept" if run.digests() == run.before else "an output was on its way"
+        run.recovered(stage)
+        return outcome
+
+    return drill
+
+
+def two_at_once(run: Run) -> str:
+    "Two runs of one graph, a moment apart."
+    stage = run.dice.choice(QUICK)
+    processes = [run.start(*run.force(stage))]
+    time.sleep(run.dice.uniform(0, 6))
+    processes.append(run.start(*run.force(stage)))
+    shown = [process.communicate(timeout=900)[0] for process in processes]
+    failed = [text for text, process in zip(shown, processes, strict=True) if process.returncode]
+    assert len(failed) < 2, "both failed:\n" + "\n".join(failed)[-3000:]
+    for text in failed:
+        assert any(words in text for words in ("Unable to acquire lock", "is busy", "blocked")), text[-2000:]
+    run.recovered(stage)
+    return "one was refused" if failed else "one after the other"
+
+
+def leftovers(run: Run) -> str:
+    "What an earlier crash left half-written."
+    stage = run.dice.choice(QUICK)
+    for name in (f".mle/staging/{stage}/reports/{stage}.ipynb", f".mle/staging/{stage}/data/tables/train.part"):
+        (run.top / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.top / name).write_text('{"cells": [')
+    (run.top / "reports" / f".{stage}.ipynb.old").write_text("half")
+    (run.top / "data" / ".tables.old").mkdir()
+    (run.top / "data" / ".tables.old" / "train.parquet").write_text("half")
+    run.recovered(stage)
+    return "gone"
+
+
+def disk_full(run: Run) -> str:
+    "No room left at a random moment; then there is room again."
+    if os.getuid() or sys.platform != "linux":
+        raise Skipped("a small disk needs root on Linux")
+    stage, disk = run.dice.choice(QUICK), run.top.parent / f"disk-{run.dice.randrange(10**9)}"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g", "tmpfs", str(disk)], capture_output=True).returncode:
+        raise Skipped("tmpfs cannot be mounted here")
+    try:
+        shutil.copytree(run.top, disk / "project", symlinks=True)
+        small = Run(disk / "project", run.dice)
+        room = shutil.disk_usage(disk).used + run.dice.randrange(0, 1_500_000)
+        subprocess.run(["mount", "-o", f"remount,size={room}", str(disk)], check=True)
+        status, shown = small.run(*small.force(stage))
+        kept = small.digests() == small.before
+        subprocess.run(["mount", "-o", "remount,size=4g", str(disk)], check=True)
+        assert status == 0 or "No space left" in shown or "disk" in shown.lower(), shown[-3000:]
+        small.recovered(stage)
+        return "there was room" if status == 0 else "outputs kept" if kept else "an output was on its way"
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def flip(path: Path, dice: random.Random) -> None:
+    "Flip one bit of a file and keep its times, as a failing disk does."
+    about, content = path.stat(), bytearray(path.read_bytes())
+    content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+    path.chmod(0o644)
+    path.write_bytes(content)
+    path.chmod(about.st_mode)
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+def flipped_output(run: Run) -> str:
+    "A bit of an output: found, refused by the stage that reads it, mended."
+    names = [name for name in run.before if (run.top / name).stat().st_size]
+    name = run.dice.choice([name for name in names if name.startswith("data/tables")] if run.dice.random() < 0.5 else names)
+    flip(run.top / name, run.dice)
+    status, shown = run.run("mle", "verify")
+    assert status == 1 and "is not what stage" in shown, shown
+    if name.startswith("data/tables"):
+        status, shown = run.run("mle", "run", "eda")
+        assert status == 1 and "is not what stage `tables` wrote" in shown, shown
+    assert run.run("mle", "verify", "--mend")[0] == 0
+    status, shown = run.run("dvc", "repro")
+    assert status == 0, shown[-3000:]
+    run.settled()
+    return "found, mended"
+
+
+def flipped_cache(run: Run) -> str:
+    "A bit of a cached object: found, and the cache is whole again."
+    objects = [path for path in (run.top / ".dvc" / "cache" / "files" / "md5").rglob("*") if path.is_file() and path.stat().st_size]
+    locked = {one.digest for one in recorded((run.top / "dvc.lock").read_text()).values()}
+    path = run.dice.choice(sorted(path for path in objects if path.parent.name + path.name in locked))
+    flip(path, run.dice)
+    status, shown = run.run("mle", "verify")
+    assert status == 1 and "is damaged" in shown, shown
+    assert run.run("mle", "verify", "--mend")[0] == 0 and not path.exists()
+    assert run.run("dvc", "repro")[0] == 0
+    status, shown = run.run("mle", "verify")
+    assert status == 0 and path.exists(), f"the cache is not whole again: {shown}"
+    run.settled()
+    return "found, mended"
+
+
+def flipped_raw(run: Run) -> str:
+    "A bit of the raw data: named; the owner brings it back."
+    path = run.top / "data" / "raw" / "extra.csv"
+    path.write_text("a,b\n" + "1,2\n" * 500)
+    assert run.run("dvc", "commit", "--force", "sources", "tables")[0] == 0
+    content = path.read_bytes()
+    flip(path, run.dice)
+    status, shown = run.run("mle", "verify")
+    assert status == 1 and "data/raw has changed since stage" in shown, shown
+    path.write_bytes(content)
+    assert run.run("mle", "verify")[0] == 0
+    run.settled()
+    return "found"
+
+
+def flipped_model(run: Run) -> str:
+    "A bit of the model: it is not served."
+    name = run.dice.choice(sorted(name for name in run.before if name.startswith("models/final/")))
+    flip(run.top / name, run.dice)
+    try:
+        Predictor(run.top / "models" / "final")
+        raise AssertionError(f"a model with a flipped bit in {name} was loaded")
+    except (ProjectError, ValueError):
+        pass
+    assert run.run("mle", "verify", "--mend")[0] == 0
+    status, shown = run.run("dvc", "checkout", "models/final")
+    assert status == 0, shown
+    run.settled()
+    return "refused, brought back from the cache"
+
+
+DRILLS: dict[str, Callable[[Run], str]] = {
+    "kill -9 dvc repro": killed("dvc repro", signal.SIGKILL),
+    "kill -9 stage": killed("bin/mle run", signal.SIGKILL),
+    "kill -9 kernel": killed("ipykernel_launcher", signal.SIGKILL),
+    "ctrl-c": killed("dvc repro", signal.SIGINT, os.killpg),
+    "two at once": two_at_once,
+    "leftovers": leftovers,
+    "disk full": disk_full,
+    "flipped output": flipped_output,
+    "flipped cache": flipped_cache,
+    "flipped raw": flipped_raw,
+    "flipped model": flipped_model,
+}
+
+
+def hold(name: str, sample: Path, dice: random.Random) -> str:
+    "Hold one drill on a copy of a finished run; its outcome in words."
+    with tempfile.TemporaryDirectory(prefix="mle-drill-") as folder:
+        shutil.copytree(sample, Path(folder) / "project", symlinks=True)
+        return DRILLS[name](Run(Path(folder) / "project", dice))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default=",".join(DRILLS))
+    parser.add_argument("--sample", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mle-drills-") as folder:
+        sample = given.sample or Path(folder) / "sample"
+        if not given.sample:
+            clone(ROOT, sample)
+            shrink(sample, 8000)
+            run_graph(sample, {}, force=True)
+        failures = 0
+        for name in given.only.split(","):
+            found: Counter[str] = Counter()
+            for number in range(given.rounds):
+                try:
+                    found[hold(name, sample, random.Random(f"{given.seed}/{name}/{number}"))] += 1
+                except Skipped as reason:
+                    found[f"skipped: {reason}"] += 1
+                except AssertionError as error:
+                    failures += 1
+                    found[f"FAILED: {error}"] += 1
+            print(f"{name:20} {given.rounds:3} times: {', '.join(f'{count} {words}' for words, count in found.items())}", flush=True)
+    sys.exit(f"{failures} drills failed" if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
