@@ -114,7 +114,7 @@ def test_the_readmes_commands_are_there():
     assert "-d @models/final/example.json" in text and "bentoml serve" in text
     for path in re.findall(r"\]\(([\w./]+)\)", text):
         assert (ROOT / path).exists(), path
-    programs = {path.name for path in BIN.iterdir()} | {"curl", "kubectl", "make", "source"}
+    programs = {path.name for path in BIN.iterdir()} | {"curl", "docker", "kubectl", "make", "source"}
     typed = [line.split("#")[0] for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
     typed += re.findall(r"`(mle [a-z].*?)`", text)
     assert {line.split()[0] for line in typed if line.strip()} <= programs
