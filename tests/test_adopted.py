@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Project, copy_project
+from conftest import QUICK, Project, copy_project
 from sklearn import datasets
 from test_graph import ran
 from test_service import serving
@@ -59,6 +59,7 @@ def adopted(request, tmp_path_factory) -> tuple[Project, str, str]:
     frame.to_csv(file, index=False, **form)
     shown = project.run("mle", "adopt", str(file), *options, "--name", request.param).stdout
     project.params(model_selection__trials={"prior": 1, "linear": 2, "boosting": 2, "network": 1})  # the tests' time, not the table's need
+    project.params(importance__stand_in=QUICK)
     project.run("dvc", "repro")
     return project, task, shown
 
@@ -68,7 +69,7 @@ def test_from_a_file_to_a_served_prediction(adopted):
     assert task in shown
     found = json.loads((project.root / "metrics" / "final_model.json").read_text())
     name = next(iter(found["test"]))
-    better = found["test"][name] - found["baseline"]["test"][name]
+    better = found["test"][name] - found["beside"]["prior"]["test"][name]
     assert found["task"] == task and (better < 0 if task == "regression" else better > 0)
     rows = pd.read_parquet(project.root / "data" / "tables" / "test.parquet").head(60)
     with serving(project) as served:

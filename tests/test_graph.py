@@ -11,7 +11,7 @@ from mle_project.evaluation import METRICS
 from mle_project.stages import settle
 
 METRIC = next(iter(METRICS[CONTRACT.task]))
-STAGES = ["code", "sources", "tables", "eda", "model_selection", "final_model", "leakage", "bento"]
+STAGES = ["code", "sources", "tables", "eda", "model_selection", "importance", "final_model", "leakage", "bento"]
 
 
 def ran(text: str) -> list[str]:
@@ -42,7 +42,7 @@ def test_every_stage_leaves_its_report(sample):
 
 
 def test_executed_notebooks_show_plots(sample):
-    for stage in ("tables", "eda", "model_selection", "final_model"):
+    for stage in ("tables", "eda", "model_selection", "importance", "final_model"):
         executed = nbformat.read(sample.root / "reports" / f"{stage}.ipynb", as_version=4)
         pictures = [out for cell in executed.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
         assert pictures, f"{stage} shows no picture"
@@ -56,7 +56,7 @@ def test_a_second_run_does_nothing(sample):
 @example_only
 def test_the_model_has_learnt_something(sample):
     found = json.loads((sample.root / "metrics" / "final_model.json").read_text())
-    assert found["test"]["roc_auc"] > 0.65 > found["baseline"]["test"]["roc_auc"] == 0.5
+    assert found["test"]["roc_auc"] > 0.65 > found["beside"]["prior"]["test"]["roc_auc"] == 0.5
 
 
 def test_metrics_and_plots_are_dvcs(sample):
@@ -85,7 +85,7 @@ def test_prose_runs_no_computation(changeable):
     [
         ("33_bento.ipynb", "predictor.digest[:12], folder", "predictor.digest[:16], folder", ["bento", "leakage"]),
         ("21_final_model.ipynb", "x.tail(5000)", "x.tail(4000)", ["final_model", "leakage", "bento"]),
-        ("17_model_selection.ipynb", "validation.head(10_000)", "validation.head(9_000)", ["model_selection", "final_model", "leakage", "bento"]),
+        ("17_model_selection.ipynb", "validation.head(10_000)", "validation.head(9_000)", ["model_selection", "importance", "final_model", "leakage", "bento"]),
     ],
 )
 def test_one_literal_makes_the_right_stages_stale(changeable, notebook, old, new, expected):
