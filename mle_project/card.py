@@ -80,14 +80,14 @@ def _calibration(found: Mapping[str, Any]) -> str:
         said += f"the log loss was {number(one['log_loss_before'])} before and {number(one['log_loss_after'])} after."
     return f"## Calibration\n\n{said} Mean answer on the test split {number(one['mean_answer'])}, observed {number(one['mean_observed'])}."
 
-# %% ../nbs/19_card.ipynb #21ed7c17
+# %% ../nbs/19_card.ipynb #03fb5ad9
 def _slices(cut: pd.DataFrame, whole: float, metric: str, sign: int) -> str:
     if not len(cut):
         return "## Slices\n\nThe contract marks no column with `slice: true`."
     rows = [[f"{r.column} = {r.value}", r.rows, r.score, between([r.low, r.high])] for r in cut.head(12).itertuples()]
     out = standing_out(cut, whole, sign)
     said = f"{len(cut)} slices with at least thirty test rows were looked at; these are the weakest. With that many looks considered, "
-    said += f"{len(out)} of them {'is' if len(out) == 1 else 'are'} worse than all rows together ({number(whole)})."
+    said += f"{len(out) or 'none'} of them {'are' if len(out) > 1 else 'is'} worse than all rows together ({number(whole)})."
     return f"## Slices\n\n{said}\n\n" + table(["slice", "rows", metric, "95 % interval"], rows)
 
 
@@ -160,12 +160,12 @@ def _limits(contract: Contract, found: Mapping[str, Any], cut: pd.DataFrame, see
     said.append(f"The compiled model differs from the fitted one by at most {differs:g} on {compared:,} compared rows.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in said)
 
-# %% ../nbs/19_card.ipynb #869d7426
+# %% ../nbs/19_card.ipynb #454ca707
 def _again(found: Mapping[str, Any]) -> str:
     rows = [[f"`{name}`", f"`{digest}`"] for name, digest in found["digests"].items()]
     return (
-        "## How to make it again\n\nIn a checkout whose files have these digests, `make repro` builds the environment from the lock file and runs every "
-        "stage; on an equal processor `manifest.json` then names the same model.\n\n" + table(["file", "SHA-256"], rows)
+        "## How to make it again\n\nIn a checkout whose files have these digests, `make repro` builds the environment from the lock file and runs "
+        "every stage; on an equal processor `manifest.json` then names the same model.\n\n" + table(["file", "SHA-256"], rows)
     )
 
 

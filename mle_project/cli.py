@@ -318,11 +318,11 @@ def stage_rows() -> list[list[str]]:
         rows.append([name, f"{times[name]:.0f}" if name in times else "cached", report if (root() / report).exists() else "-"])
     return rows
 
-# %% ../nbs/46_cli.ipynb #2d003a35
+# %% ../nbs/46_cli.ipynb #fa06425c
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def summary(as_json: bool) -> None:
-    """Print the stages, the final model's test metrics beside the baseline's, and where to look next."""
+    """Print the stages, the final model's test metrics beside those of simpler models, and where to look next."""
     path = root() / "metrics" / "final_model.json"
     if not path.exists():
         raise ProjectError("metrics/final_model.json does not exist yet. Make it with `dvc repro`.")
@@ -330,8 +330,8 @@ def summary(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    head = [["test metric", found["family"], found["baseline"]["family"]]]
-    rows = [[name, f"{value:.6g}", f"{found['baseline']['test'][name]:.6g}"] for name, value in found["test"].items()]
+    columns = {found["family"]: found["test"], **{name: one["test"] for name, one in found["beside"].items()}}
+    head, rows = [["test metric", *columns]], [[name, *(f"{one[name]:.6g}" for one in columns.values())] for name in found["test"]]
     click.echo("\n" + _table(stage_rows()) + "\n\n" + _table(head + rows))
     click.echo("\n  model   " + found["model"] + "\n  read    reports/final_model.html, models/final/card.md")
     click.echo("  serve   source .venv/bin/activate && bentoml serve      edit    make lab      change    params.yaml, then dvc repro\n")

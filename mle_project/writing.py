@@ -123,16 +123,17 @@ def with_plots(graph: str, task: str) -> str:
     lines = [f"  - ${{final_model.plots}}/{name}.csv: {PLOTS[name]}" for name in names]
     return graph[: graph.index("\nplots:\n")] + "\nplots:\n" + "\n".join(lines) + "\n"
 
-# %% ../nbs/43_writing.ipynb #329bd417
+# %% ../nbs/43_writing.ipynb #ad2091dc
 START, END = "<!-- table -->", "<!-- /table -->"
 QUESTIONS = {"binary": "which of two classes a record belongs to", "multiclass": "which class a record belongs to", "regression": "a value"}
 
 
 def _metrics_table(metrics: Mapping[str, Any]) -> str:
-    "The test metrics beside the baseline's."
-    lines = [f"| test metric | {metrics['family']} | {metrics['baseline']['family']} |", "|---|---|---|"]
-    lines += [f"| {name} | {value:.4f} | {metrics['baseline']['test'][name]:.4f} |" for name, value in metrics["test"].items()]
-    return "\n".join(lines)
+    "The test metrics beside those of simpler models."
+    others = metrics["beside"]
+    lines = [f"| test metric | {' | '.join([metrics['family'], *others])} |", "|---" * (2 + len(others)) + "|"]
+    rows = [[name, value, *(one["test"][name] for one in others.values())] for name, value in metrics["test"].items()]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} |" for name, *values in rows)])
 
 
 def _shape(contract: Contract) -> str:

@@ -20,6 +20,8 @@ CONTRACT = read_contract(ROOT / PARAMS["tables"]["contract"])
 # Some tests know the example's columns. They say nothing of another table, so `mle adopt` leaves them skipped.
 example_only = pytest.mark.skipif(QUERY != "sql/flights.sql", reason="speaks of the example's columns; this project has a table of its own")
 
+QUICK = {"family": "boosting", "rows": 1000, "change": {"trees": 20}}  # what the stage importance fits again and again
+
 
 class Project:
     "A copy of the project that a test may change."
@@ -89,6 +91,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = copy_project(tmp_path_factory.mktemp("sample"))
     trials = {"prior": 1, "linear": 1, "boosting": 2, "network": 1}
     project.params(tables__rows=8000, model_selection__trials=trials, model_selection__folds=2, model_selection__search_rows=2000)
+    project.params(importance__stand_in=QUICK)
     project.run("dvc", "repro")
     return project
 

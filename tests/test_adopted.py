@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PARAMS, Project, copy_project
+from conftest import PARAMS, QUICK, Project, copy_project
 from sklearn import datasets
 from test_graph import ran
 from test_service import serving
@@ -61,6 +61,7 @@ def adopted(request, tmp_path_factory) -> tuple[Project, str, str]:
     if request.param != "wines":  # a search without the network leaves nothing to export
         project.params(model_selection__families=[name for name in PARAMS["model_selection"]["families"] if name != "network"])
     project.params(model_selection__trials={"prior": 1, "linear": 2, "boosting": 2, "network": 1})  # the tests' time, not the table's need
+    project.params(importance__stand_in=QUICK)
     project.run("dvc", "repro")
     return project, task, shown
 
@@ -70,7 +71,7 @@ def test_from_a_file_to_a_served_prediction(adopted):
     assert task in shown
     found = json.loads((project.root / "metrics" / "final_model.json").read_text())
     name = next(iter(found["test"]))
-    better = found["test"][name] - found["baseline"]["test"][name]
+    better = found["test"][name] - found["beside"]["prior"]["test"][name]
     assert found["task"] == task and (better < 0 if task == "regression" else better > 0)
     rows = pd.read_parquet(project.root / "data" / "tables" / "test.parquet").head(60)
     with serving(project) as served:

@@ -47,7 +47,7 @@ def test_every_stage_leaves_its_report(sample):
 
 
 def test_executed_notebooks_show_plots(sample):
-    for stage in ("tables", "eda", "model_selection", "final_model"):
+    for stage in ("tables", "eda", "model_selection", "importance", "final_model"):
         executed = nbformat.read(sample.root / "reports" / f"{stage}.ipynb", as_version=4)
         pictures = [out for cell in executed.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
         assert pictures, f"{stage} shows no picture"
@@ -61,7 +61,7 @@ def test_a_second_run_does_nothing(sample):
 @example_only
 def test_the_model_has_learnt_something(sample):
     found = json.loads((sample.root / "metrics" / "final_model.json").read_text())
-    assert found["test"]["roc_auc"] > 0.65 > found["baseline"]["test"]["roc_auc"] == 0.5
+    assert found["test"]["roc_auc"] > 0.65 > found["beside"]["prior"]["test"]["roc_auc"] == 0.5
 
 
 def test_metrics_and_plots_are_dvcs(sample):

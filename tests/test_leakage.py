@@ -248,8 +248,8 @@ def nonsense(frame, contract):
 
 def fitted_files(project):
     """The bytes of everything that was chosen or fitted, by name: all but the look at the test split."""
-    names = [path for path in sorted((project / "models" / "final").rglob("*")) if path.name not in ("card.md", "metrics.json", "manifest.json")]
-    names += [project / "metrics" / name for name in ("hyperparameters.json", "model_selection.json", "trials.jsonl")]
+    names = [path for path in sorted((project / "models" / "final").rglob("*")) if path.name not in ("card.md", "card.html", "metrics.json", "manifest.json")]
+    names += [project / "metrics" / name for name in ("hyperparameters.json", "model_selection.json", "trials.jsonl", "importance.json")]
     return {path.relative_to(project).as_posix(): path.read_bytes() for path in names if path.is_file()}
 
 
@@ -260,8 +260,8 @@ def test_nonsense_in_the_test_split_changes_nothing_fitted(changeable):
     absurd = nonsense(pd.read_parquet(path), read_contract(changeable.root / "contract.yaml"))
     path.unlink()
     absurd.to_parquet(path, index=False)
-    changeable.run("mle", "run", "model_selection")
-    changeable.run("mle", "run", "final_model")
+    for stage in ("model_selection", "importance", "final_model"):
+        changeable.run("mle", "run", stage)
     after = fitted_files(changeable.root)
     assert {"models/final/model.onnx", "models/final/native.joblib", "metrics/hyperparameters.json"} <= set(before) == set(after)
     assert [name for name in before if before[name] != after[name]] == []
@@ -276,13 +276,20 @@ def run_here(stage, change=("", "")):
     exec(compile(source.replace(*change), stage, "exec"), {"__name__": stage})
 
 
-code_of = {stage: stage_notebook(stage) for stage in ("model_selection", "final_model")}
+code_of = {stage: stage_notebook(stage) for stage in ("model_selection", "importance", "final_model")}
+
+
+def run_stages():
+    """Choose, explain, fit."""
+    for stage in ("model_selection", "importance", "final_model"):
+        run_here(stage)
 
 
 def small_project(folder, name):
     """A project folder with a small table's contract, splits and parameters."""
     contract, splits, split = divided(name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["importance"] |= {"stand_in": {"family": "linear", "rows": 300, "change": {}}, "draws": 20}
     few = {"families": ["prior", "linear", "boosting"], "trials": {"prior": 1, "linear": 2, "boosting": 1}, "folds": 2, "search_rows": None}
     params["model_selection"] |= few
     params["tables"]["split"] = split
@@ -308,13 +315,11 @@ def quiet_plots(monkeypatch):
 def test_nor_does_it_on_other_kinds_of_table(name, tmp_path, monkeypatch, quiet_plots):
     contract = small_project(tmp_path, name)
     monkeypatch.chdir(tmp_path)
-    run_here("model_selection")
-    run_here("final_model")
+    run_stages()
     before, path = fitted_files(tmp_path), tmp_path / "data" / "tables" / "test.parquet"
     scores = (tmp_path / "metrics" / "final_model.json").read_bytes()
     nonsense(pd.read_parquet(path), contract).to_parquet(path, index=False)
-    run_here("model_selection")
-    run_here("final_model")
+    run_stages()
     assert fitted_files(tmp_path) == before and (tmp_path / "metrics" / "final_model.json").read_bytes() != scores
 
 
