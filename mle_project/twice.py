@@ -152,7 +152,7 @@ def _located(name: str, one: bytes, other: bytes) -> Place:
     at, a, b = _bytes(one, other)
     return (f"{at} (as {Path(name).suffix[1:]} they mean the same)" if Path(name).suffix in KINDS else at), a, b
 
-# %% ../nbs/37_twice.ipynb #286577d7
+# %% ../nbs/37_twice.ipynb #4cc87da9
 CAUSES = (
     (r"\b(19|20)\d\d-\d\d-\d\d|\b\d\d:\d\d:\d\d", "a date or a time"),
     (r"0x[0-9a-f]{6,}", "an address in memory"),
@@ -178,7 +178,7 @@ def likely_cause(
         return "the order of a set or of files (PYTHONHASHSEED, os.listdir)"
     a, b = _numbers(one), _numbers(other)
     if a != b and len(a) == len(b):
-        close = all(math.isclose(left, right, rel_tol=1e-5, abs_tol=1e-9) for left, right in zip(a, b, strict=True))
+        close = all(math.isclose(left, right, rel_tol=1e-3, abs_tol=1e-9) for left, right in zip(a, b, strict=True))
         return "sums in another order: threads, or another kind of processor" if close else "another seed, other rows, or another model before it"
     return "unknown; look at what the stage writes there"
 
