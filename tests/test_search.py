@@ -11,8 +11,8 @@ from tables_of_other_kinds import houses, plants
 
 from mle_project.folds import make_folds
 from mle_project.frames import model_input, target_values
-from mle_project.model_selection import Search, tune
 from mle_project.project import ProjectError
+from mle_project.search import Search, tune
 
 
 def search(table, family, metric, **options) -> Search:
@@ -30,7 +30,7 @@ def test_a_killed_search_resumes_and_ends_as_if_it_had_not_been(asked, tmp_path)
     remembering = dataclasses.replace(asked, memory=tmp_path / "memory")
     given = {one.name: getattr(remembering, one.name) for one in dataclasses.fields(remembering)}
     joblib.dump(given, tmp_path / "search.joblib")
-    program = "import joblib, sys; from mle_project.model_selection import *; tune(Search(**joblib.load(sys.argv[1])), trials=6)"
+    program = "import joblib, sys; from mle_project.search import *; tune(Search(**joblib.load(sys.argv[1])), trials=6)"
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "search.joblib")])
     while len(remembering.recall()) < 2:
         assert process.poll() is None
