@@ -27,62 +27,10 @@ from .project import ProjectError
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/15_artifact.ipynb #526246b5
+# %% ../nbs/15_artifact.ipynb #21e5ad16
 OPSET = {"": 18, "ai.onnx.ml": 3}
 
 
-def _converter(columns: Any, make: Any) -> tuple[Any, Any]:
-    "A shape calculator and a converter: the number of columns that come out, and the operations, both from the fitted step."
-
-    def shape(operator: Any) -> None:
-        from skl2onnx.common.data_types import FloatTensorType
-
-        rows = operator.inputs[0].get_first_dimension()
-        operator.outputs[0].type = FloatTensorType([rows, columns(operator.raw_operator)])
-
-    def convert(scope: Any, operator: Any, container: Any) -> None:
-        from skl2onnx.algebra.onnx_operator import OnnxOperator
-
-        given = {"op_version": container.target_opset, "output_names": operator.outputs[:1]}
-        made: OnnxOperator = make(operator.raw_operator, operator.inputs[0], given)
-        made.add_to(scope, container)
-
-    return shape, convert
-
-# %% ../nbs/15_artifact.ipynb #4181399e
-def _register_steps() -> None:
-    "Tell skl2onnx of the steps that it does not know, or translates wrongly."
-    import skl2onnx
-    from skl2onnx.algebra import onnx_ops as ops
-    from skl2onnx.operator_converters.one_hot_encoder import convert_sklearn_one_hot_encoder
-    from skl2onnx.shape_calculators.one_hot_encoder import calculate_sklearn_one_hot_encoder_output_shapes
-    from sklearn import feature_selection
-
-    from mle_project import features
-
-    def log(step: Any, x: Any, given: Any) -> Any:
-        v = {"op_version": given["op_version"]}
-        wide = ops.OnnxCast(x, to=11, **v)  # 64 bits
-        size = ops.OnnxAdd(ops.OnnxDiv(ops.OnnxAbs(wide, **v), step.size_, **v), np.ones(1), **v)
-        bent = ops.OnnxMul(ops.OnnxSign(wide, **v), ops.OnnxLog(size, **v), **v)
-        return ops.OnnxCast(ops.OnnxSub(bent, step.centre_, **v), to=1, **given)
-
-    def rotate(step: Any, x: Any, given: Any) -> Any:
-        v = {"op_version": given["op_version"]}
-        centred = ops.OnnxSub(ops.OnnxCast(x, to=11, **v), step.mean_, **v)
-        return ops.OnnxCast(ops.OnnxMatMul(centred, step.components_.T, **v), to=1, **given)
-
-    flag = lambda step, x, given: ops.OnnxCast(ops.OnnxIsNaN(x, op_version=given["op_version"]), to=1, **given)  # noqa: E731
-    pick = lambda step, x, given: ops.OnnxGather(x, step.get_support(indices=True).astype(np.int64), axis=1, **given)  # noqa: E731
-    known = {features.Rotation: _converter(lambda step: step.n_components_, rotate)}
-    known |= {kind: _converter(lambda step: step.n_features_in_, make) for kind, make in ((features.SignedLog, log), (features.Gaps, flag))}
-    chosen = (features.Eliminated, feature_selection.SelectFromModel, feature_selection.SelectPercentile)
-    known |= {kind: _converter(lambda step: int(step.get_support().sum()), pick) for kind in chosen}
-    known[features.FrequentOneHot] = (calculate_sklearn_one_hot_encoder_output_shapes, convert_sklearn_one_hot_encoder)
-    for kind, (shape, convert) in known.items():
-        skl2onnx.update_registered_converter(kind, f"Mle{kind.__name__}", shape, convert, overwrite=True)
-
-# %% ../nbs/15_artifact.ipynb #4bf10f9f
 def compile_pipeline(
     model: Any,  # a fitted scikit-learn pipeline
     contract: Contract,
@@ -92,7 +40,9 @@ def compile_pipeline(
     from skl2onnx.common.data_types import FloatTensorType
     from skl2onnx.common.data_types import StringTensorType
 
-    _register_steps()
+    from mle_project.features import register_steps
+
+    register_steps()
     blocks = (("numbers", FloatTensorType, contract.numbers), ("strings", StringTensorType, contract.strings))
     inputs = [(name, kind([None, len(columns)])) for name, kind, columns in blocks if columns]
     options = {} if contract.task == "regression" else {id(model[-1]): {"zipmap": False}}

@@ -5,7 +5,7 @@ __all__ = ['Build', 'FAMILIES', 'STRATEGIES', 'family', 'Given', 'prior', 'ask_r
            'Network', 'strategy_scope', 'embedding_size', 'build_layers', 'NetworkClassifier', 'NetworkRegressor',
            'network', 'build_family']
 
-# %% ../nbs/11_candidates.ipynb #b54d64f8
+# %% ../nbs/11_candidates.ipynb #cf6f27d1
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ from sklearn.base import ClassifierMixin
 from sklearn.base import RegressorMixin
 from sklearn.dummy import DummyClassifier
 from sklearn.dummy import DummyRegressor
-from sklearn.ensemble import ExtraTreesClassifier
-from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LogisticRegression
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline
@@ -85,17 +85,18 @@ def prior(hp: Any, contract: Contract, seed: int) -> Pipeline:
     model = DummyRegressor() if contract.task == "regression" else DummyClassifier(strategy="prior")
     return Pipeline([("columns", for_trees(contract)), ("model", model)])
 
-# %% ../nbs/11_candidates.ipynb #0748117a
+# %% ../nbs/11_candidates.ipynb #fc180624
 def ask_reduction(
     hp: Any,
     contract: Contract,
     ways: Sequence[str],  # besides none
+    least: float = 0.3,  # the smallest share of the columns to keep
 ) -> dict[str, Any]:  # `reduction` and `kept`, as `for_sums` and `for_trees` take them
     "How a pipeline takes columns away."
     ways = ["none", *ways] if len(contract.features) >= 4 else ["none"]
     reduction = hp.Choice("reduction", ways)
     with hp.conditional_scope("reduction", [way for way in ways if way in SELECTIONS] or ["filter"]):
-        kept = hp.Float("kept", 0.3, 0.9, step=0.1, default=0.6)
+        kept = hp.Float("kept", least, 0.9, step=0.1, default=0.7)
     with hp.conditional_scope("reduction", ["pca"]):
         variance = hp.Choice("variance", [0.9, 0.99])
     return {"reduction": reduction, "kept": {"none": 1.0, "pca": variance}.get(reduction, kept)}
@@ -120,25 +121,24 @@ def linear(hp: Any, contract: Contract, seed: int) -> Pipeline:
         return Pipeline([("columns", columns), ("model", Ridge(alpha=strength))])
     return Pipeline([("columns", columns), ("model", LogisticRegression(C=1 / strength, max_iter=200, tol=1e-3))])
 
-# %% ../nbs/11_candidates.ipynb #a1d00d82
+# %% ../nbs/11_candidates.ipynb #8b62d081
 @family
 def forest(hp: Any, contract: Contract, seed: int) -> Pipeline:
-    "Extremely randomised trees on numbers without gaps, flags of the gaps, and encoded strings."
-    kind = ExtraTreesRegressor if contract.task == "regression" else ExtraTreesClassifier
+    "A random forest on numbers without gaps, flags of the gaps, and encoded strings."
+    kind = RandomForestRegressor if contract.task == "regression" else RandomForestClassifier
     model = kind(
-        n_estimators=hp.Int("trees", 40, 120, step=40, default=80),
-        max_leaf_nodes=hp.Int("leaves", 250, 2000, sampling="log", default=1000),
-        min_samples_leaf=hp.Int("rows_per_leaf", 1, 50, sampling="log", default=5),
+        n_estimators=hp.Int("trees", 40, 120, step=20, default=60),
+        max_leaf_nodes=hp.Int("leaves", 250, 1500, sampling="log", default=750),
+        min_samples_leaf=hp.Int("rows_per_leaf", 2, 50, sampling="log", default=10),
         max_features=hp.Float("columns_per_split", 0.2, 0.8, step=0.2, default=0.4),
-        bootstrap=True,
-        max_samples=hp.Float("rows_per_tree", 0.2, 0.8, step=0.2, default=0.4),
+        max_samples=hp.Float("rows_per_tree", 0.1, 0.5, step=0.1, default=0.3),
         random_state=seed,
     )
     encodings = ["ordinal"] if contract.task == "multiclass" else ["ordinal", "target"]
     columns = for_trees(contract, encoding=hp.Choice("encoding", encodings), gaps="filled", seed=seed)
     return Pipeline([("columns", columns), ("model", model)])
 
-# %% ../nbs/11_candidates.ipynb #1041b8fb
+# %% ../nbs/11_candidates.ipynb #5bba566a
 @family
 def boosting(hp: Any, contract: Contract, seed: int) -> Pipeline:
     "Histogram gradient boosting on numbers as they are and encoded strings."
@@ -154,7 +154,7 @@ def boosting(hp: Any, contract: Contract, seed: int) -> Pipeline:
         random_state=seed,
     )
     encodings = ["ordinal"] if contract.task == "multiclass" else ["target", "ordinal"]
-    less = ask_reduction(hp, contract, ["embedded"])
+    less = ask_reduction(hp, contract, ["embedded"], least=0.7)  # what a tree never asks for costs it little
     return Pipeline([("columns", for_trees(contract, encoding=hp.Choice("encoding", encodings), seed=seed, **less)), ("model", model)])
 
 # %% ../nbs/11_candidates.ipynb #95301237

@@ -2,9 +2,10 @@
 
 # %% auto #0
 __all__ = ['COLUMNAR', 'SELECTIONS', 'columnar', 'Rotation', 'Eliminated', 'fewer', 'Gaps', 'for_trees', 'SignedLog',
-           'FrequentOneHot', 'for_sums', 'law_faults', 'refuse_unlawful']
+           'FrequentOneHot', 'for_sums', 'register_steps', 'law_faults', 'refuse_unlawful']
 
-# %% ../nbs/10_features.ipynb #3340cee0
+# %% ../nbs/10_features.ipynb #8ab07133
+import warnings
 from collections.abc import Callable
 from functools import partial
 from functools import wraps
@@ -65,13 +66,14 @@ def _number_positions(contract: Contract) -> list[int]:
 def _string_positions(contract: Contract) -> list[int]:
     return list(range(len(contract.numbers), len(contract.features)))
 
-# %% ../nbs/10_features.ipynb #f0530797
+# %% ../nbs/10_features.ipynb #dc1fb651
 SELECTIONS = ("filter", "embedded", "wrapper")
 
 
 def _strength(task: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     "How strongly each column (n, k) goes with the target: the F statistic, 0 for a constant."
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of constant columns
         return np.nan_to_num((f_regression if task == "regression" else f_classif)(x, y)[0], nan=0.0, posinf=np.finfo(np.float64).max)
 
 
@@ -113,7 +115,7 @@ class Eliminated(SelectorMixin, BaseEstimator):
     def _get_support_mask(self) -> np.ndarray:
         return self.support_
 
-# %% ../nbs/10_features.ipynb #a3c1865a
+# %% ../nbs/10_features.ipynb #8671c473
 def fewer(
     task: str,
     reduction: str,  # none, pca, or one of SELECTIONS
@@ -121,7 +123,6 @@ def fewer(
     seed: int = 0,  # of the forest
 ) -> list[tuple[str, Any]]:  # the step of a pipeline, or none
     "A step that takes whole numbers away, fitted with the target."
-    values = task == "regression"
     if reduction == "none":
         return []
     if reduction == "pca":
@@ -129,9 +130,8 @@ def fewer(
     if reduction == "filter":
         return [("filter", SelectPercentile(partial(_strength, task), percentile=100 * kept))]
     if reduction == "wrapper":
-        return [("wrapper", Eliminated(values=values, kept=kept))]
-    few = {"max_leaf_nodes": 60, "max_features": 0.5, "bootstrap": True, "max_samples": 0.2, "random_state": seed}
-    forest = (ExtraTreesRegressor if values else ExtraTreesClassifier)(30, **few)
+        return [("wrapper", Eliminated(values=task == "regression", kept=kept))]
+    forest = (ExtraTreesRegressor if task == "regression" else ExtraTreesClassifier)(30, max_leaf_nodes=100, max_features="sqrt", random_state=seed)
     return [("embedded", SelectFromModel(forest, threshold=-np.inf, max_features=partial(_share, kept)))]
 
 # %% ../nbs/10_features.ipynb #6852bcce
@@ -236,6 +236,58 @@ def for_sums(
     columns = ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)
     less = fewer(contract.task, reduction, kept, seed)
     return Pipeline([("encode", columns), *less]) if less else columns
+
+# %% ../nbs/10_features.ipynb #c2bafcb5
+def _converter(columns: Any, make: Any) -> tuple[Any, Any]:
+    "A shape calculator and a converter: the number of columns that come out, and the operations, both from the fitted step."
+
+    def shape(operator: Any) -> None:
+        from skl2onnx.common.data_types import FloatTensorType
+
+        rows = operator.inputs[0].get_first_dimension()
+        operator.outputs[0].type = FloatTensorType([rows, columns(operator.raw_operator)])
+
+    def convert(scope: Any, operator: Any, container: Any) -> None:
+        given = {"op_version": container.target_opset, "output_names": operator.outputs[:1]}
+        make(operator.raw_operator, operator.inputs[0], given).add_to(scope, container)
+
+    return shape, convert
+
+
+def _log(step: Any, x: Any, given: Any) -> Any:
+    from skl2onnx.algebra import onnx_ops as ops
+
+    v = {"op_version": given["op_version"]}
+    wide = ops.OnnxCast(x, to=11, **v)  # 64 bits
+    size = ops.OnnxAdd(ops.OnnxDiv(ops.OnnxAbs(wide, **v), step.size_, **v), np.ones(1), **v)
+    bent = ops.OnnxMul(ops.OnnxSign(wide, **v), ops.OnnxLog(size, **v), **v)
+    return ops.OnnxCast(ops.OnnxSub(bent, step.centre_, **v), to=1, **given)
+
+
+def _rotate(step: Any, x: Any, given: Any) -> Any:
+    from skl2onnx.algebra import onnx_ops as ops
+
+    v = {"op_version": given["op_version"]}
+    centred = ops.OnnxSub(ops.OnnxCast(x, to=11, **v), step.mean_, **v)
+    return ops.OnnxCast(ops.OnnxMatMul(centred, step.components_.T, **v), to=1, **given)
+
+# %% ../nbs/10_features.ipynb #a5d25cbf
+def register_steps() -> None:
+    "Tell skl2onnx of the steps that it does not know, or translates wrongly."
+    import skl2onnx
+    from skl2onnx.algebra import onnx_ops as ops
+    from skl2onnx.operator_converters.one_hot_encoder import convert_sklearn_one_hot_encoder
+    from skl2onnx.shape_calculators.one_hot_encoder import calculate_sklearn_one_hot_encoder_output_shapes
+
+    flag = lambda step, x, given: ops.OnnxCast(ops.OnnxIsNaN(x, op_version=given["op_version"]), to=1, **given)  # noqa: E731
+    pick = lambda step, x, given: ops.OnnxGather(x, step.get_support(indices=True).astype(np.int64), axis=1, **given)  # noqa: E731
+    known = {Rotation: _converter(lambda step: step.n_components_, _rotate)}
+    known |= {kind: _converter(lambda step: step.n_features_in_, make) for kind, make in ((SignedLog, _log), (Gaps, flag))}
+    chosen = (Eliminated, SelectFromModel, SelectPercentile)
+    known |= {kind: _converter(lambda step: int(step.get_support().sum()), pick) for kind in chosen}
+    known[FrequentOneHot] = (calculate_sklearn_one_hot_encoder_output_shapes, convert_sklearn_one_hot_encoder)
+    for kind, (shape, convert) in known.items():
+        skl2onnx.update_registered_converter(kind, f"Mle{kind.__name__}", shape, convert, overwrite=True)
 
 # %% ../nbs/10_features.ipynb #2d306a52
 def _rows(found: Any) -> pd.DataFrame:
