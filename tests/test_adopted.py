@@ -58,7 +58,7 @@ def adopted(request, tmp_path_factory) -> tuple[Project, str, str]:
     file = project.root.parent / f"{project.root.name}-{request.param}.csv"
     frame.to_csv(file, index=False, **form)
     shown = project.run("mle", "adopt", str(file), *options, "--name", request.param).stdout
-    project.params(model_selection__trials={"prior": 1, "linear": 2, "boosting": 2, "network": 1})  # the tests' time, not the table's need
+    project.params(model_selection__trials={"prior": 1, "linear": 2, "forest": 1, "boosting": 2, "network": 1})  # the tests' time
     project.run("dvc", "repro")
     return project, task, shown
 
