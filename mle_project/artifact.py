@@ -28,7 +28,7 @@ from .project import ProjectError
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/15_artifact.ipynb #52a36491
+# %% ../nbs/15_artifact.ipynb #21e5ad16
 OPSET = {"": 18, "ai.onnx.ml": 3}
 
 
@@ -40,14 +40,10 @@ def compile_pipeline(
     import skl2onnx
     from skl2onnx.common.data_types import FloatTensorType
     from skl2onnx.common.data_types import StringTensorType
-    from skl2onnx.operator_converters.one_hot_encoder import convert_sklearn_one_hot_encoder
-    from skl2onnx.shape_calculators.one_hot_encoder import calculate_sklearn_one_hot_encoder_output_shapes
 
-    from mle_project.features import FrequentOneHot
+    from mle_project.features import register_steps
 
-    skl2onnx.update_registered_converter(
-        FrequentOneHot, "FrequentOneHot", calculate_sklearn_one_hot_encoder_output_shapes, convert_sklearn_one_hot_encoder, overwrite=True
-    )
+    register_steps()
     blocks = (("numbers", FloatTensorType, contract.numbers), ("strings", StringTensorType, contract.strings))
     inputs = [(name, kind([None, len(columns)])) for name, kind, columns in blocks if columns]
     options = {} if contract.task == "regression" else {id(model[-1]): {"zipmap": False}}

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['Commands', 'main', 'notebook_stages', 'run', 'code', 'pages', 'sources', 'fetch', 'clean', 'check', 'score', 'adopt',
-           'rename', 'readme', 'stage_rows', 'summary']
+           'rename', 'readme', 'stage_rows', 'family_rows', 'summary']
 
 # %% ../nbs/46_cli.ipynb #95acbecd
 import json
@@ -318,6 +318,19 @@ def stage_rows() -> list[list[str]]:
         rows.append([name, f"{times[name]:.0f}" if name in times else "cached", report if (root() / report).exists() else "-"])
     return rows
 
+# %% ../nbs/46_cli.ipynb #02d1cf1f
+def family_rows(folder: Path) -> list[list[str]]:
+    "What model selection found of each family, as rows of a table; none where it has not run."
+    scores, times = folder / "model_selection.json", folder / "timings.json"
+    if not scores.exists():
+        return []
+    found, took = json.loads(scores.read_text())["families"], json.loads(times.read_text()) if times.exists() else {}
+    rows = [["family", "score on folds", "spread", "s to fit", "us per row", "kB on disk"]]
+    for name, row in found.items():
+        took_it = [f"{took[name][key]:g}" if name in took else "-" for key in ("fit_seconds", "microseconds_per_row")]
+        rows.append([name, f"{row['score']:.6g}", f"{row['spread']:.2g}", *took_it, f"{row['bytes'] / 1000:,.0f}"])
+    return rows
+
 # %% ../nbs/46_cli.ipynb #fa06425c
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
@@ -332,6 +345,7 @@ def summary(as_json: bool) -> None:
         return
     columns = {found["family"]: found["test"], **{name: one["test"] for name, one in found["beside"].items()}}
     head, rows = [["test metric", *columns]], [[name, *(f"{one[name]:.6g}" for one in columns.values())] for name in found["test"]]
-    click.echo("\n" + _table(stage_rows()) + "\n\n" + _table(head + rows))
+    tables = [stage_rows(), family_rows(path.parent), head + rows]
+    click.echo("\n" + "\n\n".join(_table(table) for table in tables if table))
     click.echo("\n  model   " + found["model"] + "\n  read    reports/final_model.html, models/final/card.md")
     click.echo("  serve   source .venv/bin/activate && bentoml serve      edit    make lab      change    params.yaml, then dvc repro\n")

@@ -89,7 +89,7 @@ def copy_project(target: Path) -> Project:
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Project:
     "The real graph, run once on some thousand real rows. Tests that change something take `changeable` instead."
     project = copy_project(tmp_path_factory.mktemp("sample"))
-    trials = {"prior": 1, "linear": 1, "boosting": 2, "network": 1}
+    trials = {"prior": 1, "linear": 1, "forest": 1, "boosting": 2, "network": 1}
     project.params(tables__rows=8000, model_selection__trials=trials, model_selection__folds=2, model_selection__search_rows=2000)
     project.params(importance__stand_in=QUICK)
     project.run("dvc", "repro")

@@ -1,6 +1,8 @@
 """The stage graph as a person uses it: dvc repro, status, metrics, plots, experiments."""
 
 import copy
+import csv
+import io
 import json
 
 import nbformat
@@ -151,6 +153,9 @@ def test_an_experiment_changes_one_parameter(changeable):
     assert ran(done.stdout)[-1] == "final_model" and "model_selection" not in ran(done.stdout)
     assert before["model"] != after["model"] and after["family"] == "linear"
     assert "final_model.json" in changeable.run("dvc", "metrics", "diff").stdout
+    runs = {row["rev"]: row for row in csv.DictReader(io.StringIO(changeable.run("dvc", "exp", "show", "--csv").stdout)) if row["rev"] != "workspace"}
+    main, tried = runs.pop("HEAD" if "HEAD" in runs else next(iter(runs))), next(iter(runs.values()))
+    assert tried["final_model.family"] == "linear" != main["final_model.family"]
 
 
 def test_a_report_does_not_depend_on_when_something_was_printed_beside():

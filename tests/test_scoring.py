@@ -27,7 +27,7 @@ from mle_project.project import ProjectError
 from mle_project.records import payload
 from mle_project.scoring import score_file
 
-FAMILIES = ("prior", "linear", "boosting", "network")
+FAMILIES = ("prior", "linear", "forest", "boosting", "network")
 
 
 def visits(rows: int = 900) -> tuple[str, pd.DataFrame]:
@@ -52,7 +52,7 @@ def models(tmp_path_factory):
             text, frame = TABLES[table]()
             contract = parse_contract(text)
             x = model_input(frame, contract)
-            smaller = {"boosting": {"trees": 100}, "network": {"epochs": 3}}.get(family, {})
+            smaller = {"forest": {"trees": 40, "leaves": 250}, "boosting": {"trees": 100}, "network": {"epochs": 3}}.get(family, {})
             fitted = build_family(family, smaller, contract, 0).fit(x, target_values(frame, contract))
             folder = tmp_path_factory.mktemp("model") / f"{table}-{family}"
             save(folder, fitted, contract, text, {"threshold": 0.5, "family": family}, x, tolerance=1e-4)

@@ -6,13 +6,21 @@ import sys
 import time
 
 import joblib
+import numpy as np
+import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold
+from sklearn.pipeline import Pipeline
 from tables_of_other_kinds import houses, plants
 
+from mle_project.contract import EXAMPLE, parse_contract
+from mle_project.evaluation import scorer
+from mle_project.features import SELECTIONS, fewer
 from mle_project.folds import make_folds
 from mle_project.frames import model_input, target_values
-from mle_project.model_selection import Search, tune
 from mle_project.project import ProjectError
+from mle_project.search import Search, score_folds, tune
 
 
 def search(table, family, metric, **options) -> Search:
@@ -25,13 +33,14 @@ def asked() -> Search:
     return search(houses(), "boosting", "mae")
 
 
-def test_a_killed_search_resumes_and_ends_as_if_it_had_not_been(asked, tmp_path):
-    undisturbed = tune(asked, trials=6)
+@pytest.mark.parametrize(("tuner", "trials"), [("random", 6), ("bayesian", 6), ("hyperband", 4)])
+def test_a_killed_search_resumes_and_ends_as_if_it_had_not_been(asked, tuner, trials, tmp_path):
+    undisturbed = tune(asked, trials, tuner)
     remembering = dataclasses.replace(asked, memory=tmp_path / "memory")
     given = {one.name: getattr(remembering, one.name) for one in dataclasses.fields(remembering)}
     joblib.dump(given, tmp_path / "search.joblib")
-    program = "import joblib, sys; from mle_project.model_selection import *; tune(Search(**joblib.load(sys.argv[1])), trials=6)"
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "search.joblib")])
+    program = "import joblib, sys; from mle_project.search import *; tune(Search(**joblib.load(sys.argv[1])), int(sys.argv[2]), sys.argv[3])"
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "search.joblib"), str(trials), tuner])
     while len(remembering.recall()) < 2:
         assert process.poll() is None
         time.sleep(0.02)
@@ -40,9 +49,10 @@ def test_a_killed_search_resumes_and_ends_as_if_it_had_not_been(asked, tmp_path)
     with remembering.notes.open("a") as file:
         file.write('["half a li')  # as a full disk would leave it
     before = len(remembering.recall())
-    assert 2 <= before < 6
-    assert tune(remembering, trials=6).trials == undisturbed.trials
-    assert len(remembering.recall()) == 6
+    assert 2 <= before < len(undisturbed.trials)
+    found = tune(remembering, trials, tuner)
+    assert found.trials == undisturbed.trials and found.hyperparameters == undisturbed.hyperparameters
+    assert len(remembering.recall()) == len(undisturbed.trials)
 
 
 def test_a_memory_of_other_rows_does_not_count(asked, tmp_path):
@@ -59,6 +69,46 @@ def test_two_workers_share_a_search(asked):
 def test_two_workers_share_a_bayesian_search_of_classes():
     found = tune(search(plants(), "linear", "roc_auc"), trials=5, workers=2)
     assert len(found.trials) == 5 and len({str(trial["hyperparameters"]) for trial in found.trials}) == 5
+
+
+def test_hyperband_gives_more_rows_to_fewer_trials(asked):
+    found = tune(asked, trials=4, tuner="hyperband")
+    shares = [trial["share"] for trial in found.trials]
+    assert [round(9 * share) for share in shares] == [9] + [1] * 9 + [3] * 3 + [9]
+    small, third = found.trials[1:10], found.trials[10:13]
+    best = sorted(small, key=lambda trial: trial["score"])[-3:]
+    assert sorted(str(trial["hyperparameters"]) for trial in best) == sorted(str(trial["hyperparameters"]) for trial in third)
+    assert found.folds.mean() == max(trial["score"] for trial in found.trials if trial["share"] == 1)
+
+
+def test_two_workers_share_a_hyperband_search(asked):
+    found = tune(asked, trials=4, tuner="hyperband", workers=2)
+    shares = [round(9 * trial["share"]) for trial in found.trials[1:]]
+    assert sorted(set(shares)) == [1, 3, 9] and 27 <= sum(shares) <= 27 + 9  # the second worker may be busy when the budget ends
+
+
+def test_hyperband_refuses_too_few_rows():
+    with pytest.raises(Exception, match="hyperband fits on a 9th of the rows first"):
+        tune(search(plants(rows=45), "linear", "roc_auc"), trials=4, tuner="hyperband")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_search_ends_when_its_seconds_are_up(asked, workers, capsys):
+    assert len(tune(asked, trials=50, seconds=0, workers=workers).trials) == 1
+    assert "boosting: 0 seconds were up after trial 1" in capsys.readouterr().out
+    began = time.monotonic()
+    assert 1 < len(tune(asked, trials=500, tuner="random", seconds=3).trials) < 500 and time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("reduction", [*SELECTIONS, "pca"])
+def test_columns_are_chosen_without_the_rows_held_out(reduction):
+    """Noise stays noise. Chosen on all rows, the best of four hundred random columns would promise a ROC AUC of 0.8."""
+    chance = np.random.default_rng(0)
+    x, y = chance.normal(size=(120, 400)).astype(np.float32), np.arange(120) % 2
+    made = lambda: Pipeline([*fewer("binary", reduction, 0.05), ("model", LogisticRegression())])  # noqa: E731
+    folds = list(KFold(4, shuffle=True, random_state=0).split(x))
+    honest = score_folds(made, pd.DataFrame(x), y, folds, scorer("binary", "roc_auc"), parse_contract(EXAMPLE))
+    assert abs(np.mean(honest) - 0.5) < 0.12
 
 
 def test_what_is_fixed_is_not_searched(asked):
