@@ -60,7 +60,8 @@ def adopted(request, tmp_path_factory) -> tuple[Project, str, str]:
     shown = project.run("mle", "adopt", str(file), *options, "--name", request.param).stdout
     if request.param != "wines":  # a search without the network leaves nothing to export
         project.params(model_selection__families=[name for name in PARAMS["model_selection"]["families"] if name != "network"])
-    project.params(model_selection__trials={"prior": 1, "linear": 2, "forest": 1, "boosting": 2, "network": 1})  # the tests' time, not the table's need
+    # the tests' time, not the table's need
+    project.params(model_selection__trials={"prior": 1, "linear": 2, "forest": 1, "boosting": 2, "network": 1})
     project.params(importance__stand_in=QUICK)
     project.run("dvc", "repro")
     return project, task, shown
