@@ -66,7 +66,7 @@ def _number_positions(contract: Contract) -> list[int]:
 def _string_positions(contract: Contract) -> list[int]:
     return list(range(len(contract.numbers), len(contract.features)))
 
-# %% ../nbs/10_features.ipynb #dc1fb651
+# %% ../nbs/10_features.ipynb #5b28f318
 SELECTIONS = ("filter", "embedded", "wrapper")
 
 
@@ -97,7 +97,7 @@ class Rotation(PCA):
         "Rotated rows as 32-bit floats."
         return ((np.asarray(x, dtype=np.float64) - self.mean_) @ self.components_.T).astype(np.float32)
 
-
+# %% ../nbs/10_features.ipynb #50d62906
 class Eliminated(SelectorMixin, BaseEstimator):
     "Recursive feature elimination by the weights of a linear model on scaled columns."
 

@@ -77,7 +77,7 @@ def test_metrics_and_plots_are_dvcs(sample):
 
 def test_summary_names_stages_and_metrics(sample):
     shown = sample.run("mle", "summary").stdout
-    assert all(word in shown for word in ("model_selection", METRIC, "prior", "reports/final_model.html"))
+    assert all(word in shown for word in ("model_selection", METRIC, "prior", "forest", "us per row", "reports/final_model.html"))
 
 
 def test_prose_runs_no_computation_and_stands_on_todays_page(changeable):
