@@ -228,13 +228,15 @@ def read_request(
     quick = quick_check(rules, records) if set(map(type, records)) == {dict} else None
     return quick or slow_check(rules, records)
 
-# %% ../nbs/31_front.ipynb #5d52dddf
-MOST_ROWS, FEW_ROWS = 512, 24  # in one call of the model; without a thread
+# %% ../nbs/31_front.ipynb #24c37a49
+MOST_ROWS, FEW_ROWS = 512, 128  # in one call of the model; without a thread
 Question = tuple[np.ndarray, np.ndarray, "asyncio.Future[np.ndarray]"]
 
 
 def first_of(waiting: list[Question]) -> tuple[list[Question], list[Question]]:
     "Those that share the next call of the model, at least one; and the rest."
+    if len(waiting) == 1:
+        return waiting, []
     rows = np.cumsum([len(numbers) for numbers, _, _ in waiting])
     count = max(1, int(np.searchsorted(rows, MOST_ROWS, "right")))
     return waiting[:count], waiting[count:]
