@@ -196,7 +196,8 @@ def test_the_quick_check_and_pydantic_agree(sample):
     def bad(case):
         with pytest.raises(ValueError):
             record_type.model_validate(case[0])
-        assert quick_check(rules, [case[0]]) is None and quick_check(rules, [example_record(contract), case[0]]) is None
+        if all(value == value for value in case[0].values()):  # JSON has no NaN
+            assert quick_check(rules, [case[0]]) is None and quick_check(rules, [example_record(contract), case[0]]) is None
 
     good()
     bad()
