@@ -129,7 +129,7 @@ class Rules:
         fits = (block >= self.low) & (block <= self.high) & (~self.whole | (np.rint(block) == block))
         return block if (fits | (np.isnan(block) & self.nullable)).all() else None
 
-# %% ../nbs/31_front.ipynb #2e2b0d9d
+# %% ../nbs/31_front.ipynb #1131b132
 def strings_of(
     rules: Rules,
     records: list[dict[str, Any]],
@@ -154,7 +154,10 @@ def strings_of(
     return block
 
 
-def quick_check(rules: Rules, records: list[dict[str, Any]]) -> Checked | None:
+def quick_check(
+    rules: Rules,
+    records: list[dict[str, Any]],  # as JSON gave them, so without NaN
+) -> Checked | None:
     "The model's input from records that certainly keep the contract; None for all others."
     if set(map(len, records)) != {len(rules.names)}:
         return None
@@ -202,7 +205,7 @@ def slow_check(rules: Rules, records: list[Any]) -> Checked:
         raise Refusal(422, f"{faults[0]['field']}: {faults[0]['message']}", faults[:MOST_FAULTS])
     return Checked(records, *record_blocks(records, rules.contract))
 
-# %% ../nbs/31_front.ipynb #c4c6b2e5
+# %% ../nbs/31_front.ipynb #47211b6f
 def read_request(
     rules: Rules,
     body: bytes,
@@ -215,7 +218,7 @@ def read_request(
         raise Refusal(400, f"The body is not JSON: {str(error)[:200]}.") from None
     if type(request) is not dict:
         raise Refusal(422, 'The body must be an object, as in {"records": [...]}.', [fault("body", "dict_type", "Input should be an object.")])
-    strange = [fault(name, "extra_forbidden", "There is no such field.") for name in request if name != "records"][:MOST_FAULTS]
+    strange = [fault(name, "extra_forbidden", "There is no such field.") for name in request if name != "records"][: MOST_FAULTS - 1]
     records: Any = request.get("records")
     if "records" not in request:
         strange.append(fault("records", "missing", "Field required"))
@@ -228,13 +231,15 @@ def read_request(
     quick = quick_check(rules, records) if set(map(type, records)) == {dict} else None
     return quick or slow_check(rules, records)
 
-# %% ../nbs/31_front.ipynb #5d52dddf
-MOST_ROWS, FEW_ROWS = 512, 24  # in one call of the model; without a thread
+# %% ../nbs/31_front.ipynb #24c37a49
+MOST_ROWS, FEW_ROWS = 512, 128  # in one call of the model; without a thread
 Question = tuple[np.ndarray, np.ndarray, "asyncio.Future[np.ndarray]"]
 
 
 def first_of(waiting: list[Question]) -> tuple[list[Question], list[Question]]:
     "Those that share the next call of the model, at least one; and the rest."
+    if len(waiting) == 1:
+        return waiting, []
     rows = np.cumsum([len(numbers) for numbers, _, _ in waiting])
     count = max(1, int(np.searchsorted(rows, MOST_ROWS, "right")))
     return waiting[:count], waiting[count:]

@@ -5,7 +5,7 @@ __all__ = ['FOLDER', 'MEANS', 'SETTINGS', 'PREDICTOR', 'RESPONSE', 'made', 'requ
            'refusals', 'post', 'get', 'explained_schema', 'document', 'pages', 'load', 'begin', 'outermost', 'office',
            'Service', 'Within']
 
-# %% ../nbs/32_service.ipynb #7843331e
+# %% ../nbs/32_service.ipynb #146411dc
 import inspect
 import os
 from collections.abc import Mapping
@@ -33,6 +33,7 @@ from .front import Office
 from .front import Page
 from .limits import PREFIX
 from .limits import Counts
+from .limits import Keys
 from .limits import Settings
 from .limits import read_settings
 from .page import model_facts
@@ -176,7 +177,7 @@ def pages(
         "/docs.json": Page(to_json(document(predictor.contract, predictor.digest, settings)), json_type),
     }
 
-# %% ../nbs/32_service.ipynb #b5331ba9
+# %% ../nbs/32_service.ipynb #18e699d0
 def load(
     folder: Path,
     digest: str = "",  # of the only model to serve
@@ -193,6 +194,7 @@ def begin(folder: Path, environment: Any) -> tuple[Settings, Predictor]:
     "Settings and model; stops the process with one sentence when there is none."
     try:
         settings = read_settings(environment)
+        Keys(settings)
         predictor = load(folder, settings.digest)
     except ProjectError as error:
         raise SystemExit(f"cannot serve: {error}") from None

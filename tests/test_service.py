@@ -1,23 +1,32 @@
-"""The service over HTTP: the artifact's numbers, and an answer in words to bad input."""
+"""The service over HTTP: everywhere the artifact's numbers; what it is made of; BentoML as it may change."""
 
+import http.client
 import json
+import random
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import joblib
+import numpy as np
 import pandas as pd
 import pytest
-from conftest import Project
+import yaml
+from conftest import ROOT, Project
+from hypothesis import given, settings
 from test_artifact import FRESH
 
-from mle_project.artifact import Predictor
-from mle_project.contract import example_record
-from mle_project.records import bad_values
+from mle_project.artifact import TOLERANCE, Predictor, largest_difference, seal, usual_size
+from mle_project.contract import example_record, request_model
+from mle_project.evaluation import answers
+from mle_project.frames import model_input, record_blocks, records_frame
+from mle_project.front import Rules, quick_check
+from mle_project.records import broken_records, payload, valid_records
+
+JSON = {"content-type": "application/json"}
 
 
 def free_port() -> int:
@@ -29,45 +38,90 @@ def free_port() -> int:
 class Served:
     "A running `bentoml serve`."
 
-    def __init__(self, url: str, predictor: Predictor) -> None:
-        self.url, self.predictor = url, predictor
+    def __init__(self, url: str, predictor: Predictor, process: subprocess.Popen, project: Project) -> None:
+        self.url, self.predictor, self.process, self.project = url, predictor, process, project
         self.example = example_record(predictor.contract)
+        self.address = url.removeprefix("http://")
 
-    def post(self, body: object) -> tuple[int, dict]:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}/predict", data, {"content-type": "application/json"})
+    def ask(self, method: str, path: str, body: object = None, headers: dict | None = None) -> tuple[int, dict, bytes]:
+        "Status, headers and body of one answer."
+        connection = http.client.HTTPConnection(self.address, timeout=60)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def post(self, body: object, headers: dict | None = None, path: str = "/predict") -> tuple[int, dict]:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        status, _, said = self.ask("POST", path, data, headers or JSON)
+        return status, json.loads(said)
+
+    def log(self) -> str:
+        return (self.project.root / ".mle" / "serve.log").read_text()
+
+    def lines(self) -> list[dict]:
+        "The lines of the log that speak of requests."
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+
+    def counts(self, headers: dict | None = None) -> dict[str, float]:
+        "What /metrics says, by name and labels."
+        text = self.ask("GET", "/metrics", headers=headers)[2].decode()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if not line.startswith("#")}
+
+
+def started(project: Project, **environment: str) -> tuple[subprocess.Popen, int]:
+    "`bentoml serve` on a free port."
+    port = free_port()
+    (project.root / ".mle").mkdir(exist_ok=True)
+    with open(project.root / ".mle" / "serve.log", "w") as log:
+        command = ["bentoml", "serve", "--port", str(port)]
+        return subprocess.Popen(command, cwd=project.root, env=project.env | environment, stdout=log, stderr=log), port
 
 
 @contextmanager
-def serving(project: Project) -> Iterator[Served]:
-    "`bentoml serve` in a project, as long as the block lasts."
-    port = free_port()
-    with open(project.root / ".mle" / "serve.log", "w") as log:
-        process = subprocess.Popen(["bentoml", "serve", "--port", str(port)], cwd=project.root, env=project.env, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
+def serving(project: Project, **environment: str) -> Iterator[Served]:
+    "`bentoml serve` in a project, ready, as long as the block lasts."
+    process, port = started(project, **environment)
+    served = Served(f"http://127.0.0.1:{port}", Predictor(project.root / "models" / "final"), process, project)
     try:
-        for _ in range(240):
-            assert process.poll() is None, (project.root / ".mle" / "serve.log").read_text()
+        end = time.monotonic() + 90
+        while True:
+            assert process.poll() is None and time.monotonic() < end, served.log()
             try:
-                urllib.request.urlopen(f"{url}/readyz", timeout=1)
+                served.ask("GET", "/livez")
                 break
             except OSError:
-                time.sleep(0.25)
-        yield Served(url, Predictor(project.root / "models" / "final"))
+                time.sleep(0.1)
+        yield served
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")
 def served(sample):
     with serving(sample) as one:
         yield one
+
+
+@pytest.fixture(scope="module")
+def records(sample, served) -> list[dict]:
+    "Real records, and made ones: missing values, unseen and rare words, extremes."
+    contract = served.predictor.contract
+    rows = pd.read_parquet(sample.root / "data" / "tables" / "test.parquet").head(1500)
+    real = json.loads(rows[contract.features].to_json(orient="records"))
+    made = payload(contract, 1500, seed=3, gaps=0.3)
+    strange: list[dict] = []
+
+    @settings(max_examples=300, database=None, derandomize=True, deadline=None)
+    @given(valid_records(contract))
+    def collect(record):
+        strange.append(record)
+
+    collect()
+    return real + made + strange
 
 
 def test_the_example_is_answered(served, sample):
@@ -77,47 +131,85 @@ def test_the_example_is_answered(served, sample):
     assert answer["predictions"] == served.predictor.describe(served.predictor.answer_records([served.example]))
 
 
-def test_real_rows_get_the_artifacts_numbers(served, sample):
-    rows = pd.read_parquet(sample.root / "data" / "tables" / "test.parquet").head(500)
-    records = json.loads(rows[served.predictor.contract.features].to_json(orient="records"))
+def test_five_places_give_the_same_numbers(served, sample, records, tmp_path):
+    "The notebook's model, the artifact in a fresh process, `mle score`, and the service: a record at a time, some, and thousands."
+    predictor, task = served.predictor, served.predictor.contract.task
+    expected = predictor.answer_records(records)
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    shown = json.loads(sample.run(sys.executable, "-c", FRESH, str(tmp_path / "records.json")).stdout)
+    assert shown["digest"] == predictor.digest and shown["found"] == expected.tolist()
+
+    frame = records_frame(records)[predictor.contract.features]
+    native = answers(joblib.load(predictor.folder / "native.joblib"), model_input(frame, predictor.contract), task)
+    assert largest_difference(native, expected, usual_size(native)) <= TOLERANCE[task]
+
     status, answer = served.post({"records": records})
-    assert status == 200 and answer["predictions"] == served.predictor.describe(served.predictor.answer_frame(rows))
-    status, alone = served.post({"records": records[:1]})
-    assert alone["predictions"] == answer["predictions"][:1]
+    assert status == 200 and answer["model"] == predictor.digest
+    assert answer["predictions"] == predictor.describe(expected)
+    chance = random.Random(0)
+    for count in (1, 1, 1, 1, 1, 1, 1, 1, 2, 3, 24, 129, 600):
+        at = chance.randrange(len(records) - count)
+        assert served.post({"records": records[at : at + count]})[1]["predictions"] == answer["predictions"][at : at + count]
+
+
+def test_scoring_a_file_gives_the_services_numbers(served, sample, tmp_path):
+    contract = served.predictor.contract
+    rows = pd.read_parquet(sample.root / "data" / "tables" / "test.parquet").head(700)
+    rows[contract.features].to_parquet(tmp_path / "in.parquet")
+    sample.run("mle", "score", str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"))
+    scored = pd.read_parquet(tmp_path / "out.parquet")
+    records = json.loads(rows[contract.features].to_json(orient="records", double_precision=15))
+    found = served.post({"records": records})[1]["predictions"]
+    name = "value" if contract.task == "regression" else "probability"
+    assert scored[name].tolist() == [one[name] for one in found]
+
+
+def test_requests_that_meet_get_their_own_answers(served, records):
+    "Many callers at once, whose records go through the model together."
+    from concurrent.futures import ThreadPoolExecutor
+
+    expected = served.predictor.describe(served.predictor.answer_records(records))
+    parts = [(at, 1 + at % 7) for at in range(0, 1400, 5)]
+    with ThreadPoolExecutor(24) as pool:
+        found = list(pool.map(lambda part: served.post({"records": records[part[0] : sum(part)]})[1]["predictions"], parts))
+    assert found == [expected[at : at + count] for at, count in parts]
+
+
+def test_the_quick_check_and_pydantic_agree(sample):
+    "What the quick check lets in, pydantic lets in, with the same input for the model; what breaks a rule, neither."
+    contract = Predictor(sample.root / "models" / "final").contract
+    rules, record_type = Rules(contract), request_model(contract)
+
+    @settings(max_examples=300, database=None, derandomize=True, deadline=None)
+    @given(valid_records(contract))
+    def good(record):
+        record_type.model_validate(record)
+        found, (numbers, strings) = quick_check(rules, [record]), record_blocks([record], contract)
+        if found:  # whole numbers beyond 2**53 are left to pydantic
+            np.testing.assert_array_equal(found.numbers, numbers)
+            assert found.strings.tolist() == strings.tolist()
+        elif all(abs(value) <= 2**53 for value in record.values() if isinstance(value, int)):
+            raise AssertionError(f"refused: {record}")
+
+    @settings(max_examples=600, database=None, derandomize=True, deadline=None)
+    @given(broken_records(contract))
+    def bad(case):
+        with pytest.raises(ValueError):
+            record_type.model_validate(case[0])
+        if all(value == value for value in case[0].values()):  # JSON has no NaN
+            assert quick_check(rules, [case[0]]) is None and quick_check(rules, [example_record(contract), case[0]]) is None
+
+    good()
+    bad()
 
 
 def test_the_documents_example_works_when_pasted(served):
-    with urllib.request.urlopen(f"{served.url}/docs.json", timeout=30) as answer:
-        document = json.load(answer)
-    body = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    status, answer = served.post(body["example"])
+    document = json.loads(served.ask("GET", "/docs.json")[2])
+    assert document["openapi"] == "3.1.0"
+    status, answer = served.post(document["components"]["schemas"]["Request"]["example"])
     assert status == 200 and len(answer["predictions"]) == 1
     record = document["components"]["schemas"]["Record"]
     assert set(record["required"]) == set(served.predictor.contract.features) and record["additionalProperties"] is False
-
-
-def broken_bodies(served) -> dict[str, tuple[object, str]]:
-    "Bodies that must be refused, each with a word of the refusal."
-    contract, good = served.predictor.contract, served.example
-    name = contract.features[0]
-    bad = {f"{column.name}: {fault}": ({"records": [good | {column.name: made[0]}]}, column.name)
-           for column in map(contract.columns.__getitem__, contract.features) for fault, made in bad_values(column).items()}  # fmt: skip
-    return bad | {
-        "a field missing": ({"records": [{k: v for k, v in good.items() if k != name}]}, name),
-        "an unknown field": ({"records": [good | {"hat": 1}]}, "hat"),
-        "an unknown top-level key": ({"records": [good], "extra": 1}, "extra"),
-        "no records": ({"records": []}, "records"),
-        "not a list": ({"records": good}, "records"),
-        "NaN": (json.dumps({"records": [good | {name: float("nan")}]}).encode(), name),
-        "infinity": (json.dumps({"records": [good | {name: float("inf")}]}).encode(), name),
-    }
-
-
-def test_bad_input_is_400_and_names_the_field(served):
-    for what, (body, word) in broken_bodies(served).items():
-        status, answer = served.post(body)
-        assert status == 400 and word in json.dumps(answer), f"{what}: {status} {answer}"
-    assert served.post(b"{ not json")[0] == 400
 
 
 def test_without_a_model_it_says_how_to_make_one(changeable):
@@ -127,10 +219,20 @@ def test_without_a_model_it_says_how_to_make_one(changeable):
     assert done.returncode != 0 and "dvc repro" in done.stdout and "Traceback" not in done.stdout
 
 
+def test_what_the_service_imports_is_packed(sample):
+    "bentofile.yaml and dvc.yaml name exactly the modules that the service loads."
+    program = "import sys, mle_project.service; print(*(n for n in sys.modules if n.split('.')[0] == 'mle_project'))"
+    loaded = sample.run(sys.executable, "-c", program).stdout.splitlines()[-1].split()
+    files = {f"mle_project/{name.partition('.')[2] or '__init__'}.py" for name in loaded}
+    packed = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"]
+    assert {name for name in packed if name.startswith("mle_project/")} == files
+    assert files <= set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["bento"]["deps"])
+
+
 def test_the_bento_lacks_nothing(sample):
-    "Its own source, with what its environment lacks made impossible to import, loads the service and its model."
+    "Its own source, with what its environment lacks made impossible to import, loads the service, its model and its pages."
     source = sample.root / "models" / "bento" / "src"
-    program = FRESH.split("import json")[0] + "import mle_project.service as s; print(s.__file__, s.PREDICTOR.digest)"
+    program = FRESH.split("import json")[0] + "import mle_project.service as s; print(s.__file__, s.PREDICTOR.digest, s.office().ready)"
     shown = Project(source).run(sys.executable, "-c", program).stdout
     assert str(source) in shown and Predictor(source / "models" / "final").digest in shown
 
@@ -150,3 +252,57 @@ def test_the_bento_serves_the_same_model(sample):
     assert "--hash=sha256:" in locked
     for absent in ("jupyterlab==", "dvc==", "tensorflow", "scikit-learn==", "nbdev=="):
         assert absent not in locked
+
+
+def test_a_model_is_never_changed_under_way(changeable, tmp_path):
+    "A folder that is replaced while the service runs changes nothing; one that is half written, or not the one that was asked for, is refused."
+    folder = changeable.root / "models" / "final"
+    with serving(changeable) as served:
+        digest, said = served.predictor.digest, served.post({"records": [served.example]})
+        (folder / "card.md").write_text("# Another card\n")
+        assert served.post({"records": [served.example]}) == said
+        assert "models/final: card.md differ" in changeable.run("bentoml", "serve", check=False, timeout=60).stdout
+        assert seal(folder) != digest
+        assert served.post({"records": [served.example]}) == said
+    project = Project(changeable.root)
+    process, _ = started(project, MLE_SERVICE_DIGEST=digest)
+    assert process.wait(60) != 0
+    shown = (project.root / ".mle" / "serve.log").read_text()
+    assert f"MLE_SERVICE_DIGEST allows only {digest}" in shown and "Traceback" not in shown
+
+
+HIDDEN = """
+import bentoml
+_true = bentoml.service
+def service(inner=None, /, *, name=None, {argument}**config):
+    config.pop("service_class", None)
+    return _true(inner, name=name, **config) if inner else _true(name=name, **config)
+bentoml.service = service
+"""
+
+
+@pytest.mark.parametrize("how", ["gone", "unused", "chosen"])
+def test_another_bentoml_changes_nothing(changeable, how):
+    "The undocumented argument is gone, or is not used any more, or tracing asks for the documented way: slower, and the same."
+    if how != "chosen":
+        (changeable.root / "sitecustomize.py").write_text(HIDDEN.format(argument="" if how == "gone" else "service_class=None, "))
+    with serving(changeable, **({"MLE_SERVICE_TRACING": "on"} if how == "chosen" else {}), MLE_SERVICE_BODY_BYTES="5000") as served:
+        status, headers, said = served.ask("POST", "/predict", json.dumps({"records": [served.example]}), JSON | {"x-request-id": "mine"})
+        assert status == 200 and headers["x-request-id"] == "mine"
+        assert json.loads(said)["predictions"] == served.predictor.describe(served.predictor.answer_records([served.example]))
+        for body, code, kind in (({"records": []}, 422, "invalid"), (b"{", 400, "bad_json"), (b" " * 6000, 413, "too_large")):
+            status, answer = served.post(body)
+            assert status == code and answer["error"]["code"] == kind
+        assert served.ask("GET", "/")[1]["content-security-policy"] and served.ask("GET", "/readyz")[0] == 200
+        assert served.ask("GET", "/nothing")[0] == 404 and served.ask("PUT", "/predict")[0] == 405
+        counted = served.counts()
+        assert counted['mle_service_requests_total{route="/predict",status="200"}'] == 1
+        within = any(name.startswith("bentoml_service_request_total") and 'endpoint="/predict"' in name and value for name, value in counted.items())
+        assert within  # BentoML's own layers have seen it: this was the slower way
+        assert [line["id"] for line in served.lines()][0] == "mine"
+
+
+def test_the_front_stands_before_bentomls_layers(served):
+    "With the BentoML of the lock file, requests for predictions never reach them."
+    assert served.post({"records": [served.example]})[0] == 200
+    assert not any(value for name, value in served.counts().items() if name.startswith("bentoml_service_request_total") and "/predict" in name)
