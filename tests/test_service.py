@@ -23,7 +23,7 @@ from mle_project.artifact import TOLERANCE, Predictor, largest_difference, seal,
 from mle_project.contract import example_record, request_model
 from mle_project.evaluation import answers
 from mle_project.frames import model_input, record_blocks, records_frame
-from mle_project.front import Rules, quick_check
+from mle_project.intake import Rules, quick_check
 from mle_project.records import broken_records, payload, valid_records
 
 JSON = {"content-type": "application/json"}

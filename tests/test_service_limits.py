@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from test_service import JSON, Served, serving, started
 
-from mle_project.front import CODES, MOST_FAULTS
+from mle_project.intake import CODES, MOST_FAULTS
 from mle_project.limits import settings_table
 from mle_project.records import bad_values, payload
 
