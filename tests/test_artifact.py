@@ -58,7 +58,8 @@ def test_every_family_arrives_in_the_same_form(changeable, family):
     changeable.run("mle", "run", "final_model")
     folder = changeable.root / "models" / "final"
     assert {path.name for path in folder.iterdir()} == {
-        "model.onnx", "native.joblib", "contract.yaml", "example.json", "model.json", "card.md", "card.html", "manifest.json", "typical.json", "metrics.json",
+        "model.onnx", "native.joblib", "contract.yaml", "example.json", "model.json", "card.md", "card.html",
+        "manifest.json", "typical.json", "metrics.json",
     }  # fmt: skip
     rows = pd.read_parquet(changeable.root / "data" / "tables" / "test.parquet").head(300)
     predictor = Predictor(folder)

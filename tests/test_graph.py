@@ -85,7 +85,8 @@ def test_prose_runs_no_computation(changeable):
     [
         ("33_bento.ipynb", "predictor.digest[:12], folder", "predictor.digest[:16], folder", ["bento", "leakage"]),
         ("21_final_model.ipynb", "x.tail(5000)", "x.tail(4000)", ["final_model", "leakage", "bento"]),
-        ("17_model_selection.ipynb", "validation.head(10_000)", "validation.head(9_000)", ["model_selection", "importance", "final_model", "leakage", "bento"]),
+        ("18_importance.ipynb", "scored_rows)\nx, y", "scored_rows - 1)\nx, y", ["importance", "final_model", "leakage", "bento"]),
+        ("17_model_selection.ipynb", "validation.head(10_000)", "validation.head(9_000)", STAGES[4:]),
     ],
 )
 def test_one_literal_makes_the_right_stages_stale(changeable, notebook, old, new, expected):

@@ -248,7 +248,8 @@ def nonsense(frame, contract):
 
 def fitted_files(project):
     """The bytes of everything that was chosen or fitted, by name: all but the look at the test split."""
-    names = [path for path in sorted((project / "models" / "final").rglob("*")) if path.name not in ("card.md", "card.html", "metrics.json", "manifest.json")]
+    after = ("card.md", "card.html", "metrics.json", "manifest.json")
+    names = [path for path in sorted((project / "models" / "final").rglob("*")) if path.name not in after]
     names += [project / "metrics" / name for name in ("hyperparameters.json", "model_selection.json", "trials.jsonl", "importance.json")]
     return {path.relative_to(project).as_posix(): path.read_bytes() for path in names if path.is_file()}
 
