@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 export BENTOML_DO_NOT_TRACK := True
 unexport VIRTUAL_ENV PYTHONPATH
 
-.PHONY: help env repro test twice drills lab serve image spark hooks lock clean
+.PHONY: help env repro test twice drills lab serve image spark shap hooks lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ spark: $(READY)  ## add Apache Spark to .venv, for tables that outgrow one machi
 	@command -v java > /dev/null || { echo "spark: Java 17 or newer is needed; on Debian or Ubuntu: apt-get install openjdk-17-jre-headless" >&2; exit 1; }
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/spark.txt
 	@echo "spark: ready. Set tables.engine: pyspark in params.yaml, or say mle score --engine pyspark"
+
+shap: $(READY)  ## add SHAP to .venv, for importance.shap in params.yaml
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/shap.txt
+	@echo "shap: ready. Set importance.shap: true in params.yaml"
 
 hooks: $(READY)  ## install the git hooks of this clone: outputs stripped, package in step, ruff
 	@git config core.hooksPath .githooks && echo "hooks: git now runs .githooks/ in this clone"

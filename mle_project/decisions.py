@@ -25,7 +25,7 @@ from .project import ProjectError
 from .spelling import Reading
 from .spelling import count_all
 
-# %% ../nbs/45_decisions.ipynb #ef797db0
+# %% ../nbs/45_decisions.ipynb #10ec0532
 @dataclass
 class Decision:
     "What is decided about one column of the record."
@@ -44,6 +44,7 @@ class Decision:
     range: tuple[Any, Any] | None = None
     labels: Mapping[bool, str] = field(default_factory=dict)
     slice: bool = False
+    protected: bool = False
     example: Any = None
 
     def out(self, why: str, known: str = "before") -> None:
@@ -202,7 +203,7 @@ def settle(d: Decision, facts: Facts, sample: pd.DataFrame, has_key: bool) -> li
         return _feature(d, facts, sample[d.name].dropna())
     return []
 
-# %% ../nbs/45_decisions.ipynb #455ed292
+# %% ../nbs/45_decisions.ipynb #08840c23
 def _feature(d: Decision, facts: Facts, values: pd.Series) -> list[Note]:
     "The bounds of a feature, its example (a usual value, no one's in particular) and what is odd about it."
     notes = []
@@ -222,7 +223,9 @@ def _feature(d: Decision, facts: Facts, values: pd.Series) -> list[Note]:
         notes.append(Note(3, f"`{d.name}` has {facts.distinct:,} different values; rare ones teach the model nothing"))
     if PROTECTED.search(d.name):
         d.slice = d.kind == "string" and 0 < len(d.categories) <= 10
-        notes.append(Note(1, f"`{d.name}` may be a protected attribute. Whether a model may use it is for you to say: role `protected` keeps it out"))
+        d.protected = True
+        said = f"`{d.name}` may be a protected attribute: its groups are compared. Whether a model may use it is for you to say: "
+        notes.append(Note(1, said + "role `protected` keeps it out"))
     return notes
 
 # %% ../nbs/45_decisions.ipynb #eec08ba1
@@ -257,7 +260,7 @@ def too_good(decisions: Sequence[Decision], sample: pd.DataFrame, task: str, rec
             notes.append(Note(0, f"`{d.name}` was kept out: {why}, so it knows the answer. If it is truly known before, make it a feature again"))
     return notes
 
-# %% ../nbs/45_decisions.ipynb #ea03f199
+# %% ../nbs/45_decisions.ipynb #ffec3ba1
 def _yaml(value: Any) -> str:
     "A value as YAML on one line."
     return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1e9, sort_keys=False).removesuffix("...\n").strip()
@@ -270,7 +273,7 @@ def _entry(d: Decision) -> str:
         said |= {"categories": list(d.categories), "outside": "reject" if d.role == "target" else "unknown"}
     elif d.range and d.role == "feature":
         said |= {"range": list(d.range), "outside": "flag"}
-    said |= {"labels": dict(d.labels) or None, "slice": d.slice or None, "example": d.example}
+    said |= {"labels": dict(d.labels) or None, "slice": d.slice or None, "protected": d.protected or None, "example": d.example}
     lines = [f"    {key}: {_yaml(value)}" for key, value in said.items() if value is not None]
     return "\n".join([f"  # {' '.join(d.why.split())}", f"  {_yaml(d.name)}:", *lines])
 

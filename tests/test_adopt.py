@@ -412,6 +412,7 @@ def test_protected_attributes_are_only_noted(project):
         project, [written(project, base(Sex=np.resize(["f", "m"], N), marital_status=np.resize(["single", "married", "x"], N)))], target="answer"
     )
     assert role(made, "sex") == role(made, "marital_status") == "feature" and noted(made, "`sex`", "protected") and made.contract.columns["sex"].slice
+    assert made.contract.protected == ["sex", "marital_status"]
 
 
 def test_few_coarse_features_do_not_stop_the_graph(project):

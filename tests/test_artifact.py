@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from mle_project.artifact import TOLERANCE, Predictor, largest_difference, usual_size
+from mle_project.contract import example_record
 from mle_project.evaluation import all_metrics, answers
+from mle_project.explain import explain
 from mle_project.frames import model_input, target_values
 from mle_project.project import ProjectError
 
@@ -61,6 +63,11 @@ def test_another_family_arrives_in_the_same_form(changeable, family):
     assert {path.name for path in folder.iterdir()} == about | {"model.onnx", "native.joblib"}
     rows = pd.read_parquet(changeable.root / "data" / "tables" / "test.parquet").head(300)
     predictor = Predictor(folder)
+    record = example_record(predictor.contract)
+    steps = explain(joblib.load(folder / "native.joblib"), predictor.contract, record, predictor.about["threshold"])
+    said = predictor.describe(predictor.answer_records([record]))[0]
+    key = "value" if predictor.contract.task == "regression" else "label"
+    assert steps[0].values == record and (key == "value" or steps[-1].values[key] == said[key])
     expected = answers(joblib.load(folder / "native.joblib"), model_input(rows, predictor.contract), predictor.contract.task)
     assert largest_difference(expected, predictor.answer_frame(rows), usual_size(expected)) <= TOLERANCE[predictor.contract.task]
 

@@ -131,6 +131,7 @@ def test_what_a_reader_sees_of_a_cell_is_code(changeable):
     [
         ("34_bento.ipynb", "predictor.digest[:12], folder", "predictor.digest[:16], folder", ["bento", "leakage", "pages"]),
         ("21_final_model.ipynb", "x.tail(5000)", "x.tail(4000)", ["final_model", "leakage", "bento", "pages"]),
+        ("18_importance.ipynb", "scored_rows)\nx, y", "scored_rows - 1)\nx, y", ["importance", "final_model", "leakage", "bento", "pages"]),
         ("17_model_selection.ipynb", "validation.head(10_000)", "validation.head(9_000)", STAGES[4:]),
     ],
 )
