@@ -125,7 +125,7 @@ class Server:
                 raise SystemExit(f"{self.kind}: {error.code} {error.read()[:500]!r}") from None
             return False
 
-    def press(self, records: int, connections: int, seconds: float, script: Path) -> tuple[float, float, float]:
+    def press(self, records: int, connections: int, seconds: int, script: Path) -> tuple[float, float, float]:
         """Requests a second, and milliseconds that half and 99 of 100 of them take at most."""
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "--latency", "-s", script, self.url]
         said = subprocess.run(command, env=os.environ | {"BODY": str(self.files[records])}, check=True, capture_output=True, text=True).stdout
@@ -184,7 +184,7 @@ def soak(server: Server, script: Path, minutes: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--only", nargs="*", default=list(NAMES), choices=list(NAMES))
     parser.add_argument("--environment", type=Path)
     parser.add_argument("--soak", type=float, default=0)
@@ -204,7 +204,7 @@ def main() -> None:
         for turn in range(given.rounds):
             for records, connections in CELLS:
                 for server in servers:
-                    server.press(records, connections, 0.5, scratch / "post.lua")
+                    server.press(records, connections, 1, scratch / "post.lua")
                     said = server.press(records, connections, given.seconds, scratch / "post.lua")
                     found.setdefault((server.kind, records, connections), []).append(said)
                     print(turn, server.kind, records, connections, said, file=sys.stderr, flush=True)
