@@ -71,6 +71,8 @@ lock: $(READY)  ## resolve requirements/*.in into hash-locked requirements/*.txt
 	  uv pip compile --quiet --no-header --no-emit-index-url --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 $$name.in -o $$name.txt; done
 	@cd requirements && for name in service spark shap; do \
 	  uv pip compile --quiet --no-header --no-emit-index-url --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 $$name.in -c dev.txt -o $$name.txt; done
+	@cd requirements && uv pip compile --quiet --no-header --no-emit-index-url --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  benchmark.in -c dev.txt --override benchmark.override -o benchmark.txt
 
 clean:  ## delete everything that can be made again, the environment and DVC's cache included
 	rm -rf .venv .mle .dvc/cache .dvc/tmp .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info models reports dvc_plots

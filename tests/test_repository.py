@@ -73,7 +73,7 @@ def test_no_dataset_in_the_code():
 
 
 def test_requirements_are_locked_with_hashes_and_no_index():
-    for name in ("installer", "dev", "service", "spark", "shap"):
+    for name in ("installer", "dev", "service", "spark", "shap", "benchmark"):
         text = (ROOT / "requirements" / f"{name}.txt").read_text()
         pins = re.findall(r"^[a-z0-9].*==.* \\$", text, flags=re.M)
         assert pins and len(re.findall(r"^[a-z0-9][^ ]*", text, flags=re.M)) == len(pins)

@@ -282,11 +282,11 @@ bentoml.service = service
 
 
 @pytest.mark.parametrize("how", ["gone", "unused", "chosen"])
-def test_another_bentoml_changes_nothing(changeable, how):
+def test_another_bentoml_changes_nothing(sample, tmp_path, how):
     "The undocumented argument is gone, or is not used any more, or tracing asks for the documented way: slower, and the same."
-    if how != "chosen":
-        (changeable.root / "sitecustomize.py").write_text(HIDDEN.format(argument="" if how == "gone" else "service_class=None, "))
-    with serving(changeable, **({"MLE_SERVICE_TRACING": "on"} if how == "chosen" else {}), MLE_SERVICE_BODY_BYTES="5000") as served:
+    (tmp_path / "sitecustomize.py").write_text(HIDDEN.format(argument="" if how == "gone" else "service_class=None, "))
+    environment = {"MLE_SERVICE_TRACING": "on"} if how == "chosen" else {"PYTHONPATH": f"{tmp_path}:{sample.root}"}
+    with serving(sample, **environment, MLE_SERVICE_BODY_BYTES="5000") as served:
         status, headers, said = served.ask("POST", "/predict", json.dumps({"records": [served.example]}), JSON | {"x-request-id": "mine"})
         assert status == 200 and headers["x-request-id"] == "mine"
         assert json.loads(said)["predictions"] == served.predictor.describe(served.predictor.answer_records([served.example]))
