@@ -134,6 +134,25 @@ def two_at_once(run: Run) -> str:
     return "one was refused" if failed else "one after the other"
 
 
+def edited_meanwhile(run: Run) -> str:
+    "A literal of the notebook changes while its stage runs: what ran is not recorded as if it had been the new one."
+    stage = run.dice.choice(QUICK)
+    (path,) = (run.top / "nbs").glob(f"[0-9][0-9]_{stage}.ipynb")
+    text = path.read_text()
+    process = run.start(*run.force(stage))
+    while not run.processes("ipykernel_launcher") and process.poll() is None:
+        time.sleep(0.02)
+    notebook = json.loads(text)
+    next(cell for cell in notebook["cells"] if cell["cell_type"] == "code" and "import" in "".join(cell["source"]))["source"].append("\nunused = 1")
+    path.write_text(json.dumps(notebook))
+    shown, _ = process.communicate(timeout=900)
+    assert process.returncode and "Type `dvc repro` again" in shown and "nothing was recorded" in shown, shown[-2000:]
+    assert run.digests() == run.before
+    path.write_text(text)
+    run.recovered(stage)
+    return "refused"
+
+
 def leftovers(run: Run) -> str:
     "What an earlier crash left half-written."
     stage = run.dice.choice(QUICK)
@@ -250,6 +269,7 @@ DRILLS: dict[str, Callable[[Run], str]] = {
     "kill -9 kernel": killed("ipykernel_launcher", signal.SIGKILL),
     "ctrl-c": killed("dvc repro", signal.SIGINT, os.killpg),
     "two at once": two_at_once,
+    "edited meanwhile": edited_meanwhile,
     "leftovers": leftovers,
     "disk full": disk_full,
     "flipped output": flipped_output,

@@ -101,6 +101,7 @@ def test_a_clone_elsewhere_serves_what_was_pushed(kind, changeable, tmp_path, re
     assert (elsewhere.root / "data" / "raw" / "extra.csv").read_text() == "a,b\n1,2\n"
     assert "up to date" in elsewhere.run("dvc", "status").stdout
     elsewhere.run("mle", "verify")
+    (elsewhere.root / ".mle").mkdir(exist_ok=True)  # for the log of what follows
     with serving(elsewhere) as served:
         status, answer = served.post(json.loads((changeable.root / "models" / "final" / "example.json").read_text()))
     assert status == 200 and answer["model"] == json.loads((changeable.root / "metrics" / "final_model.json").read_text())["model"]
