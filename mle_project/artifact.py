@@ -73,9 +73,9 @@ class _Graph:
         self.nodes.append(helper.make_node(operation, list(inputs), [name], name=name, domain=domain, **attributes))
         return name
 
-# %% ../nbs/15_artifact.ipynb #18c077bc
+# %% ../nbs/15_artifact.ipynb #66ca3f90
 def _network_inputs(graph: _Graph, network: Any) -> str:
-    "Normalised numbers, flags of missing ones, and embedded strings, side by side."
+    "Normalised numbers, flags of missing ones, steps, and embedded strings, side by side."
     parts = []
     if network.numbers:
         missing = graph.add("IsNaN", "numbers")
@@ -83,7 +83,9 @@ def _network_inputs(graph: _Graph, network: Any) -> str:
         centred = graph.add("Sub", whole, graph.constant(network.mean_))
         scaled = graph.add("Div", centred, graph.constant(np.sqrt(network.variance_)))
         cut = graph.add("Clip", scaled, graph.constant(np.float32(-5)), graph.constant(np.float32(5)))
-        parts = [cut, graph.add("Cast", missing, to=1)]
+        ramps = graph.add("Sub", graph.add("Concat", *[whole] * network.bins, axis=1), graph.constant(network.edges_))
+        steps = graph.add("Div", ramps, graph.constant(network.widths_))
+        parts = [cut, graph.add("Cast", missing, to=1), graph.add("Clip", steps, graph.constant(np.float32(0)), graph.constant(np.float32(1)))]
     for column, words in enumerate(network.vocabularies_):
         text = graph.add("Gather", "strings", graph.constant(np.int64(column)), axis=1)
         codes = list(range(1, len(words) + 1))

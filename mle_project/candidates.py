@@ -157,7 +157,7 @@ def boosting(hp: Any, contract: Contract, seed: int) -> Pipeline:
     less = ask_reduction(hp, contract, ["embedded"], least=0.7)  # what a tree never asks for costs it little
     return Pipeline([("columns", for_trees(contract, encoding=hp.Choice("encoding", encodings), seed=seed, **less)), ("model", model)])
 
-# %% ../nbs/11_candidates.ipynb #95301237
+# %% ../nbs/11_candidates.ipynb #839c56e6
 class Network(BaseEstimator):
     "A Keras network on raw features, as a scikit-learn estimator; `x` is what `model_input` returns."
 
@@ -170,13 +170,14 @@ class Network(BaseEstimator):
         dropout: float = 0.1,
         learning_rate: float = 2e-3,
         epochs: int = 6,
+        bins: int = 8,  # into how many parts with equally many rows a number is cut
         batch_size: int = 1024,  # at most; short tables get smaller batches, so that an epoch has some steps
         distribute: str = "none",  # a key of STRATEGIES
         seed: int = 0,
     ) -> None:
         self.numbers, self.task, self.units, self.dropout = numbers, task, units, dropout
         self.learning_rate, self.epochs, self.batch_size, self.seed = learning_rate, epochs, batch_size, seed
-        self.distribute = distribute
+        self.distribute, self.bins = distribute, bins
 
     def fit(self, x: pd.DataFrame, y: np.ndarray) -> "Network":
         "Fit the lookups, the normalisation and the weights."
@@ -207,6 +208,10 @@ class Network(BaseEstimator):
             self.mean_ = (np.where(seen, values, 0).sum(axis=0, dtype=np.float64) / total).astype(np.float32)
             spread = np.where(seen, (values - self.mean_) ** 2, 0).sum(axis=0, dtype=np.float64) / total
         self.variance_ = np.maximum(spread, 1e-6).astype(np.float32)
+        known = [column[~np.isnan(column)] if some else np.zeros(1, np.float32) for column, some in zip(values.T, seen.any(axis=0), strict=True)]
+        edges = np.reshape([np.quantile(column, np.linspace(0, 1, self.bins + 1)) for column in known], (len(known), self.bins + 1))
+        self.edges_, widths = edges.T[:-1].ravel().astype(np.float32), np.diff(edges, axis=1).T.ravel().astype(np.float32)
+        self.widths_ = np.where(widths > 0, widths, np.float32(1))  # (bins * k,), as edges_: all numbers of the first part, then of the second
         self.shift_, self.scale_ = (float(np.mean(y)), float(np.std(y) or 1)) if self.task == "regression" else (0.0, 1.0)
         if self.task != "regression":
             self.classes_ = np.unique(y)
@@ -237,7 +242,7 @@ class Network(BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_model"}
 
-# %% ../nbs/11_candidates.ipynb #ab54ed9b
+# %% ../nbs/11_candidates.ipynb #015ab3f8
 STRATEGIES = {"none": "get_strategy", "mirrored": "MirroredStrategy", "multi_worker": "MultiWorkerMirroredStrategy"}
 
 
@@ -261,13 +266,15 @@ def _keras(seed: int) -> Any:
 
 
 def _numbers_layers(network: Network, numbers: Any) -> Any:
-    "Normalised numbers with gaps at the mean, cut at five deviations, and a flag for each gap."
+    "Normalised numbers with gaps at the mean, cut at five deviations, a flag for each gap, and the steps."
     from keras import layers
     from keras import ops
 
     missing = ops.isnan(numbers)
-    normal = (ops.where(missing, network.mean_, numbers) - network.mean_) / np.sqrt(network.variance_)
-    return layers.Concatenate()([ops.clip(normal, -5.0, 5.0), ops.cast(missing, "float32")])
+    whole = ops.where(missing, network.mean_, numbers)
+    normal = (whole - network.mean_) / np.sqrt(network.variance_)
+    steps = (ops.concatenate([whole] * network.bins, axis=1) - network.edges_) / network.widths_
+    return layers.Concatenate()([ops.clip(normal, -5.0, 5.0), ops.cast(missing, "float32"), ops.clip(steps, 0.0, 1.0)])
 
 # %% ../nbs/11_candidates.ipynb #0cf6b966
 def embedding_size(vocabulary: int) -> int:
