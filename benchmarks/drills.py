@@ -40,6 +40,7 @@ class Run:
 
     top: Path
     dice: random.Random
+    stages: tuple[str, ...] = QUICK
     outputs: list[str] = field(init=False)
     before: dict[str, str] = field(init=False)
 
@@ -102,7 +103,7 @@ def killed(part: str, how: signal.Signals, whom: Callable[[int, int], None] = os
     "A drill: a stage runs, and at a random moment the process with this command line is ended."
 
     def drill(run: Run) -> str:
-        stage = run.dice.choice(QUICK)
+        stage = run.dice.choice(run.stages)
         seconds = json.loads((run.top / ".mle" / "times.json").read_text())[stage]
         process = run.start(*run.force(stage))
         while not run.processes(part) and process.poll() is None:
@@ -121,7 +122,7 @@ def killed(part: str, how: signal.Signals, whom: Callable[[int, int], None] = os
 
 def two_at_once(run: Run) -> str:
     "Two runs of one graph, a moment apart."
-    stage = run.dice.choice(QUICK)
+    stage = run.dice.choice(run.stages)
     processes = [run.start(*run.force(stage))]
     time.sleep(run.dice.uniform(0, 6))
     processes.append(run.start(*run.force(stage)))
@@ -136,7 +137,7 @@ def two_at_once(run: Run) -> str:
 
 def edited_meanwhile(run: Run) -> str:
     "A literal of the notebook changes while its stage runs: what ran is not recorded as if it had been the new one."
-    stage = run.dice.choice(QUICK)
+    stage = run.dice.choice(run.stages)
     (path,) = (run.top / "nbs").glob(f"[0-9][0-9]_{stage}.ipynb")
     text = path.read_text()
     process = run.start(*run.force(stage))
@@ -155,7 +156,7 @@ def edited_meanwhile(run: Run) -> str:
 
 def leftovers(run: Run) -> str:
     "What an earlier crash left half-written."
-    stage = run.dice.choice(QUICK)
+    stage = run.dice.choice(run.stages)
     for name in (f".mle/staging/{stage}/reports/{stage}.ipynb", f".mle/staging/{stage}/data/tables/train.part"):
         (run.top / name).parent.mkdir(parents=True, exist_ok=True)
         (run.top / name).write_text('{"cells": [')
@@ -170,13 +171,13 @@ def disk_full(run: Run) -> str:
     "No room left at a random moment; then there is room again."
     if os.getuid() or sys.platform != "linux":
         raise Skipped("a small disk needs root on Linux")
-    stage, disk = run.dice.choice(QUICK), run.top.parent / f"disk-{run.dice.randrange(10**9)}"
+    stage, disk = run.dice.choice(run.stages), run.top.parent / f"disk-{run.dice.randrange(10**9)}"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g", "tmpfs", str(disk)], capture_output=True).returncode:
         raise Skipped("tmpfs cannot be mounted here")
     try:
         shutil.copytree(run.top, disk / "project", symlinks=True)
-        small = Run(disk / "project", run.dice)
+        small = Run(disk / "project", run.dice, run.stages)
         room = shutil.disk_usage(disk).used + run.dice.randrange(0, 1_500_000)
         subprocess.run(["mount", "-o", f"remount,size={room}", str(disk)], check=True)
         status, shown = small.run(*small.force(stage))
@@ -279,11 +280,11 @@ DRILLS: dict[str, Callable[[Run], str]] = {
 }
 
 
-def hold(name: str, sample: Path, dice: random.Random) -> str:
-    "Hold one drill on a copy of a finished run; its outcome in words."
+def hold(name: str, sample: Path, dice: random.Random, stages: tuple[str, ...] = QUICK) -> str:
+    "Hold one drill on a copy of a finished run, disturbing one of the stages; its outcome in words."
     with tempfile.TemporaryDirectory(prefix="mle-drill-") as folder:
         shutil.copytree(sample, Path(folder) / "project", symlinks=True)
-        return DRILLS[name](Run(Path(folder) / "project", dice))
+        return DRILLS[name](Run(Path(folder) / "project", dice, stages))
 
 
 def main() -> None:
