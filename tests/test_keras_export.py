@@ -16,7 +16,7 @@ from test_contract import drawn
 from test_graph import ran
 from test_service import serving
 
-from mle_project.artifact import TOLERANCE, Predictor, file_digests, largest_difference, usual_size
+from mle_project.artifact import TOLERANCE, Predictor, largest_difference, read_files, usual_size
 from mle_project.contract import EXAMPLE, parse_contract
 from mle_project.evaluation import answers
 from mle_project.features import law_faults
@@ -138,9 +138,9 @@ def told(exported, records) -> dict[str, dict]:
 
 
 def test_two_exports_have_equal_bytes(exported):
-    one, two = map(file_digests, exported)
+    one, two = map(read_files, exported)
     assert {name for name in one if name.endswith(".pb")} == {f"{name}/saved_model/1/saved_model.pb" for name in TEXTS}
-    assert {name: digest for name, digest in one.items() if name in two} == two and len(two) > 10 * len(TEXTS)
+    assert {name: content for name, content in one.items() if name in two} == two and len(two) > 10 * len(TEXTS)
 
 
 @pytest.mark.parametrize("name", TEXTS)
