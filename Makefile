@@ -34,6 +34,7 @@ repro: $(READY)  ## run the whole stage graph and print a summary
 
 test: $(READY)  ## run every check and test: style, types, notebooks, contracts, the graph on a sample
 	ruff check mle_project tests benchmarks deploy .jupyter
+	ruff check --isolated --select F811,F821 nbs
 	mypy
 	mle clean --check
 	nbdev_test --n_workers 2
