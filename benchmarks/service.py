@@ -1,10 +1,11 @@
-"""The service beside what people would write in its place: requests a second, waiting, memory, start. One run, taking turns.
+"""The service beside what people would write in its place: requests a second, processor time, waiting, memory, start. One run, taking turns.
 
     python benchmarks/service.py [--rounds 3] [--seconds 4] [--only a b c d] [--environment FOLDER] [--soak MINUTES]
 
 (a) `bentoml serve`; (b) FastAPI with pydantic records, a DataFrame and the pickled pipeline; (c) FastAPI with the same compiled model;
 (d) `mlflow models serve`. All of them run with one process, from one throw-away environment made from requirements/benchmark.txt (uvloop
-and httptools for all that can use them), keep running while the others are asked, and log every request to a file. `wrk` asks.
+and httptools for all that can use them), keep running while the others are asked, and log every request to a file. `wrk` asks. On a busy
+machine the processor time of a request says more than the requests in a second, which others' work shortens.
 `--soak` presses (a) with good and bad requests for some minutes and prints its memory.
 """
 
@@ -72,6 +73,15 @@ def tree(process: int) -> list[int]:
     return found
 
 
+def processor(process: int) -> float:
+    """Seconds of processor time that a process and its descendants have used."""
+    total = 0.0
+    for one in tree(process):
+        with contextlib.suppress(OSError):
+            total += sum(map(int, Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 def memory(process: int) -> float:
     """MB of a process and its descendants, what they share counted once."""
     total = 0
@@ -125,15 +135,18 @@ class Server:
                 raise SystemExit(f"{self.kind}: {error.code} {error.read()[:500]!r}") from None
             return False
 
-    def press(self, records: int, connections: int, seconds: int, script: Path) -> tuple[float, float, float]:
-        """Requests a second, and milliseconds that half and 99 of 100 of them take at most."""
+    def press(self, records: int, connections: int, seconds: int, script: Path) -> tuple[float, ...]:
+        """Requests a second, milliseconds that half and 99 of 100 of them take at most, and those of processor time for each."""
+        before = processor(self.process.pid)
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "--latency", "-s", script, self.url]
         said = subprocess.run(command, env=os.environ | {"BODY": str(self.files[records])}, check=True, capture_output=True, text=True).stdout
         if "Non-2xx" in said or "Socket errors" in said:
             print(f"{self.kind} {records} {connections}: {said}", file=sys.stderr)
+        spent, count = processor(self.process.pid) - before, int(re.search(r"(\d+) requests in", said)[1])
         unit = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
         half, most = (re.search(rf"{share}%\s+([\d.]+)(us|ms|s|m)\b", said) for share in (50, 99))
-        return float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]), float(half[1]) * unit[half[2]], float(most[1]) * unit[most[2]]
+        waits = [float(found[1]) * unit[found[2]] for found in (half, most)]
+        return (float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]), *waits, 1000 * spent / max(count, 1))
 
     def end(self) -> None:
         for one in reversed(tree(self.process.pid)):
@@ -154,18 +167,21 @@ def bodies(kind: str, predictor: Predictor) -> dict[int, bytes]:
     return found
 
 
-def table(found: dict[tuple[str, int, int], list[tuple[float, float, float]]], kinds: list[str]) -> str:
+def table(found: dict[tuple[str, int, int], list[tuple[float, ...]]], kinds: list[str]) -> str:
     """Medians of the rounds, and the service's requests a second against the others'."""
-    lines = ["| records | connections | " + " | ".join(f"{NAMES[kind]}: requests/s, p50, p99 ms" for kind in kinds) + " | (a) against the others |"]
-    lines.append("|---|---|" + "---|" * len(kinds) + "---|")
+    each = " | ".join(f"{NAMES[kind]}: requests/s, p50, p99, processor ms" for kind in kinds)
+    lines = [f"| records | connections | {each} | requests/s of (a) against | processor |"]
+    lines.append("|---|---|" + "---|" * len(kinds) + "---|---|")
     for records, connections in CELLS:
         middle = {kind: [statistics.median(values) for values in zip(*found[kind, records, connections], strict=True)] for kind in kinds}
-        ratios = []
+        ratios = {0: [], 3: []}
         for kind in kinds[1:]:
-            each = [one[0] / other[0] for one, other in zip(found["a", records, connections], found[kind, records, connections], strict=True)]
-            ratios.append(f"{statistics.median(each):.1f} x ({kind})")
-        cells = [f"{middle[kind][0]:,.0f}, {middle[kind][1]:.1f}, {middle[kind][2]:.0f}" for kind in kinds]
-        lines.append(f"| {records} | {connections} | " + " | ".join(cells) + " | " + ", ".join(ratios) + " |")
+            pairs = list(zip(found["a", records, connections], found[kind, records, connections], strict=True))
+            ratios[0].append(f"{statistics.median(one[0] / max(other[0], 0.01) for one, other in pairs):.1f} ({kind})")
+            ratios[3].append(f"{statistics.median(other[3] / one[3] for one, other in pairs):.1f} ({kind})")
+        cells = [f"{values[0]:,.0f}, {values[1]:.1f}, {values[2]:.0f}, {values[3]:.2f}" for values in middle.values()]
+        cells += [", ".join(ratios[0]), ", ".join(ratios[3])]
+        lines.append(f"| {records} | {connections} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -200,7 +216,7 @@ def main() -> None:
             servers.append(Server(kind, programs, scratch, bodies(kind, predictor)))
         if given.soak:
             return soak(servers[0], scratch / "post.lua", given.soak)
-        found: dict[tuple[str, int, int], list[tuple[float, float, float]]] = {}
+        found: dict[tuple[str, int, int], list[tuple[float, ...]]] = {}
         for turn in range(given.rounds):
             for records, connections in CELLS:
                 for server in servers:
