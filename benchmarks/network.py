@@ -2,14 +2,13 @@
 
     python3 benchmarks/network.py [--models models/keras] [--rows data/tables/validation.parquet] [--rounds 300]
 
-The forms answer in turns, so that what else runs on the machine disturbs all of them alike; medians are printed. Time to load is that of the model
-in a process that has imported its runtime. All take raw columns; the ONNX forms take them as two blocks, the SavedModel one tensor for each.
-One computing thread each, as the service runs.
+The forms answer in turns, so that what else runs on the machine disturbs all of them alike; the shortest time of each is printed. Time to load
+is that of the model in a process that has imported its runtime. All take raw columns; the ONNX forms take them as two blocks, the SavedModel one
+tensor for each. One computing thread each, as the service runs.
 """
 
 import argparse
 import os
-import statistics
 import time
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def main() -> None:
     for name, one in load.items():
         timed(one)  # the first time loads code
         taken, models[name] = zip(*[timed(one) for _ in range(5)], strict=True)
-        seconds[name] = statistics.median(taken)
+        seconds[name] = min(taken)
     per_row: dict[str, dict[int, float]] = {name: {} for name in files}
     for n in (1, 1000):
         tensors = {name: tf.constant(values[:n]) for name, values in columns.items()}
@@ -61,7 +60,7 @@ def main() -> None:
             for name, call in calls.items():
                 times[name].append(timed(call)[0])
         for name, found in times.items():
-            per_row[name][n] = statistics.median(found) / n * 1e6
+            per_row[name][n] = min(found) / n * 1e6
     for name, path in files.items():
         speed = ", ".join(f"{per_row[name][n]:8.2f} us a row for {n}" for n in (1, 1000))
         print(f"{name:10} {path.stat().st_size:>10,} bytes  loads in {seconds[name] * 1e3:7.1f} ms  {speed}")
