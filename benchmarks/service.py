@@ -117,14 +117,17 @@ class Server:
             "c": ["uvicorn", "--factory", "service_baselines:compiled", *port],
             "d": ["mlflow", "models", "serve", "-m", str(scratch / "mlflow"), "--env-manager", "local", *port],
         }[kind]
-        began = time.perf_counter()
+        self.began, self.start = time.perf_counter(), 0.0
         folder = ROOT if kind == "a" else scratch
         self.process = subprocess.Popen([programs / command[0], *command[1:]], cwd=folder, env=env, stdout=self.log, stderr=self.log)
+
+    def wait(self) -> None:
+        """Until it answers."""
         while not self.answers():
-            if self.process.poll() is not None or time.perf_counter() - began > 120:
-                raise SystemExit(f"{kind} does not start:\n{Path(self.log.name).read_text()[-2000:]}")
+            if self.process.poll() is not None or time.perf_counter() - self.began > 300:
+                raise SystemExit(f"{self.kind} does not start:\n{Path(self.log.name).read_text()[-2000:]}")
             time.sleep(0.02)
-        self.start = time.perf_counter() - began
+        self.start = time.perf_counter() - self.began
 
     def answers(self) -> bool:
         try:
@@ -214,6 +217,7 @@ def main() -> None:
         kinds = ["a"] if given.soak else given.only
         for kind in kinds:
             servers.append(Server(kind, programs, scratch, bodies(kind, predictor)))
+            servers[-1].wait()
         if given.soak:
             return soak(servers[0], scratch / "post.lua", given.soak)
         found: dict[tuple[str, int, int], list[tuple[float, ...]]] = {}
