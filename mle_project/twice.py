@@ -28,7 +28,7 @@ from .project import ProjectError
 from .project import read_yaml
 from .project import root
 
-# %% ../nbs/37_twice.ipynb #2441daf2
+# %% ../nbs/37_twice.ipynb #0e70a38f
 Place = tuple[str, str, str]  # where, what is there in the one, and in the other
 
 
@@ -49,7 +49,9 @@ def first_difference(
         for position, (left, right) in enumerate(zip(one, other, strict=False)):
             if found := first_difference(left, right, f"{where}[{position}]"):
                 return found
-        return None if len(one) == len(other) else (f"{where}, how many", str(len(one)), str(len(other)))
+        at = min(len(one), len(other))
+        longer = [str(some[at]) if len(some) > at else "nothing" for some in (one, other)]
+        return None if len(one) == len(other) else (f"{where}[{at}]".lstrip("."), longer[0], longer[1])
     return None if repr(one) == repr(other) else (where.lstrip(".") or "the whole", str(one), str(other))
 
 # %% ../nbs/37_twice.ipynb #049421fe
