@@ -81,7 +81,7 @@ def damaged_notebook(path):
     cell = next(k for k, cell in enumerate(notebook.cells) if cell.outputs and "text" in cell.outputs[0])
     notebook.cells[cell].outputs[0].text += "at 0x7f0123456789"
     nbformat.write(notebook, path)
-    return f"cell {cell}, outputs[0].text"
+    return f"cell {cell}, outputs[0].text["
 
 
 def damaged_text(path):
