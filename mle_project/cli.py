@@ -243,7 +243,7 @@ def score(source: Path, target: Path, model: Path | None, engine: str, rows_per_
     if found["broken"]:
         raise click.exceptions.Exit(3)
 
-# %% ../nbs/49_cli.ipynb #80f13b8f
+# %% ../nbs/49_cli.ipynb #fc3ba301
 @main.command()
 @click.argument("record", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="The model's folder; models/final of this project by default.")
@@ -257,12 +257,13 @@ def explain(record: Path, model: Path | None, as_json: bool) -> None:
 
     from mle_project.artifact import Predictor
     from mle_project.explain import explain as steps_of
+    from mle_project.explain import one_record
     from mle_project.frames import check as refuse
     from mle_project.frames import records_frame
     from mle_project.reasons import reasons
 
     predictor = Predictor(model or root() / "models" / "final")
-    given = _one_record(record)
+    given = one_record(record)
     refuse(records_frame([given]), predictor.contract, record.name)
     steps = steps_of(joblib.load(predictor.folder / "native.joblib"), predictor.contract, given, predictor.about.get("threshold"))
     said, why = predictor.describe(predictor.answer_records([given]))[0], reasons(predictor, given)
@@ -276,20 +277,7 @@ def explain(record: Path, model: Path | None, as_json: bool) -> None:
     click.echo("\nWhat pushed it, strongest first\n" + _table([["field", "value", "typical", "effect"], *rows]))
     click.echo(f"\nThe compiled model says {json.dumps(said, ensure_ascii=False)}\nmodel {predictor.digest}")
 
-# %% ../nbs/49_cli.ipynb #080f62ba
-def _one_record(path: Path) -> dict[str, Any]:
-    "A record from a JSON file: the file is one, or a request with some, or a list."
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ProjectError(f"{path.name} is no JSON: {error}") from None
-    found = found.get("records", found) if isinstance(found, dict) else found
-    found = found[0] if isinstance(found, list) and found else found
-    if not isinstance(found, dict):
-        raise ProjectError(f"{path.name} holds no record: an object with a value for each feature of the contract, as in models/final/example.json.")
-    return found
-
-
+# %% ../nbs/49_cli.ipynb #d15a136c
 def _short(value: Any) -> str:
     return "missing" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
