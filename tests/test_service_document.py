@@ -21,7 +21,7 @@ def served(sample):
 
 def test_schemathesis_finds_nothing(served, tmp_path):
     program = Path(sys.executable).parent / "schemathesis"
-    command = [program, "run", f"{served.url}/docs.json", "--checks", "all", "--phases", "examples,coverage,fuzzing", "--max-examples", "500"]
+    command = [program, "run", f"{served.url}/docs.json", "--checks", "all", "--phases", "examples,coverage,fuzzing", "--max-examples", "1000"]
     command += ["--header", f"Authorization: Bearer {KEY}", "--workers", "2", "--generation-deterministic", "--continue-on-failure", "--no-color"]
     command += ["--suppress-health-check", "all", "--report-json-path", tmp_path / "report.json"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"NO_COLOR": "1"}, capture_output=True, text=True, timeout=600)
