@@ -304,5 +304,10 @@ def test_another_bentoml_changes_nothing(sample, tmp_path, how):
 
 def test_the_front_stands_before_bentomls_layers(served):
     "With the BentoML of the lock file, requests for predictions never reach them."
+
+    def behind() -> float:  # what the tests above had answered behind the front is counted in the same folder
+        return sum(value for name, value in served.counts().items() if name.startswith("bentoml_service_request_total") and "/predict" in name)
+
+    before = behind()
     assert served.post({"records": [served.example]})[0] == 200
-    assert not any(value for name, value in served.counts().items() if name.startswith("bentoml_service_request_total") and "/predict" in name)
+    assert behind() == before
