@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Build', 'FAMILIES', 'STRATEGIES', 'family', 'Given', 'prior', 'ask_reduction', 'linear', 'forest', 'boosting',
            'Network', 'strategy_scope', 'embedding_size', 'build_layers', 'NetworkClassifier', 'NetworkRegressor',
-           'network', 'build_family']
+           'network', 'build_family', 'chosen_family']
 
 # %% ../nbs/11_candidates.ipynb #cf6f27d1
 from collections.abc import Callable
@@ -360,3 +360,14 @@ def build_family(
     if unknown:
         raise ProjectError(f"family `{name}` has no hyperparameter {', '.join(unknown)}. It has: {', '.join(hp.asked)}.")
     return model
+
+# %% ../nbs/11_candidates.ipynb #b4c8f633
+def chosen_family(
+    chosen: Mapping[str, Any],  # the content of the hyperparameters file
+    family: str | None,  # forced by params.yaml; None takes the winner
+) -> tuple[str, dict[str, Any]]:  # its name and its hyperparameters
+    "The family to fit."
+    name = family or str(chosen["winner"])
+    if name not in chosen["families"]:
+        raise ProjectError(f"params.yaml: final_model.family: `{name}` was not tuned. Tuned families: {', '.join(chosen['families'])}.")
+    return name, dict(chosen["families"][name])

@@ -60,7 +60,7 @@ class Column:
     example: Any = None
     line: int = 0  # where it begins in the file
 
-# %% ../nbs/01_contract.ipynb #8f343460
+# %% ../nbs/01_contract.ipynb #bc5e31c8
 def _mapping(node: yaml.Node | None, path: str) -> dict[str, tuple[yaml.Node, int]]:
     "The keys of a YAML mapping, each with its node and its line; a repeated key is refused."
     if not isinstance(node, yaml.MappingNode):
@@ -78,7 +78,7 @@ def _mapping(node: yaml.Node | None, path: str) -> dict[str, tuple[yaml.Node, in
 
 def _value(node: yaml.Node) -> Any:
     "The plain Python value of a YAML node."
-    return yaml.safe_load(yaml.serialize(node))
+    return yaml.SafeLoader("").construct_document(node)
 
 # %% ../nbs/01_contract.ipynb #39b65115
 def _column(name: str, node: yaml.Node, line: int, path: str) -> Column:

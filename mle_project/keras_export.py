@@ -4,7 +4,7 @@
 __all__ = ['write_saved_model', 'serving_columns', 'serving_request', 'saved_model_answers', 'refuse_other_answers', 'quantise',
            'quantisation_loss', 'write_int8', 'export_network']
 
-# %% ../nbs/22_keras_export.ipynb #6f38de98
+# %% ../nbs/22_keras_export.ipynb #54d178b3
 import hashlib
 import json
 import shutil
@@ -27,6 +27,10 @@ from .artifact import probes
 from .artifact import save
 from .artifact import seal
 from .artifact import usual_size
+from .calibration import Calibrated
+from .calibration import Calibration
+from .calibration import LEAST
+from .calibration import NONE
 from .candidates import build_layers
 from .contract import Contract
 from .contract import example_record
@@ -78,7 +82,20 @@ def _code_block(
         codes.append(tf.ensure_shape(found, [None]))
     return codes, fill
 
-# %% ../nbs/22_keras_export.ipynb #a464041c
+# %% ../nbs/22_keras_export.ipynb #23a8cd39
+def _corrected(raw: Any, calibration: Calibration, places: np.ndarray) -> Any:
+    "The network's probabilities (n, 1), or (n, classes that it knows), after the correction, by the formula of `corrected`."
+    import tensorflow as tf
+
+    if calibration["method"] == "none":
+        return raw
+    said = tf.concat([1 - raw, raw], axis=1) if raw.shape[1] == 1 else raw
+    factors = np.asarray(calibration["factors"], np.float32)[places]
+    weight = said * tf.pow(tf.maximum(said, np.float32(LEAST)), np.float32(calibration["power"] - 1)) * factors
+    found = weight / tf.reduce_sum(weight, axis=1, keepdims=True)
+    return found[:, 1:] if raw.shape[1] == 1 else found
+
+
 def _outputs(raw: Any, network: Any, contract: Contract, threshold: float | None, half_width: float | None) -> dict[str, Any]:
     "The answers by name, from the network's output (n, 1) or (n, classes)."
     import tensorflow as tf
@@ -90,12 +107,13 @@ def _outputs(raw: Any, network: Any, contract: Contract, threshold: float | None
     if contract.task == "binary":
         second = tf.cast(raw[:, 0], tf.float64) >= threshold
         return {"label": tf.gather(labels, tf.cast(second, tf.int32)), "probability": raw[:, 0]}
+    raw = tf.matmul(raw, np.eye(len(contract.classes), dtype=np.float32)[np.asarray(network.classes_, dtype=int)])
     return {"label": tf.gather(labels, tf.argmax(raw, axis=1)), "probability": tf.reduce_max(raw, axis=1), "probabilities": raw}
 
-# %% ../nbs/22_keras_export.ipynb #0a6cb420
+# %% ../nbs/22_keras_export.ipynb #7010dd16
 def write_saved_model(
     folder: Path,  # new: a version's folder, as in saved_model/1
-    network: Any,  # a fitted `Network`
+    network: Any,  # a fitted `Network`, or a `Calibrated` one
     contract: Contract,
     threshold: float | None,  # of a binary task
     half_width: float | None,  # of the interval around a value
@@ -106,6 +124,7 @@ def write_saved_model(
 
     keras.utils.clear_session()  # layers are named by counting, from here
     tf.get_logger().setLevel("ERROR")  # the builder is of TensorFlow 1, and says so
+    network, calibration = (network.model, network.calibration) if isinstance(network, Calibrated) else (network, NONE)
     (model, core), v1 = build_layers(network), tf.compat.v1
     model.set_weights(network.weights_)
     weights = [[np.asarray(one) for one in some] for some in (core.trainable_variables, core.non_trainable_variables)]
@@ -114,6 +133,7 @@ def write_saved_model(
         codes, fill = _code_block(inputs, network, contract)
         blocks = [_number_block(inputs, contract)] + ([tf.stack(codes, axis=1)] if codes else [])
         raw, _ = core.stateless_call(*[[tf.constant(one) for one in some] for some in weights], blocks, training=False)
+        raw = raw if contract.task == "regression" else _corrected(raw, calibration, np.asarray(network.classes_, dtype=int))
         signature = v1.saved_model.predict_signature_def(inputs, _outputs(raw, network, contract, threshold, half_width))
         builder = v1.saved_model.Builder(str(folder))
         named = {v1.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature}
@@ -242,10 +262,10 @@ def write_int8(
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n")
     return seal(folder)
 
-# %% ../nbs/22_keras_export.ipynb #0dbaf12f
+# %% ../nbs/22_keras_export.ipynb #6c6a4953
 def export_network(
     folder: Path,  # new
-    network: Any,  # fitted
+    network: Any,  # fitted, calibrated or not
     contract: Contract,
     contract_text: str,  # the contract's file
     about: Mapping[str, Any],  # what model.json says: threshold, interval, hyperparameters, the rows it was fitted on

@@ -41,5 +41,5 @@ cd "$home"
 TMPDIR=$home BENTOML_HOME=$home BENTOML_DO_NOT_TRACK=True bentoml containerize "$name:$version" --backend "$engine" -t "$image:$version" -t "$image:latest" \
   --opt "label=org.opencontainers.image.title=$image" --opt "label=org.opencontainers.image.version=$version" \
   --opt "label=org.opencontainers.image.revision=$revision" --opt "label=mle.model.digest=$digest" \
-  ${BASE:+--opt "build-arg=BASE=$BASE"}
+  --opt "build-arg=REVISION=$revision" ${BASE:+--opt "build-arg=BASE=$BASE"}
 echo "image: $image:$version (model $version, $engine)"

@@ -79,6 +79,10 @@ class Container:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return dict(json.load(answer))
 
+    def model(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.url}/model", timeout=60) as answer:
+            return dict(json.load(answer))
+
     def stop(self) -> tuple[float, str]:
         "Seconds that a stop takes, and the exit code."
         began = time.monotonic()
@@ -217,6 +221,9 @@ def main() -> None:
     with running(engine, asked.image) as (container, took):
         starts.append(took)
         counts, differ = compare(container, predictor)
+        commit = (about["Config"].get("Labels") or {}).get("org.opencontainers.image.revision")
+        if container.model()["revision"] != commit:
+            faults.append(f"GET /model does not say the commit {commit}")
         faults += differ + content_faults(container) + leak_faults(container)
         memory = container.inside("cat /sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes 2> /dev/null").split()
         if not survives_a_killed_worker(container):
