@@ -38,7 +38,7 @@ test: $(READY)  ## run every check and test: style, types, notebooks, contracts,
 	mypy
 	mle clean --check
 	nbdev_test --n_workers 2
-	pytest
+	pytest -n 2 --dist loadfile
 
 twice: $(READY)  ## run the graph of this commit in two clones, under other settings, and compare every byte
 	@mle twice

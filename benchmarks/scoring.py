@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.update(OMP_WAIT_POLICY="PASSIVE", CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0")
+os.environ.update(GOMP_SPINCOUNT="1000", CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0")
 
 import joblib  # noqa: E402
 import numpy as np  # noqa: E402

@@ -106,7 +106,7 @@ class Server:
             self.files[count].write_bytes(body)
         env = {name: value for name, value in os.environ.items() if not name.startswith(("MLE_", "VIRTUAL_ENV"))}
         env |= {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}", "MODEL": str(MODEL)}
-        env |= {"BENTOML_HOME": str(scratch / "bentoml"), "BENTOML_DO_NOT_TRACK": "True", "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+        env |= {"BENTOML_HOME": str(scratch / "bentoml"), "BENTOML_DO_NOT_TRACK": "True", "OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "1000"}
         if kind == "d":
             save = [programs / "python", "-c", MLFLOW, MODEL / "native.joblib", scratch / "mlflow"]
             subprocess.run(save, env=env, check=True, stdout=self.log, stderr=self.log)

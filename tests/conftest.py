@@ -11,6 +11,9 @@ import pytest
 import yaml
 
 from mle_project.contract import read_contract
+from mle_project.project import ENVIRONMENT
+
+os.environ["GOMP_SPINCOUNT"] = ENVIRONMENT["GOMP_SPINCOUNT"]  # before anything loads OpenMP
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
