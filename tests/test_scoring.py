@@ -372,7 +372,8 @@ def test_nothing_but_broken_rows(models, tmp_path):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from mle_project import scoring
 from mle_project.artifact import Predictor
 answer = scoring.answer_table
