@@ -53,8 +53,12 @@ def grown(times: int, folder: Path) -> tuple[int, dict[str, Cost]]:
     os.environ |= {"PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}", "PYTHONPATH": str(clone)}
     measure(f"{ROOT}/.venv/bin/python", "-c", PREPARE, str(times), cwd=clone, log=log)
     measure("dvc", "repro", "sources", cwd=clone, log=log)
-    found = {stage: measure("dvc", "repro", "--single-item", stage, cwd=clone, log=log) for stage in ("tables", "model_selection", "final_model")}
-    found["score"] = measure("mle", "score", "data/tables/train.parquet", "answers.parquet", cwd=clone, log=log)
+    steps = {stage: ("dvc", "repro", "--single-item", stage) for stage in ("tables", "model_selection", "final_model")}
+    steps |= {"score": ("mle", "score", "data/tables/train.parquet", "answers.parquet")}
+    found: dict[str, Cost] = {}
+    for name, command in steps.items():
+        found[name] = cost = measure(*command, cwd=clone, log=log)
+        print(f"x{times} {name}: {cost.seconds:,.0f} s ({cost.work:,.0f} s of processor), {cost.memory:.1f} GiB", flush=True)
     rows = json.loads((clone / "metrics" / "tables.json").read_text())
     return sum(one["rows"] for one in rows.values() if "rows" in one), found
 
@@ -65,8 +69,7 @@ def main() -> None:
     for times in steps:
         with tempfile.TemporaryDirectory() as folder:
             rows, found[times] = grown(times, Path(folder))
-        shown = (f"{name} {cost.seconds:,.0f} s ({cost.work:,.0f} s of processor), {cost.memory:.1f} GiB" for name, cost in found[times].items())
-        print(f"x{times}, {rows:,} rows: " + "; ".join(shown), flush=True)
+        print(f"x{times} had {rows:,} rows", flush=True)
     first, last = steps[0], steps[-1]
     for name in list(found[first]) if len(steps) > 1 else []:
         slope = math.log(found[last][name].work / found[first][name].work) / math.log(last / first)
