@@ -178,6 +178,7 @@ def test_nothing_strange_runs_and_nothing_else_is_asked(binary):
         assert answer.headers.get_content_type() == "text/html"
     hurt = "const s = document.createElement('script'); s.textContent = 'window.hurt = 1'; document.body.append(s); return window.hurt ?? null"
     assert binary.run(hurt) is None and any("Content Security Policy" in fault for fault in binary.faults())
+    binary.ask(".verdict")
     asked = binary.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert asked and all(address.startswith(f"{binary.served.url}/") for address in asked)
     for link in binary.all("nav a"):

@@ -91,7 +91,8 @@ def test_a_clone_elsewhere_serves_what_was_pushed(kind, changeable, tmp_path, re
     changeable.run("dvc", "remote", "add", "--default", "storage", url)
     for key, value in options.items():
         changeable.run("dvc", "remote", "modify", "--local", "storage", key, value)
-    changeable.run("dvc", "add", "data/raw/extra.csv")
+    raw = sorted(path for path in (changeable.root / "data" / "raw").iterdir() if path.is_file() and path.suffix != ".dvc" and path.name[0] != ".")
+    changeable.run("dvc", "add", *map(str, raw))
     changeable.run("dvc", "commit", "--force", "sources", "tables")
     commit(changeable)
     changeable.run("dvc", "push")

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from conftest import ROOT, Project
 from hypothesis import given, settings
+from pydantic_core import from_json
 from test_artifact import FRESH
 
 from mle_project.artifact import TOLERANCE, Predictor, largest_difference, seal, usual_size
@@ -196,8 +197,11 @@ def test_the_quick_check_and_pydantic_agree(sample):
     def bad(case):
         with pytest.raises(ValueError):
             record_type.model_validate(case[0])
-        if all(value == value for value in case[0].values()):  # JSON has no NaN
-            assert quick_check(rules, [case[0]]) is None and quick_check(rules, [example_record(contract), case[0]]) is None
+        try:
+            sent = from_json(json.dumps(case[0]).encode(), allow_inf_nan=False)
+        except ValueError:  # JSON has neither NaN nor half a surrogate pair: such a body is refused before
+            return
+        assert quick_check(rules, [sent]) is None and quick_check(rules, [example_record(contract), sent]) is None
 
     good()
     bad()
