@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['OPSET', 'TOLERANCE', 'MOST_WORDS', 'FEWEST_ROWS', 'MANIFEST', 'compile_pipeline', 'compile_network', 'compile_prior',
-           'compile_model', 'open_session', 'ask', 'probes', 'largest_difference', 'usual_size', 'typical_values',
-           'read_files', 'manifest_of', 'seal', 'save', 'Predictor']
+           'compile_model', 'open_session', 'ask', 'probes', 'largest_difference', 'usual_size', 'refuse_difference',
+           'typical_values', 'read_files', 'manifest_of', 'seal', 'save', 'Predictor']
 
 # %% ../nbs/15_artifact.ipynb #1723cb92
 import hashlib
@@ -28,8 +28,18 @@ from .project import ProjectError
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/15_artifact.ipynb #21e5ad16
+# %% ../nbs/15_artifact.ipynb #f310864f
 OPSET = {"": 18, "ai.onnx.ml": 3}
+
+
+def _with_wide_sums(model: Any) -> Any:
+    "A fitted pipeline, with 64-bit floats before its trees where it ends in such."
+    from skl2onnx.sklapi import CastTransformer
+    from sklearn.pipeline import Pipeline
+
+    if not type(model[-1]).__module__.startswith("sklearn.ensemble"):
+        return model
+    return Pipeline([*model.steps[:-1], ("wide", CastTransformer(dtype=np.float64)), model.steps[-1]])
 
 
 def compile_pipeline(
@@ -38,6 +48,7 @@ def compile_pipeline(
 ) -> bytes:  # an ONNX model
     "Translate a scikit-learn pipeline to ONNX."
     import skl2onnx
+    from onnx import TensorProto
     from skl2onnx.common.data_types import FloatTensorType
     from skl2onnx.common.data_types import StringTensorType
 
@@ -47,7 +58,10 @@ def compile_pipeline(
     blocks = (("numbers", FloatTensorType, contract.numbers), ("strings", StringTensorType, contract.strings))
     inputs = [(name, kind([None, len(columns)])) for name, kind, columns in blocks if columns]
     options = {} if contract.task == "regression" else {id(model[-1]): {"zipmap": False}}
-    found = skl2onnx.to_onnx(model, initial_types=inputs, options=options, target_opset=OPSET)
+    found = skl2onnx.to_onnx(_with_wide_sums(model), initial_types=inputs, options=options, target_opset=OPSET)
+    for one in found.graph.output:  # trees give 32-bit floats, whatever skl2onnx says
+        if one.type.tensor_type.elem_type == TensorProto.DOUBLE:
+            one.type.tensor_type.elem_type = TensorProto.FLOAT
     return bytes(found.SerializeToString(deterministic=True))
 
 # %% ../nbs/15_artifact.ipynb #a94c1acb
@@ -206,7 +220,7 @@ def probes(
     found = pd.concat(parts, ignore_index=True)
     return found.astype({name: np.float32 for name in x.columns[:numbers]})
 
-# %% ../nbs/15_artifact.ipynb #f9f5042f
+# %% ../nbs/15_artifact.ipynb #6be4b09a
 TOLERANCE = {"binary": 1e-6, "multiclass": 1e-6, "regression": 1e-5}
 
 
@@ -224,6 +238,24 @@ def largest_difference(
 def usual_size(found: np.ndarray) -> float:
     "What a difference between answers is measured in: 1 for probabilities, the spread for values, whatever their unit."
     return 1.0 if found.ndim == 2 else float(np.std(found) or np.abs(found).max(initial=0.0) or 1.0)
+
+
+def refuse_difference(
+    native: np.ndarray,  # answers of the fitted model
+    compiled: np.ndarray,  # answers of the compiled model
+    task: str,
+    size: float,  # what a usual answer is
+    tolerance: float | None = None,  # the largest difference allowed; None takes the task's
+) -> float:  # the largest difference
+    "Compare two sets of answers; a `ProjectError` when they differ by more than is allowed."
+    found = largest_difference(native, compiled, size)
+    allowed = TOLERANCE[task] if tolerance is None else tolerance
+    if not found <= allowed:
+        raise ProjectError(
+            f"the compiled model differs from the fitted one by {found:.2g} on {len(native):,} rows; {allowed:g} is allowed. "
+            "Choose another family or hyperparameters in params.yaml, or raise final_model.tolerance if the difference is acceptable."
+        )
+    return found
 
 # %% ../nbs/15_artifact.ipynb #664a442f
 MOST_WORDS, FEWEST_ROWS = 20, 10  # how many words of a string are kept, and in how many rows each must stand
@@ -277,7 +309,7 @@ def seal(
     (folder / MANIFEST).write_text(json.dumps(made, indent=2) + "\n")
     return str(made["model"])
 
-# %% ../nbs/15_artifact.ipynb #6f86616f
+# %% ../nbs/15_artifact.ipynb #fcb774fa
 def save(
     folder: Path,  # new or empty
     model: Any,  # fitted
@@ -306,13 +338,7 @@ def save(
     (folder / "typical.json").write_text(json.dumps(usual, indent=1, ensure_ascii=False) + "\n")
     (folder / "example.json").write_text(json.dumps({"records": [example_record(contract)]}, indent=1) + "\n")
     found = ask(open_session(compiled), hurt.iloc[:, :k].to_numpy(np.float32), hurt.iloc[:, k:].to_numpy(object))
-    difference = largest_difference(answers(model, hurt, contract.task), found, size)
-    tolerance = TOLERANCE[contract.task] if tolerance is None else tolerance
-    if not difference <= tolerance:
-        raise ProjectError(
-            f"the compiled model differs from the fitted one by {difference:.2g} on {len(hurt):,} rows; {tolerance:g} is allowed. "
-            "Choose another family or hyperparameters in params.yaml, or raise final_model.tolerance if the difference is acceptable."
-        )
+    difference = refuse_difference(answers(model, hurt, contract.task), found, contract.task, size, tolerance)
     fixed = {"task": contract.task, "classes": contract.classes, "labels": contract.labels, "features": contract.features}
     described = {**fixed, "compiled_differs_by": float(f"{difference:.1e}"), "compared_rows": len(hurt), **about}
     (folder / "model.json").write_text(json.dumps(described, indent=2, default=str) + "\n")

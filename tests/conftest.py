@@ -1,5 +1,6 @@
 """A copy of the project in a temporary folder, and one run of the whole graph on a small sample in it."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -89,9 +90,23 @@ def copy_project(target: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def sample(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
     "The real graph, run once on some thousand real rows. Tests that change something take `changeable` instead."
-    project = copy_project(tmp_path_factory.mktemp("sample"))
+    own = tmp_path_factory.mktemp("sample") / "project"
+    if worker_id == "master":
+        return make_sample(own)
+    made = tmp_path_factory.getbasetemp().parent / "sample"  # the folder of this run, which its workers have in common
+    with open(f"{made}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one worker makes it, the others wait
+        if not made.exists():
+            make_sample(own).root.rename(made)
+    shutil.copytree(made, own, symlinks=True, copy_function=linked)
+    return Project(own)
+
+
+def make_sample(target: Path) -> Project:
+    "Run the graph on the sample in a new folder."
+    project = copy_project(target)
     trials = {"prior": 1, "linear": 1, "forest": 1, "boosting": 2, "network": 1}
     project.params(tables__rows=8000, model_selection__trials=trials, model_selection__folds=2, model_selection__search_rows=2000)
     project.params(importance__stand_in=QUICK)
