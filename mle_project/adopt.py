@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SAMPLE', 'Plan', 'plan', 'describe', 'as_dict', 'diff', 'apply']
 
-# %% ../nbs/47_adopt.ipynb #8e2aaff6
+# %% ../nbs/47_adopt.ipynb #0867c73d
 import difflib
 import glob
 import io
@@ -31,6 +31,7 @@ from .decisions import query_text
 from .decisions import settle
 from .decisions import too_good
 from .dialect import find_source
+from .dialect import guessed_dates
 from .dialect import load
 from .dialect import looks_like_values
 from .dialect import quoted
@@ -45,6 +46,7 @@ from .profiling import decide_split
 from .profiling import decide_target
 from .profiling import find_column
 from .profiling import find_facts
+from .profiling import uneven_splits
 from .project import ProjectError
 from .project import read_yaml
 from .project import root
@@ -113,9 +115,9 @@ def _same(one: Path, other: Path) -> bool:
     with one.open("rb") as left, other.open("rb") as right:
         return all(left.read(1 << 20) == part for part in iter(lambda: right.read(1 << 20), b""))
 
-# %% ../nbs/47_adopt.ipynb #ba437c01
+# %% ../nbs/47_adopt.ipynb #ad0e5271
 def _open(
-    engine: duckdb.DuckDBPyConnection, folder: Path, name: str, paths: Sequence[Path], inner: str
+    engine: duckdb.DuckDBPyConnection, folder: Path, name: str, paths: Sequence[Path], inner: str, notes: list[Note]
 ) -> dict[str, tuple[dict[str, Any], list[Path]]]:  # by table: options of the source, files
     "Make the table `raw` of files, or of what a query makes of them."
     if not inner:
@@ -127,9 +129,10 @@ def _open(
         table = re.sub(r"\W", "_", path.name.split(".")[0])
         if table.lower() in ("raw", "record", "few", *(known.lower() for known in found)):
             raise ProjectError(f"{path.name}: the table would be called `{table}`, which is taken. Rename the file.")
-        options, _ = find_source(table, [path], folder)
+        options, files = find_source(table, [path], folder)
         options = {key: value for key, value in options.items() if key != "text"}
         register(ibis.duckdb.from_connection(engine), table, {"path": str(path), **options}, folder)
+        notes += [Note(1, said) for said in guessed_dates(engine, table, files)]
         found[table] = (options, [path])
     try:
         engine.execute(f"CREATE TABLE raw AS SELECT * FROM (\n{inner.strip().rstrip(';')}\n)")
@@ -229,7 +232,7 @@ def _changes(folder: Path, contract: Contract, split: Mapping[str, Any], folds: 
         found["leakage.identical_rows"] = min(1.0, round(equal + 0.02, 2))
     return found
 
-# %% ../nbs/47_adopt.ipynb #1bf95636
+# %% ../nbs/47_adopt.ipynb #60eca266
 def plan(
     files: Sequence[str],  # paths or patterns
     target: str,  # the column to predict
@@ -247,10 +250,11 @@ def plan(
     size = sum(path.stat().st_size for path in paths)
     with workbench() as (engine, space):
         say(f"adopt: reading {shown} ({size / 1e6:,.0f} MB)", size)
-        sources = _open(engine, space, table, paths, inner)
+        guessed: list[Note] = []
+        sources = _open(engine, space, table, paths, inner, guessed)
         say("adopt: looking how every value is written, and what every column is", size)
         decisions, aim, notes = _decide(engine, {"target": target, "time": time, "group": group}, task, shown)
-        notes += _guessed(sources)
+        notes += guessed + _guessed(sources)
         text = contract_text(decisions, aim.task, f"One row of {shown}")
         contract = parse_contract(text)
         request_model(contract)
@@ -317,7 +321,7 @@ def _left_out(engine: duckdb.DuckDBPyConnection, decisions: Sequence[Decision]) 
     left = f"{all_rows - rows:,} of {all_rows:,} rows have no {needed} and are left out by the query"
     return [Note(0 if all_rows - rows > 0.2 * all_rows else 1, left)] if rows < all_rows else []
 
-# %% ../nbs/47_adopt.ipynb #75977c2c
+# %% ../nbs/47_adopt.ipynb #aec0fd47
 def _fit(
     engine: duckdb.DuckDBPyConnection, folder: Path, contract: Contract, decisions: Sequence[Decision], notes: list[Note]
 ) -> tuple[int, dict[str, Any], dict[str, Any]]:  # rows, the split, and what else changes in params.yaml
@@ -331,6 +335,8 @@ def _fit(
         limit = changes["leakage.identical_rows"]
         text = f"{limit - 0.02:.0%} of the rows equal another row in every feature, so the limit leakage.identical_rows was set to {limit}. "
         notes.append(Note(0, text + "If rows were copied by mistake, remove the copies instead: the test would know them"))
+    if uneven := uneven_splits(frame, contract, split):
+        notes.append(Note(0, uneven))
     if count != wanted["folds"]:
         notes.append(Note(1, f"model_selection.folds was set to {count}: with {wanted['folds']} a fold would lack rows or a class"))
     return len(frame), split, changes

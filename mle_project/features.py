@@ -134,7 +134,7 @@ def fewer(
     forest = (ExtraTreesRegressor if task == "regression" else ExtraTreesClassifier)(30, max_leaf_nodes=100, max_features="sqrt", random_state=seed)
     return [("embedded", SelectFromModel(forest, threshold=-np.inf, max_features=partial(_share, kept)))]
 
-# %% ../nbs/10_features.ipynb #6852bcce
+# %% ../nbs/10_features.ipynb #dc2b6a36
 class Gaps(TransformerMixin, BaseEstimator):
     "For each column of numbers, 1 where the value is missing and 0 where it is not."
 
@@ -159,6 +159,11 @@ def _strings(contract: Contract, encoding: str, seed: int) -> Any:
     return TargetEncoder(target_type=kind, cv=folds)
 
 
+def _numbers(numbers: list[int], empty: bool, x: Any) -> list[int]:
+    "Those columns of numbers that hold no value in the rows to fit on, which boosting cannot cut into bins; or the others."
+    return [place for place in numbers if bool(pd.isna(pd.DataFrame(x).iloc[:, place]).all()) == empty]
+
+
 @columnar
 def for_trees(
     contract: Contract,
@@ -171,8 +176,10 @@ def for_trees(
     "Numbers as they are; strings as codes or as means of the target."
     numbers, strings = _number_positions(contract), _string_positions(contract)
     filled = SimpleImputer(strategy="median", keep_empty_features=True)
-    steps: list[tuple[str, Any, list[int]]] = [("numbers", "passthrough" if gaps == "kept" else filled, numbers)]
-    steps += [("gaps", Gaps(), numbers)] if gaps == "filled" else []
+    zeros = SimpleImputer(strategy="constant", fill_value=0, keep_empty_features=True)
+    steps: list[Any] = [("numbers", filled, numbers), ("gaps", Gaps(), numbers)]
+    if gaps == "kept":
+        steps = [("numbers", "passthrough", partial(_numbers, numbers, False)), ("empty", zeros, partial(_numbers, numbers, True))]
     steps += [("strings", _strings(contract, encoding, seed), strings)]
     columns = ColumnTransformer([step for step in steps if step[2]])
     less = fewer(contract.task, reduction, kept, seed)
@@ -237,7 +244,7 @@ def for_sums(
     less = fewer(contract.task, reduction, kept, seed)
     return Pipeline([("encode", columns), *less]) if less else columns
 
-# %% ../nbs/10_features.ipynb #c2bafcb5
+# %% ../nbs/10_features.ipynb #6475c647
 def _converter(columns: Any, make: Any) -> tuple[Any, Any]:
     "A shape calculator and a converter: the number of columns that come out, and the operations, both from the fitted step."
 
@@ -256,7 +263,6 @@ def _converter(columns: Any, make: Any) -> tuple[Any, Any]:
 
 def _log(step: Any, x: Any, given: Any) -> Any:
     from skl2onnx.algebra import onnx_ops as ops
-
     v = {"op_version": given["op_version"]}
     wide = ops.OnnxCast(x, to=11, **v)  # 64 bits
     size = ops.OnnxAdd(ops.OnnxDiv(ops.OnnxAbs(wide, **v), step.size_, **v), np.ones(1), **v)
@@ -266,7 +272,6 @@ def _log(step: Any, x: Any, given: Any) -> Any:
 
 def _rotate(step: Any, x: Any, given: Any) -> Any:
     from skl2onnx.algebra import onnx_ops as ops
-
     v = {"op_version": given["op_version"]}
     centred = ops.OnnxSub(ops.OnnxCast(x, to=11, **v), step.mean_, **v)
     return ops.OnnxCast(ops.OnnxMatMul(centred, step.components_.T, **v), to=1, **given)

@@ -2,7 +2,8 @@
 
 # %% auto #0
 __all__ = ['FEW', 'POSITIVE', 'NEGATIVE', 'MOST_CLASSES', 'FEWEST_ROWS', 'FEWEST_OF_CLASS', 'contract_names', 'Facts',
-           'find_facts', 'Target', 'find_column', 'decide_target', 'split_fault', 'decide_split']
+           'find_facts', 'Target', 'find_column', 'decide_target', 'split_fault', 'split_shares', 'uneven_splits',
+           'decide_split']
 
 # %% ../nbs/44_profiling.ipynb #ac8c5222
 import difflib
@@ -94,7 +95,7 @@ class Facts:
         "Does every row have a value of its own?"
         return self.filled == self.distinct == self.rows
 
-# %% ../nbs/44_profiling.ipynb #b6bb6e47
+# %% ../nbs/44_profiling.ipynb #ed90e212
 def find_facts(
     engine: duckdb.DuckDBPyConnection,
     table: str,
@@ -114,8 +115,8 @@ def find_facts(
             grouped = f"SELECT CAST({quoted(name)} AS VARCHAR), count(*) FROM {table} WHERE {quoted(name)} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
             counts = dict(engine.execute(grouped).fetchall())
             distinct = len(counts)
-        elif distinct > 0.8 * rows and filled == rows and kinds[name] in ("integer", "string"):
-            distinct = engine.execute(f"SELECT count(*) FROM (SELECT 1 FROM {table} GROUP BY {quoted(name)})").fetchall()[0][0]
+        elif distinct > 0.4 * filled and kinds[name] in ("integer", "string"):  # the estimate may be off by a quarter
+            distinct = engine.execute(f"SELECT count(DISTINCT {quoted(name)}) FROM {table}").fetchall()[0][0]
         found[name] = Facts(rows, filled, int(distinct), low, high, float(length or 0), counts if len(counts) <= FEW else {})
     return found
 
@@ -140,7 +141,7 @@ class Target:
     counts: Mapping[str, int]  # of each class
     why: str
 
-# %% ../nbs/44_profiling.ipynb #e8ba3afe
+# %% ../nbs/44_profiling.ipynb #d16ba418
 def find_column(
     wanted: str,  # what a person typed
     names: Sequence[str],  # of the file's columns
@@ -159,13 +160,13 @@ def _positive(words: Sequence[str], counts: Mapping[str, int]) -> tuple[str, str
     "Of two words the class to look out for, and why."
     for told, swap in ((POSITIVE, False), (NEGATIVE, True)):
         found = [word for word in words if word.casefold() in told or (swap and re.match(r"(no|not|non)[ _-]", word.casefold()))]
-        if len(found) == 1:
+        if len(found) == 1 and not (found[0] in ("0", "1") and set(words) != {"0", "1"}):
             chosen = next(word for word in words if (word != found[0]) == swap)
             return chosen, f"`{chosen}` is the class to look out for by its name"
     chosen = min(sorted(words), key=lambda word: counts[word])
     return chosen, f"`{chosen}` is the class to look out for, as it is the rarer one"
 
-# %% ../nbs/44_profiling.ipynb #0f45b0c6
+# %% ../nbs/44_profiling.ipynb #f717495d
 def _words(engine: duckdb.DuckDBPyConnection, reading: Reading) -> dict[str, tuple[str, int]]:
     "Each value of the target as text, with the file's own word for it and its count."
     said = f"min(TRIM(CAST({quoted(reading.name)} AS VARCHAR)))"
@@ -179,18 +180,18 @@ def _in_a_row(values: Sequence[str]) -> bool:
     return len(numbers) <= 10 and numbers[0] in (0, 1) and numbers[-1] - numbers[0] == len(numbers) - 1
 
 
-def _task(kind: str, values: Sequence[str], shown: str) -> str:
+def _task(kind: str, values: Sequence[str], shown: str, odd: str) -> str:
     "The task that the values of a target ask for."
     if kind == "boolean" or len(values) == 2:
         return "binary"
     if kind == "string":
         if not 2 < len(values) <= MOST_CLASSES:
             many = f"{len(values) or 'hundreds of'} different texts are too many for classes (at most {MOST_CLASSES})"
-            raise ProjectError(f"--target {shown}: {many}. Group them in a query (--query), or choose another target.")
+            raise ProjectError(f"--target {shown}: {many}. Group them in a query (--query), or choose another target.{odd}")
         return "multiclass"
     return "multiclass" if kind == "integer" and values and _in_a_row(values) else "regression"
 
-# %% ../nbs/44_profiling.ipynb #c967029c
+# %% ../nbs/44_profiling.ipynb #6d3b2a41
 def decide_target(
     engine: duckdb.DuckDBPyConnection,  # with the table `raw`
     reading: Reading,  # of the target
@@ -204,8 +205,10 @@ def decide_target(
         raise ProjectError(f"--target {reading.name}: {reading.filled} rows have a value; at least {FEWEST_ROWS} are needed for splits and folds.")
     words = _words(engine, reading) if reading.distinct <= 3 * MOST_CLASSES else {}
     if len(words) == 1:
-        raise ProjectError(f"--target {reading.name}: every row has the same value, {next(iter(words.values()))[0]!r}; there is nothing to predict.")
-    task = task or _task(reading.kind, list(words), reading.name)
+        gaps = f" ({', '.join(map(repr, reading.gaps))} was read as missing: write it as a word if it is a class)" if reading.gaps else ""
+        same = f"every row has the same value, {next(iter(words.values()))[0]!r}{gaps}"
+        raise ProjectError(f"--target {reading.name}: {same}; there is nothing to predict.")
+    task = task or _task(reading.kind, list(words), reading.name, "".join(f" {note}." for note in reading.notes))
     wrong = {"binary": len(words) != 2, "multiclass": not 2 < len(words) <= MOST_CLASSES, "regression": reading.kind not in ("integer", "number")}
     if task not in TASKS or wrong[task]:
         raise ProjectError(f"--task {task}: `{reading.name}` ({reading.why}) has {len(words) or 'many'} values and cannot be that. Leave --task out.")
@@ -262,7 +265,7 @@ def split_fault(
     whole = contract.task != "regression" and any(len(set(y[a])) < len(contract.classes) or len(set(y[b])) < 2 for a, b in pairs)
     return f"a fold of {folds} would lack a class" if whole or any(not len(a) or not len(b) for a, b in pairs) else ""
 
-# %% ../nbs/44_profiling.ipynb #f9352c9b
+# %% ../nbs/44_profiling.ipynb #8da4c9f4
 def _moments(times: pd.Series, first: float, second: float) -> dict[str, Any] | None:
     "Where validation and test begin, as `params.yaml` writes it; None where the moments are too few."
     moments, counts = np.unique(times.to_numpy(), return_counts=True)
@@ -277,13 +280,38 @@ def _moments(times: pd.Series, first: float, second: float) -> dict[str, Any] | 
     return {"kind": "time", "validation": text[0], "test": text[1]}
 
 
+def split_shares(
+    frame: pd.DataFrame,  # target, time and group of all rows
+    contract: Contract,
+    split: Mapping[str, Any],  # as in `params.yaml`
+) -> list[float]:  # of the rows: training, validation, test
+    "How large the splits are."
+    names = split_names(frame, contract, split)
+    return [float(np.mean(names == name)) for name in SPLITS]
+
+
+def uneven_splits(
+    frame: pd.DataFrame,  # target, time and group of all rows
+    contract: Contract,
+    split: Mapping[str, Any],  # as in `params.yaml`
+) -> str:  # empty when they are of usual sizes
+    "That a split has very many or very few rows, in words."
+    shares = split_shares(frame, contract, split)
+    if 0.08 < min(shares[1:]) <= max(shares[1:]) < 0.28:
+        return ""
+    sizes = "{:.0%} of the rows for training, {:.0%} for validation, {:.0%} for the test".format(*shares)
+    return f"the splits are uneven: {sizes}; rows of one {'moment' if contract.time else 'group'} stay together"
+
+
 def _splits(frame: pd.DataFrame, contract: Contract) -> list[dict[str, Any]]:
     "Splits to try, the best first."
     if contract.time:
         found = [_moments(frame[contract.time], *shares) for shares in ((0.7, 0.85), (0.6, 0.8), (0.5, 0.75), (0.8, 0.9))]
         return [split for split in found if split]
     if contract.group:
-        return [{"kind": "group", "validation": 0.2, "test": 0.2, "seed": seed} for seed in range(30)]
+        few = thin(frame, 100_000)
+        seeds = [{"kind": "group", "validation": 0.2, "test": 0.2, "seed": seed} for seed in range(30)]
+        return sorted(seeds, key=lambda split: max(abs(share - 0.2) for share in split_shares(few, contract, split)[1:]))
     return [{"kind": "random", "validation": 0.2, "test": 0.2, "seed": 0}]
 
 # %% ../nbs/44_profiling.ipynb #bc7b41de

@@ -89,7 +89,7 @@ def _answers(frame: pd.DataFrame, predictor: Predictor) -> dict[str, Any]:
             columns[name] = [one[name] for one in described]
     return columns
 
-# %% ../nbs/26_scoring.ipynb #cdbfbcf9
+# %% ../nbs/26_scoring.ipynb #a5248a6e
 def answer_schema(
     predictor: Predictor,
     columns: Sequence[str],  # of the source
@@ -99,11 +99,10 @@ def answer_schema(
     copied = [pa.field(name, ARROW[contract.columns[name].type]) for name in columns if contract.columns[name].role in COPIED]
     sample = {name: contract.columns[name].example for name in columns if contract.columns[name].role == "feature"}
     said = _answers(pd.DataFrame([sample]), predictor)
-    fields = [pa.field("row", pa.int64()), *copied, *(pa.field(name, pa.array(values).type) for name, values in said.items())]
-    fields.append(pa.field("model", pa.string()))
     taken = {field.name for field in copied}
-    named = [field if field in copied or field.name not in taken else field.with_name(f"predicted_{field.name}") for field in fields]
-    return pa.schema(named, {"model": predictor.digest, "task": contract.task})
+    own = [pa.field("row", pa.int64()), *(pa.field(name, pa.array(values).type) for name, values in said.items()), pa.field("model", pa.string())]
+    first, *others = [field.with_name(f"predicted_{field.name}") if field.name in taken else field for field in own]
+    return pa.schema([first, *copied, *others], {"model": predictor.digest, "task": contract.task})
 
 # %% ../nbs/26_scoring.ipynb #b0bf144f
 def answer_table(

@@ -18,6 +18,7 @@ from conftest import ROOT
 from mle_project.adopt import Plan, apply, as_dict, describe, diff, plan
 from mle_project.contract import ContractError, parse_contract, request_model
 from mle_project.frames import violations
+from mle_project.profiling import split_shares
 from mle_project.project import ProjectError
 from mle_project.tables import run_query
 
@@ -226,6 +227,44 @@ def test_one_wrong_value_keeps_a_column_text_and_is_named(project):
     table.loc[N - 1, "amount"] = "12O"
     made, frame = adopted(project, [written(project, table)], target="answer")
     assert by_row(frame, "amount")[-1] == "12O" and noted(made, "`amount` stays text: 1 of 600", "'12O'")
+    for option in ("target", "time"):  # and in a refusal
+        with pytest.raises(ProjectError, match="1 of 600 values are no whole numbers .'12O'."):
+            plan([written(project, table.assign(amount=[*map(str, range(N - 1)), "12O"]))], **{"target": "answer", option: "amount"})
+
+
+def test_numbers_and_dates_in_a_form_that_is_not_read_are_named(project):
+    booked = [f"(${i % 50},234.50)" if i % 2 else f"${i % 50},117.25" for i in range(N)]
+    mixed = [f"2024-01-{i % 28 + 1:02}" if i % 2 else f"{i % 28 + 1:02}/01/2024" for i in range(N)]
+    made, _ = adopted(project, [written(project, base(booked=booked, mixed=mixed, word=np.resize(["north", "a-1"], N)))], target="answer")
+    assert noted(made, "`booked` stays text", "234.50)") and noted(made, "`mixed` stays text") and not noted(made, "`word`")
+
+
+def test_very_small_numbers_are_numbers(project):
+    small = [f"{0.1 + i / N:.4f}e-{i % 61}" for i in range(N)]
+    made, frame = adopted(project, [written(project, base(p=small))], target="answer")
+    assert role(made, "p") == "feature" and by_row(frame, "p") == [float(text) for text in small]
+
+
+def test_a_name_of_two_lines(project):
+    made, frame = adopted(project, [written(project, base().rename(columns={"signal": "Signal\n(mV)"}))], target="answer")
+    assert by_row(frame, "signal_m_v") == SIGNAL.tolist() and made.contract.columns["signal_m_v"].unit == "mV"
+
+
+@pytest.mark.parametrize("prefix", ["user", "C", "a-", "K7"])
+def test_identifiers_are_counted_and_not_estimated(project, prefix):
+    for rows in (200, 500):
+        table = base().drop(columns="row id").head(rows).assign(employee=[f"{prefix}{i:05}" for i in range(rows)])
+        assert role(plan([written(project, table)], target="answer"), "employee") == "key"
+
+
+def test_a_sign_is_no_class(project):
+    with pytest.raises(ProjectError, match="'-' was read as missing: write it as a word"):
+        plan([written(project, base(found=np.resize(["+", "-"], N)))], target="found")
+
+
+def test_one_and_two_are_classes_without_a_meaning(project):
+    made = plan([written(project, base(grade=np.where(ANSWER == "yes", 2, 1)))], target="grade")
+    assert "as it is the rarer one" in made.target.why and made.contract.labels == ["1", "2"]
 
 
 def test_leading_zeros_stay_text(project):
@@ -404,7 +443,15 @@ def test_time_and_what_was_closed_after_it(project):
 def test_groups(project):
     table = base(visitor=np.arange(N) // 10)
     made, frame = adopted(project, [written(project, table)], target="answer", group="visitor")
-    assert role(made, "visitor") == "group" and made.split["kind"] == "group"
+    assert role(made, "visitor") == "group" and made.split["kind"] == "group" and not noted(made, "uneven")
+    large = base(site=np.where(np.arange(N) < 540, 0, np.arange(N) // 10))
+    assert noted(plan([written(project, large)], target="answer", group="site"), "the splits are uneven: ")
+
+
+def test_of_few_groups_those_are_chosen_that_come_near_the_shares(project):
+    made, frame = adopted(project, [written(project, base(hospital=np.arange(N) % 12))], target="answer", group="hospital")
+    shares = split_shares(frame, made.contract, made.split)
+    assert 0.15 < min(shares[1:]) <= max(shares[1:]) < 0.26
 
 
 def test_protected_attributes_are_only_noted(project):
@@ -477,8 +524,22 @@ def test_several_files_of_one_table(project):
         "part2.csv",
     ]
     written(project, base().drop(columns="signal").iloc[:200], "part1.csv")
-    with pytest.raises(ProjectError, match=r"part1.csv has other columns than the first file"):
+    with pytest.raises(ProjectError, match=r"part1.csv has other columns than the first file .'signal'."):
         plan([str(project.parent / "part*.csv")], target="answer", name="others")
+    written(project, base()[["signal", "row id", "answer"]].iloc[:200], "part1.csv")
+    with pytest.raises(ProjectError, match=r"part1.csv has the columns of the first file in another order"):
+        plan([str(project.parent / "part*.csv")], target="answer", name="others")
+    base().to_parquet(project.parent / "more.parquet")
+    with pytest.raises(ProjectError, match=r"are of several formats. Name files of one table, or say --query"):
+        plan([str(project.parent / "part0.csv"), str(project.parent / "more.parquet")], target="answer")
+
+
+def test_a_query_over_guessed_dates_says_so(project):
+    query = project.parent / "all.sql"
+    query.write_text("SELECT * FROM shop")
+    days = base(opened=[f"{i % 12 + 1:02}/{i % 11 + 1:02}/2024" for i in range(N)], closed=["2024-05-01", "2024-06-01"] * (N // 2))
+    made = plan([written(project, days)], target="answer", query=str(query))
+    assert noted(made, "`opened` of shop", "the day or the month stands first") and not noted(made, "`closed`", "stands first")
 
 
 def test_two_tables_with_a_query(project):
@@ -666,15 +727,17 @@ def test_a_read_only_folder_leaves_everything_as_it_was(project):
 
 
 def test_a_value_that_does_not_fit_later_stops_the_query(project):
-    adopted(project, [written(project, base(open=np.resize(["yes", "no"], N)))], target="answer")
+    sizes = [f"{i}.000,5" if i % 2 else f"{i}.000" for i in range(N)]
+    table = base(open=np.resize(["yes", "no"], N), size=sizes, age=[f"{i % 7 + 33}" for i in range(N)], sum=[f"{i % 9 + 1} 000" for i in range(N)])
+    adopted(project, [written(project, table)], target="answer")
     path = project / "data" / "raw" / "shop.csv"
-    for old, new in ((",yes,", ",perhaps,"), (",no,", ",n0,")):
+    for old, new in ((",yes,", ",perhaps,"), (",no,", ",n0,"), (",37,", ",37.7,"), (",4 000,", ",4 000.7,")):
         text = path.read_text()
         path.write_text(text.replace(old, new, 1))
         tables = yaml.safe_load((project / "params.yaml").read_text())["tables"]
         contract = parse_contract((project / "contract.yaml").read_text())
         with pytest.raises((ProjectError, ContractError), match="Could not convert"):
-            folder = project / f"run{old.strip(',')}"
+            folder = project / f"run{old.strip(', ')}"
             folder.mkdir()
             run_query(tables["sources"], tables["query"], 2, contract, folder)
         path.write_text(text)

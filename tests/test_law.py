@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline
 from tables_of_other_kinds import houses, plants
 from test_contract import CONTRACTS, drawn
 
-from mle_project.artifact import Predictor, probes, save, seal
+from mle_project.artifact import Predictor, ask, compile_model, largest_difference, open_session, probes, save, seal, usual_size
 from mle_project.candidates import FAMILIES, build_family
 from mle_project.contract import EXAMPLE, parse_contract
 from mle_project.evaluation import answers
@@ -300,3 +300,16 @@ def test_the_compiled_model_answers_like_the_fitted_one_on_rows_made_to_hurt(art
     compiled = predictor.session.run(None, {"numbers": hurt.iloc[:, :k].to_numpy(np.float32), "strings": hurt.iloc[:, k:].to_numpy(object)})[-1]
     assert np.isfinite(compiled).all()
     assert np.max(np.abs(native - compiled.reshape(native.shape))) < 1e-5 * max(1, np.abs(native).max())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("table", [plants, houses])
+def test_a_column_without_any_value_stops_no_family(table, family):
+    """A sensor that came after the first fold: no value in the rows to fit on, values in those to answer."""
+    kind = table(300)
+    x, y = model_input(kind.frame, kind.contract), target_values(kind.frame, kind.contract)
+    before = x.assign(**{x.columns[1]: np.float32(np.nan)})
+    fitted = build_family(family, {}, kind.contract, 0).fit(before, y)
+    native, k = answers(fitted, x, kind.contract.task), len(kind.contract.numbers)
+    found = ask(open_session(compile_model(fitted, kind.contract)), x.iloc[:, :k].to_numpy(np.float32), x.iloc[:, k:].to_numpy(object))
+    assert np.isfinite(native).all() and largest_difference(native, found, usual_size(native)) < 1e-6

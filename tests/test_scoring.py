@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -231,15 +232,19 @@ def test_the_columns_of_an_answer(models, tmp_path):
     assert names[:3] == ["row", "house", "value"] and names[-1] == "model" and set(names[3:-1]) <= {"low", "high"}
 
 
-def test_a_copied_column_keeps_its_name_beside_an_answer(models, tmp_path):
+@pytest.mark.parametrize(("name", "kind"), [("label", int), ("label", str), ("row", int), ("model", str)])
+def test_a_copied_column_keeps_its_name_beside_an_answer(name, kind, tmp_path):
     text, frame = visits()
-    text, frame = text.replace("visit:", "label:"), frame.rename(columns={"visit": "label"})
+    frame = frame.rename(columns={"visit": name}).astype({name: kind})
+    line = f"{name}: {{type: {'string' if kind is str else 'integer'}, meaning: A number., role: key, known: before, example: {kind(7)!r}}}"
+    text = re.sub(r"visit: .*", line, text)
     contract = parse_contract(text)
     x = model_input(frame, contract)
     save(tmp_path / "m", build_family("prior", {}, contract, 0).fit(x, target_values(frame, contract)), contract, text, {"threshold": 0.5}, x)
     seal(tmp_path / "m")
     score_file(write(frame, tmp_path / "in.csv"), tmp_path / "out.csv", Predictor(tmp_path / "m"), progress=False)
-    assert list(pd.read_csv(tmp_path / "out.csv")) == ["row", "label", "day", "predicted_label", "probability", "model"]
+    said = [f"predicted_{one}" if one == name else one for one in ("row", "label", "probability", "model")]
+    assert list(pd.read_csv(tmp_path / "out.csv")) == [said[0], name, "day", *said[1:]]
 
 
 def test_what_is_not_needed_is_not_read(models, tmp_path):
