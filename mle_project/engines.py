@@ -106,7 +106,7 @@ def open_engine(
     finally:
         engine.disconnect()
 
-# %% ../nbs/07_engines.ipynb #cea6db8a
+# %% ../nbs/07_engines.ipynb #ae4011a2
 def _plain(table: ibis.Table) -> ibis.Table:
     "The table with its times in plain UTC, in microseconds."
     odd = [name for name, kind in table.schema().items() if kind.is_timestamp() and (kind.timezone or kind.scale == 9)]
@@ -121,16 +121,21 @@ def _read(engine: Any, files: Any) -> ibis.Table:
     if files.format == "jsonl":
         return engine.read_json(paths, format="newline_delimited", sample_size=-1)
     words = ["", *files.missing]
-    stated = {"quote": '"', "escape": '"', "skip": 0, **({"delim": files.delimiter} if files.delimiter else {})}
+    stated = {"quote": '"', "escape": '"', "comment": "", "skip": 0, **({"delim": files.delimiter} if files.delimiter else {})}
     return engine.read_csv(paths, header=True, nullstr=words, sample_size=-1, all_varchar=files.text, **stated)
 
-# %% ../nbs/07_engines.ipynb #45f0f52f
+# %% ../nbs/07_engines.ipynb #3e111b71
+def _counts_nanoseconds(path: Path) -> bool:
+    "Whether a Parquet file has times in nanoseconds, with a zone or without."
+    columns = pq.read_metadata(path).schema
+    return any("nanoseconds" in str(columns.column(i).logical_type) for i in range(len(columns)))
+
+
 def _for_spark(name: str, files: Any, folder: Path) -> list[Path]:
     "Parquet files that Spark can read: those of the source, or one that DuckDB makes of them."
     with tempfile.TemporaryDirectory(dir=folder) as place, open_engine("duckdb", 2, Path(place)) as reader:
         table = _read(reader, files)
-        nanoseconds = any(kind.is_timestamp() and kind.scale == 9 for kind in table.schema().values())
-        if files.format == "parquet" and not nanoseconds:
+        if files.format == "parquet" and not any(map(_counts_nanoseconds, files.paths)):
             return files.paths
         reader.to_parquet(_plain(table), folder / f"{name}-for-spark.parquet")
         return [folder / f"{name}-for-spark.parquet"]

@@ -168,13 +168,13 @@ def _downloaded(where: str, name: str, url: str, folder: Path) -> list[Path]:
             store.get_file(remote, str(target), callback=TqdmCallback(tqdm_kwargs=shown))
     return targets
 
-# %% ../nbs/06_sources.ipynb #33942c1a
+# %% ../nbs/06_sources.ipynb #f871584c
 def _header(path: Path, kind: str, delimiter: str | None) -> list[str]:
     "The columns of a CSV or Parquet file; of Parquet with their types."
     if kind == "parquet":
         return [f"{field.name} {field.type}" for field in pq.read_schema(path)]
     with duckdb.connect() as engine:
-        return engine.read_csv(str(path), header=True, all_varchar=True, delimiter=delimiter).columns
+        return engine.read_csv(str(path), header=True, all_varchar=True, delimiter=delimiter, comment="", skiprows=0).columns
 
 
 def _check_columns(where: str, paths: Sequence[Path], kind: str, delimiter: str | None) -> None:

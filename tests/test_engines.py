@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from decimal import Decimal
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from mle_project.engines import batches, check_rows, read_rows, thin
 from mle_project.frames import check, frame_blocks, target_values
 from mle_project.project import ProjectError, root
 from mle_project.records import payload
+from mle_project.sources import local_files
 from mle_project.tables import SPLITS, check_splits, run_query, split_names, summary, target_course, write_splits
 
 ROOT = root()
@@ -333,6 +335,33 @@ def test_no_row_of_a_csv_file_is_skipped_in_silence(events, tmp_path):
     (tmp_path / "events.csv").write_text("number,at\n1,2\n3,4,5\n")
     with pytest.raises(ProjectError, match="query.sql failed"):
         run_query(sources, "query.sql", 2, contract, tmp_path)
+
+
+@pytest.mark.parametrize("options", [{}, {"delimiter": ";"}, {"text": True}, {"delimiter": ";", "text": True}])
+def test_a_line_of_a_csv_file_is_never_a_comment(options, tmp_path):
+    (tmp_path / "a.csv").write_text("word;number\n#1;2\n# x;3\n4;5\n")
+    (tmp_path / "b.csv").write_text("# word;number\n#1;2\n4;5\n")
+    for name, column, words in (("a", "word", ["#1", "# x", "4"]), ("b", "# word", ["#1", "4"])):
+        files = local_files("hats", {"path": str(tmp_path / f"{name}.csv"), **options}, tmp_path)
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder, engines.open_engine("duckdb", 2, Path(folder)) as duck:
+            engines.load(duck, "hats", files, tmp_path)
+            assert duck.table("hats").to_pandas()[column].tolist() == words
+    (tmp_path / "glob").mkdir()
+    for name in "ab":
+        (tmp_path / "glob" / f"{name}.csv").write_text("# word;number\n#1;2\n")
+    assert len(local_files("hats", {"path": f"{tmp_path}/glob/*.csv", **options}, tmp_path).paths) == 2
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Paris"])
+@pytest.mark.parametrize("unit", ["ns", "us"])
+def test_parquet_with_nanoseconds_is_made_anew_for_spark(zone, unit, tmp_path):
+    """Spark reads none, with a zone or without; what it can read stays where it is."""
+    path = tmp_path / "times.parquet"
+    pq.write_table(pa.table({"at": pa.array([1_700_000_000_000_000_000 // (1 if unit == "ns" else 1000)], pa.timestamp(unit, zone))}), path)
+    [found] = engines._for_spark("times", local_files("times", {"path": str(path)}, tmp_path), tmp_path)
+    assert (found == path) is (unit == "us")
+    assert pq.read_table(found)["at"].cast(pa.timestamp("us")).to_pylist() == [datetime.datetime(2023, 11, 14, 22, 13, 20)]
+    assert "nanoseconds" not in str(pq.read_metadata(found).schema)
 
 
 def test_the_order_of_the_query_does_not_matter(events, tmp_path):
