@@ -23,16 +23,20 @@ from .provenance import rebuild
 from .provenance import why
 from .twice import twice
 
-# %% ../nbs/49_cli.ipynb #5d65dfdd
+# %% ../nbs/49_cli.ipynb #aa993ec1
 class Commands(click.Group):
-    "A group whose commands turn a `ProjectError` into its message."
+    "A group whose commands turn a `ProjectError`, or a package that is lacking, into a message."
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except ProjectError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(1)
+            said = str(error)
+        except ModuleNotFoundError as error:
+            name, needs = ctx.invoked_subcommand, f"the package {error.name}, which is not installed here"
+            said = f"mle {name} needs {needs}, and so the project's environment (`make env` in a clone). The wheel alone has mle score and mle check."
+        click.echo(f"error: {said}", err=True)
+        ctx.exit(1)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

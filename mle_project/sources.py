@@ -4,7 +4,7 @@
 __all__ = ['FORMATS', 'SQLITE', 'OPTIONS', 'KEYS', 'PASSWORD', 'source_kind', 'Files', 'local_files', 'watched', 'unwatched',
            'fingerprint', 'fingerprints', 'changes']
 
-# %% ../nbs/06_sources.ipynb #dda38c89
+# %% ../nbs/06_sources.ipynb #2ff4f3bd
 import glob
 import hashlib
 import importlib.metadata
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import duckdb
 import pyarrow.parquet as pq
@@ -61,15 +62,22 @@ def _expected(key: str, value: Any) -> str:
         return "" if value in FORMATS.values() else "csv, parquet or jsonl"
     return ""
 
-# %% ../nbs/06_sources.ipynb #f7400883
-PASSWORD = re.compile(r"://[^/]*:(?!\d+(?:[/?,]|$))[^@]*@|[?&;][^=&]*(passw|secret|token|signature|credential|api_?key)[^=&]*=", re.IGNORECASE)
+# %% ../nbs/06_sources.ipynb #f889dd74
+PASSWORD = re.compile(
+    r"://[^/]*:(?!\d+(?:[/?,]|$))[^@]*@"  # USER:PASSWORD@, but no port
+    r"|https?://[^/?#]*@"
+    r"|[?&;#][^=&;]*(passw|secret|token|signature|credential|api_?key)[^=&;]*="
+    r"|[?&;#](?!require_auth=)([^=&;]*[-_.])?(sig|(access|account|auth|shared)?key|auth|authorization|pwd|pass)=",
+    re.IGNORECASE,
+)
 
 
 def _check_values(where: str, kind: str, source: Mapping[str, Any]) -> None:
     for key, value in source.items():
         if expected := _expected(key, value):
             raise ProjectError(f"{where}.{key}: expected {expected}.")
-    if PASSWORD.search(source.get("url", "") + source.get("postgresql", "")):
+    address = source.get("url", "") + source.get("postgresql", "")
+    if PASSWORD.search(address) or PASSWORD.search(unquote(address)):
         instead = "PGPASSWORD or ~/.pgpass" if kind == "postgresql" else "the environment (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
         raise ProjectError(f"{where}.{kind} holds a password or token. Take it out (git keeps it for ever), change it, and use {instead}.")
     if kind == "postgresql" and not source[kind].startswith(("postgresql://", "postgres://")):
@@ -141,7 +149,13 @@ def _store_remedy(url: str) -> str:
         f" (not set: {', '.join(lacking) or 'none'}; a public bucket wants FSSPEC_S3_ANON=true)."
     )
 
-# %% ../nbs/06_sources.ipynb #679cbfa5
+# %% ../nbs/06_sources.ipynb #bd8d11ae
+def _is_glob(store: Any, path: str, url: str) -> bool:
+    "Whether a path stands for several objects. One that is there under just this name does not; a web address has a query after `?`."
+    marks = "[" in path.split("?")[0] if re.search("https?://", url) else re.search(r"[?[]", path)
+    return "*" in path or bool(marks and not store.isfile(path))
+
+
 def _objects(where: str, url: str) -> tuple[Any, dict[str, Any]]:
     "The file system of a url, and what it knows of each object there, sorted."
     import fsspec
@@ -149,7 +163,7 @@ def _objects(where: str, url: str) -> tuple[Any, dict[str, Any]]:
     with explained(where, _store_remedy(url)):
         store, path = fsspec.core.url_to_fs(url, skip_instance_cache=True)
         store.invalidate_cache()
-        found = store.glob(path, detail=True) if "*" in path else {path: store.info(path)}
+        found = store.glob(path, detail=True) if _is_glob(store, path, url) else {path: store.info(path)}
         found = {name: found[name] for name in sorted(found) if found[name]["type"] == "file"}
         if not found:
             raise ProjectError(f"{where}: {url} matches no object. {_store_remedy(url)}")
@@ -168,13 +182,13 @@ def _downloaded(where: str, name: str, url: str, folder: Path) -> list[Path]:
             store.get_file(remote, str(target), callback=TqdmCallback(tqdm_kwargs=shown))
     return targets
 
-# %% ../nbs/06_sources.ipynb #33942c1a
+# %% ../nbs/06_sources.ipynb #f871584c
 def _header(path: Path, kind: str, delimiter: str | None) -> list[str]:
     "The columns of a CSV or Parquet file; of Parquet with their types."
     if kind == "parquet":
         return [f"{field.name} {field.type}" for field in pq.read_schema(path)]
     with duckdb.connect() as engine:
-        return engine.read_csv(str(path), header=True, all_varchar=True, delimiter=delimiter).columns
+        return engine.read_csv(str(path), header=True, all_varchar=True, delimiter=delimiter, comment="", skiprows=0).columns
 
 
 def _check_columns(where: str, paths: Sequence[Path], kind: str, delimiter: str | None) -> None:
@@ -226,10 +240,15 @@ def _as_files(where: str, name: str, source: Mapping[str, Any], paths: Sequence[
     _check_columns(where, paths, kind, delimiter)
     return Files(list(paths), kind, missing if isinstance(missing, list) else [missing], source.get("text", False), delimiter, None)
 
-# %% ../nbs/06_sources.ipynb #5e98e60b
+# %% ../nbs/06_sources.ipynb #0e6dc450
 def _paths(where: str, kind: str, source: Mapping[str, Any]) -> list[Path]:
     "The files of a source that are on this machine already."
-    return [_package_file(where, source)] if kind == "package" else _found(where, source["path"])
+    paths = [_package_file(where, source)] if kind == "package" else _found(where, source["path"])
+    if kind == "sqlite" and len(paths) > 1:
+        names = ", ".join(path.name for path in paths[:3])
+        several = f"{source['path']} matches {len(paths)} SQLite files ({names}{', ...' if len(paths) > 3 else ''})"
+        raise ProjectError(f"{where}.path: {several}, and one can be read. Name one; give each file a source, and put them together in the query.")
+    return paths
 
 
 def local_files(

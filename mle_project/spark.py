@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SPARK_MASTER', 'FAULT', 'NULLABLE', 'score_on_spark']
 
-# %% ../nbs/27_spark.ipynb #369ff3b3
+# %% ../nbs/27_spark.ipynb #bd9784a9
 import json
 import os
 import shutil
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,6 +31,7 @@ from .artifact import Predictor
 from .chunks import file_format
 from .chunks import parquet_parts
 from .chunks import scored_columns
+from .contract import ContractError
 from .project import ProjectError
 from .scoring import answer_schema
 from .scoring import answer_table
@@ -106,14 +108,54 @@ def _spark_reason(error: Exception) -> str:
     where = [line.split(", in ")[0] for line in lines[:at] if line.startswith("File ")][-1:]
     return f"Spark could not score: {lines[at][:500]} {''.join(where)}".strip()
 
-# %% ../nbs/27_spark.ipynb #414b6f9e
+# %% ../nbs/27_spark.ipynb #60478fe1
+def _earlier_answer(folder: Path) -> bool:
+    "Whether a folder is empty, or holds what Spark wrote as answers and nothing else."
+    for path in folder.iterdir():
+        name = path.name.removeprefix(".").removesuffix(".crc") if path.suffix == ".crc" else path.name
+        if not path.is_file() or not (name == "_SUCCESS" or name.startswith("part-")):
+            return False
+    try:
+        columns = [pyarrow.parquet.read_schema(part).names or [""] for part in folder.glob("part-*")]
+    except (OSError, pa.ArrowException):
+        return False
+    return all(names[0] in ("row", "predicted_row") and names[-1] in ("model", "predicted_model") for names in columns)
+
+
+def _check_spark_places(source: Path, target: Path, broken: Path | None) -> None:
+    "Raises where an output cannot stand, or would overwrite anything but an earlier answer."
+    if target.suffix:
+        check_places(source, target, broken)
+    for place in (target, broken):
+        if place and not place.absolute().parent.is_dir():
+            raise ProjectError(f"{place}: there is no folder {place.absolute().parent}. Make it first.")
+    found = [place.resolve() for place in (source, target, broken) if place]
+    if any(one.is_relative_to(other) for one, other in permutations(found, 2)):
+        raise ProjectError(f"source, output and broken rows must be different places, none inside another: {', '.join(map(str, found))}.")
+    if target.suffix or not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise ProjectError(f"{target} is a file, and a name without ending is for a folder. Name one that ends in .parquet, .csv or .jsonl.")
+    if not _earlier_answer(target):
+        raise ProjectError(f"{target} holds something else than earlier answers, and would be replaced as a whole. Name another folder.")
+
+# %% ../nbs/27_spark.ipynb #045ec97c
+def _spark_columns(parts: list[Path], predictor: Predictor) -> list[str]:
+    "The columns that scoring reads, which are those of every part."
+    found = [scored_columns(pyarrow.parquet.read_schema(part).names, predictor.contract, part.name) for part in parts]
+    for part, used in zip(parts, found, strict=True):
+        if used != found[0]:
+            raise ContractError(f"{part.name} and {parts[0].name} differ in the columns {', '.join({*used} ^ {*found[0]})}. Make them equal.")
+    return found[0]
+
+# %% ../nbs/27_spark.ipynb #46799fab
 def _spark_table(spark: Any, source: Path, predictor: Predictor, scratch: Path) -> tuple[Any, pa.Schema, int]:
     "The answers and faults of all rows as a Spark frame, their schema, and how many rows the source has."
     from pyspark.sql import functions
     from pyspark.sql.pandas.types import from_arrow_schema
 
     parts, starts, total = parquet_parts(source), {}, 0
-    used = scored_columns(pyarrow.parquet.read_schema(parts[0]).names, predictor.contract, parts[0].name)
+    used = _spark_columns(parts, predictor)
     for part in parts:
         starts[part.name] = total
         total += pyarrow.parquet.read_metadata(part).num_rows
@@ -152,7 +194,7 @@ def _settle(spark: Any, answered: Path, target: Path, schema: pa.Schema) -> None
         target.rename(answered.with_name("old"))
     parts.rename(target)
 
-# %% ../nbs/27_spark.ipynb #1049be29
+# %% ../nbs/27_spark.ipynb #85785da1
 def score_on_spark(
     source: str | Path,  # .parquet, or a folder of Parquet parts, which all workers see
     target: str | Path,  # .parquet, .csv or .jsonl for one file in the order of the source; a name without ending for a folder of parts
@@ -166,8 +208,7 @@ def score_on_spark(
         raise ProjectError(f"{source} does not exist.")
     if file_format(source) != "parquet":
         raise ProjectError(f"{source.name} is no Parquet, and Spark scores nothing else here. Use --engine local.")
-    if target.suffix:
-        check_places(source, target, broken)
+    _check_spark_places(source, target, broken)
     predictor, began = Predictor(folder), time.perf_counter()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".mle-score-") as scratch, _spark(rows) as spark:
         answered = Path(scratch) / "answered"

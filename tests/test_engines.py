@@ -6,9 +6,11 @@ What needs Spark is skipped where pyspark or Java is missing (`make spark` insta
 import datetime
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from decimal import Decimal
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from mle_project.engines import batches, check_rows, read_rows, thin
 from mle_project.frames import check, frame_blocks, target_values
 from mle_project.project import ProjectError, root
 from mle_project.records import payload
+from mle_project.sources import local_files
 from mle_project.tables import SPLITS, check_splits, run_query, split_names, summary, target_course, write_splits
 
 ROOT = root()
@@ -335,6 +338,33 @@ def test_no_row_of_a_csv_file_is_skipped_in_silence(events, tmp_path):
         run_query(sources, "query.sql", 2, contract, tmp_path)
 
 
+@pytest.mark.parametrize("options", [{}, {"delimiter": ";"}, {"text": True}, {"delimiter": ";", "text": True}])
+def test_a_line_of_a_csv_file_is_never_a_comment(options, tmp_path):
+    (tmp_path / "a.csv").write_text("word;number\n#1;2\n# x;3\n4;5\n")
+    (tmp_path / "b.csv").write_text("# word;number\n#1;2\n4;5\n")
+    for name, column, words in (("a", "word", ["#1", "# x", "4"]), ("b", "# word", ["#1", "4"])):
+        files = local_files("hats", {"path": str(tmp_path / f"{name}.csv"), **options}, tmp_path)
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder, engines.open_engine("duckdb", 2, Path(folder)) as duck:
+            engines.load(duck, "hats", files, tmp_path)
+            assert duck.table("hats").to_pandas()[column].tolist() == words
+    (tmp_path / "glob").mkdir()
+    for name in "ab":
+        (tmp_path / "glob" / f"{name}.csv").write_text("# word;number\n#1;2\n")
+    assert len(local_files("hats", {"path": f"{tmp_path}/glob/*.csv", **options}, tmp_path).paths) == 2
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Paris"])
+@pytest.mark.parametrize("unit", ["ns", "us"])
+def test_parquet_with_nanoseconds_is_made_anew_for_spark(zone, unit, tmp_path):
+    """Spark reads none, with a zone or without; what it can read stays where it is."""
+    path = tmp_path / "times.parquet"
+    pq.write_table(pa.table({"at": pa.array([1_700_000_000_000_000_000 // (1 if unit == "ns" else 1000)], pa.timestamp(unit, zone))}), path)
+    [found] = engines._for_spark("times", local_files("times", {"path": str(path)}, tmp_path), tmp_path)
+    assert (found == path) is (unit == "us")
+    assert pq.read_table(found)["at"].cast(pa.timestamp("us")).to_pylist() == [datetime.datetime(2023, 11, 14, 22, 13, 20)]
+    assert "nanoseconds" not in str(pq.read_metadata(found).schema)
+
+
 def test_the_order_of_the_query_does_not_matter(events, tmp_path):
     sources, contract = events
     first = tables_of(sources, "query.sql", contract, SHARES, tmp_path / "a", "duckdb")
@@ -414,6 +444,73 @@ def test_spark_and_duckdb_make_the_same_tables_of_the_projects_own_query(tmp_pat
     for name in SPLITS:
         pd.testing.assert_frame_equal(pd.read_parquet(one[name]), pd.read_parquet(other[name]), check_exact=True)
         assert one[name].read_bytes() == other[name].read_bytes()
+
+
+DIFFERENT = """
+EXTRACT(dow FROM x); EXTRACT(isodow FROM x); EXTRACT(seconds FROM x); EXTRACT(epoch FROM x); date_part('dow', x); DATEPART('Second', x)
+dayofweek(x); WEEKDAY(x); ISODOW(x); EPOCH(x); DATE_DIFF('month', x, y); datediff('quarter', x, y); DATE_DIFF('year', x, y); DATE_DIFF('week', x, y)
+LOG(x); REGEXP_REPLACE(x, 'a', 'b'); REGEXP_REPLACE(x, 'a', 'b', 'gi'); REGEXP_REPLACE(x, '(a)', '\\1', 'g'); REGEXP_REPLACE(x, 'a', '$', 'g')
+x LIKE 'a\\_b'; x NOT ILIKE '%\\%'; FORMAT('{}', x); PRINTF('%.1f', x); MONTHNAME(x); DAYNAME(x); STRFTIME(x, '%Y-%j'); SUBSTRING(x, 0, 2)
+SUBSTR(x, 0)
+LEFT(x, -1); RIGHT(x, -2); PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY x); PERCENTILE_DISC(0.5) WITHIN GROUP (ORDER BY x); QUANTILE(x, 0.5)
+APPROX_QUANTILE(x, 0.5); MODE(x); MODE() WITHIN GROUP (ORDER BY x); TRY_CAST(x AS INTEGER); TRY_CAST(x AS BIGINT); DATE_TRUNC('decade', x)
+DATE_TRUNC('century', CAST(x AS DATE)); CAST(x AS DATE) - DATE '2024-01-01'; (x::DATE) - CURRENT_DATE; LAST_DAY(x) - CAST(y AS DATE)
+"""
+ALIKE = """
+MOD(DATE_DIFF('day', TIMESTAMP '1601-01-01 00:00:00', x), 7) + 1; EXTRACT(YEAR FROM x); EXTRACT(MONTH FROM x); EXTRACT(HOUR FROM x)
+date_part('year', x)
+EXTRACT(week FROM x); EXTRACT(doy FROM x); SECOND(x); DATE_DIFF('minute', x, y); REPLACE(x, 'a', '\\'); STRPTIME(x, '%Y-%m-%d'); CAST(x AS INTEGER)
+TRY_CAST(x AS DOUBLE); LN(x); LOG10(x); LOG(2, x); REGEXP_REPLACE(x, 'a\\d', 'b', 'g'); x LIKE 'a_b%'; x LIKE 'a!_b' ESCAPE '!'
+STRFTIME(x, '%Y-%m-%d')
+SUBSTRING(x, 1, 2); SUBSTRING(x, -2, 1); LEFT(x, 2); MEDIAN(x); DATE_TRUNC('week', x); CAST(x AS DATE) - 3; x / 3.0; x - y
+CAST(x AS DATE) - INTERVAL 1 DAY
+"""
+
+
+class NoSpark:
+    """An engine that must not be asked."""
+
+    name = "pyspark"
+
+
+@pytest.mark.parametrize("words", re.split(r"; |\n", DIFFERENT.strip()))
+def test_what_spark_answers_differently_is_refused_before_it_runs(words, tmp_path):
+    for text in (f"SELECT {words} AS a FROM t;", f"WITH b AS (SELECT 1 AS x, COUNT({words}) OVER () AS c FROM t) SELECT x FROM b -- the end"):
+        with pytest.raises(ProjectError, match=r"DuckDB and Spark answer this differently.\n  .*: write \S.*\.$") as refused:
+            engines.write_query(NoSpark(), text, example_contract(), tmp_path / "out")
+        assert "None" not in str(refused.value)
+
+
+def test_what_both_engines_answer_alike_is_accepted():
+    for words in re.split(r"; |\n", ALIKE.strip()):
+        engines.refuse_differences(f"SELECT {words} AS a FROM t")
+    engines.refuse_differences((ROOT / QUERY).read_text())
+    engines.refuse_differences(SQL.format(order="e.number"))
+
+
+@spark
+def test_what_is_refused_does_differ(events, tmp_path, cluster):
+    """What to write instead does not."""
+    at = "(SELECT CAST(e.at AS TIMESTAMP) AS x, word, number FROM events AS e) AS t"
+    differs = {
+        "EXTRACT(dow FROM x)": "MOD(DATE_DIFF('day', TIMESTAMP '1601-01-01 00:00:00', x), 7) + 1",
+        "DATE_DIFF('month', x, TIMESTAMP '2025-03-01 00:00:00')": "12 * (2025 - YEAR(x)) + 3 - MONTH(x)",
+        "CASE WHEN LOG(number + 1) > 2 THEN 1 ELSE 0 END": "CASE WHEN LOG10(number + 1) > 2 THEN 1 ELSE 0 END",
+        "LENGTH(REGEXP_REPLACE(word, 'o', ''))": "LENGTH(REGEXP_REPLACE(word, 'o', '', 'g'))",
+        "LENGTH(MONTHNAME(x))": "LENGTH(STRFTIME(x, '%B'))",
+        "LENGTH(LEFT(word, -1))": "LENGTH(SUBSTRING(word, 1, LENGTH(word) - 1))",
+    }
+    found = {}
+    for kind in engines.ENGINES:
+        (tmp_path / kind).mkdir()
+        with engines.open_engine(kind, 2, tmp_path / kind) as engine:
+            engines.load(engine, "events", local_files("events", events[0]["events"], tmp_path / kind), tmp_path / kind)
+            for words in [*differs, *differs.values()]:
+                rows = engine.sql(f"SELECT {words} AS a FROM {at} ORDER BY number", dialect="duckdb").to_pandas()["a"]
+                found[kind, words] = rows.astype(int).tolist()
+    for refused, instead in differs.items():
+        assert found["duckdb", refused] != found["pyspark", refused], refused
+        assert found["duckdb", instead] == found["pyspark", instead], instead
 
 
 @spark

@@ -101,6 +101,11 @@ def test_a_line_that_is_wrong_is_refused_before_anything_is_opened(source, words
         {"url": "s3://key:hunter2@bucket/a.csv"},
         {"url": "https://host/a.csv?X-Amz-Signature=hunter2"},
         {"url": "https://host/a.csv?access_token=hunter2"},
+        *({"url": f"https://host/a.csv?a=1&{name}=hunter2"} for name in ("sig", "Key", "auth", "PWD", "token", "secret", "signature", "access-key")),
+        {"url": "https://host/a.csv?%73ig=hunter2"},
+        {"url": "https://host/a.csv#token=hunter2"},
+        {"url": "https://hunter2@host/a.csv"},
+        {"url": "simplecache::HTTP://hunter2@host:8080/a.csv"},
     ],
 )
 def test_a_password_is_refused_and_not_repeated(source, here):
@@ -113,7 +118,11 @@ def test_a_password_is_refused_and_not_repeated(source, here):
 def test_addresses_without_a_password_are_taken():
     for address in ("postgresql://me@host:5432/db?sslmode=require", "postgres://host:5432/d?user=a@b", "postgresql://a:1,b:2/d"):
         assert source_kind("orders", {"postgresql": address, "table": "t"}) == "postgresql"
-    assert source_kind("orders", {"url": "https://host:8080/x@1.0/a.csv"}) == "url"
+    assert source_kind("orders", {"postgresql": "postgresql://user@host/db?require_auth=scram-sha-256&sslkey=a.key", "table": "t"}) == "postgresql"
+    for url in ("https://host:8080/x@1.0/a.csv", "https://host/a.csv?author=x&monkey=1&sort=desc&design=a", "s3://bucket/key=1/sig=2/a@b.csv"):
+        assert source_kind("orders", {"url": url}) == "url"
+    for url in ("sftp://me@host/a.csv", "abfs://box@account.dfs.core.windows.net/a.csv", "https://host?at=a@b"):
+        assert source_kind("orders", {"url": url}) == "url"
 
 
 # ---- files
@@ -352,6 +361,16 @@ def test_other_stores(here):
     refused({"url": "nosuch://host/a.csv"}, here, "nosuch")
 
 
+def test_globs_of_objects(here):
+    """All that fsspec knows; a name that is there under just this name is no glob."""
+    for name in ("a1", "a2", "b1", "b[1]"):
+        with fsspec.open(f"memory://globs/{name}.csv", "w") as file:
+            file.write(f"name\n{name}\n")
+    for pattern, names in {"a[12]": ["a1", "a2"], "[ab]1": ["a1", "b1"], "?2": ["a2"], "a?": ["a1", "a2"], "b[1]": ["b[1]"], "a*1": ["a1"]}.items():
+        assert read(here, {"url": f"memory://globs/{pattern}.csv"})["name"].to_pylist() == names, pattern
+    refused({"url": "memory://globs/c?.csv"}, here, "matches no object")
+
+
 # ---- SQLite
 
 
@@ -418,6 +437,17 @@ def test_sqlite_faults(here):
     refused(sqlite_source(here), here, "not an SQLite database")
     refused({"path": str(here / "none.db"), "table": "t"}, here, "none.db", "no file")
     assert not (here / "none.db").exists()
+
+
+def test_sqlite_files_of_a_glob_are_refused(here):
+    for name in "ab":
+        with closing(database(here / f"{name}.db", "CREATE TABLE t (a)", "INSERT INTO t VALUES (1)")):
+            source = {"path": str(here / "*.db"), "table": "t"}
+            if name == "a":
+                assert read(here, source).num_rows == 1
+    refused(source, here, "orders.path", "matches 2 SQLite files (a.db, b.db)", "Name one")
+    with pytest.raises(ProjectError, match="matches 2 SQLite files"):
+        fingerprint("orders", source)
 
 
 def test_sqlite_cut_off(here):

@@ -117,6 +117,44 @@ def test_a_fault_on_a_worker_is_one_message(models, tmp_path):  # noqa: F811
     assert "Traceback" not in done.stderr and not (tmp_path / "out.parquet").exists()
 
 
+def test_nothing_but_an_earlier_answer_is_replaced(models, tmp_path):  # noqa: F811
+    """Refused before Spark starts, and everything is as it was."""
+    folder, frame = models("visits", "prior"), TABLES["visits"]()[1]
+    source, inside = parts_of(frame, tmp_path / "in"), tmp_path / "in" / "answers"
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "part-0.txt").write_text("mine")
+    (tmp_path / "other").mkdir()
+    write(frame, tmp_path / "other" / "part-0.parquet")
+    (tmp_path / "kept").write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    nested, earlier = "must be different places, none inside another", "holds something else than earlier answers"
+    cases = [(source, nested), (tmp_path, nested), (inside, nested), (inside.with_suffix(".parquet"), nested)]
+    cases += [(tmp_path / "notes", earlier), (tmp_path / "other", earlier), (tmp_path / "kept", "is a file, and")]
+    cases.append((tmp_path / "no" / "out", "there is no folder"))
+    for target, words in cases:
+        with pytest.raises(ProjectError, match=words):
+            score_on_spark(source, target, folder)
+    with pytest.raises(ProjectError, match=nested):
+        score_on_spark(source, tmp_path / "out", folder, broken=source / "a part 0.parquet")
+    with pytest.raises(ProjectError, match=nested):
+        score_on_spark(source / "a part 0.parquet", source, folder)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@needs_spark
+@pytest.mark.parametrize("change", ["lost", "strange", "differ"])
+def test_every_part_has_the_columns(change, models, tmp_path):  # noqa: F811
+    """Refused with the words of local scoring."""
+    folder, frame = models("visits", "prior"), TABLES["visits"]()[1]
+    source = parts_of(frame, tmp_path / "in")
+    later = {"lost": frame.drop(columns="minutes"), "strange": frame.assign(extra=1), "differ": frame.drop(columns="visit")}[change]
+    write(later, source / "a part 3.parquet")
+    with pytest.raises(ProjectError, match="a part 3.parquet") as local:
+        score_file(source, tmp_path / "local.parquet", Predictor(folder))
+    done = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.parquet", folder=folder)
+    assert done.returncode == 1 and f"error: {local.value}" in done.stderr and not (tmp_path / "out.parquet").exists(), done.stderr[-3000:]
+
+
 def test_what_spark_cannot_do_is_said_at_once(models, tmp_path, monkeypatch):  # noqa: F811
     folder = models("visits", "prior")
     source = write(TABLES["visits"]()[1], tmp_path / "in.csv")

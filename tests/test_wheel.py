@@ -125,6 +125,14 @@ def test_refusals_are_sentences(elsewhere, models, tmp_path):  # noqa: F811
         assert "Traceback" not in done.stderr
 
 
+def test_what_needs_the_projects_environment_says_so(elsewhere, models):  # noqa: F811
+    model = models("visits", "prior")
+    for words in (("explain", model / "example.json", "--model", model), ("clean", "--check", model / "example.json")):
+        done = elsewhere.run("mle", *words, check=False)
+        told = rf"error: mle {words[0]} needs the package \w+, which is not installed here, .*`make env` in a clone.*mle score and mle check.\n"
+        assert done.returncode == 1 and re.fullmatch(told, done.stderr), done.stderr
+
+
 def test_a_file_is_checked(elsewhere, models, tmp_path):  # noqa: F811
     contract = models("visits", "prior") / "contract.yaml"
     fine = elsewhere.run("mle", "check", write(TABLES["visits"]()[1], tmp_path / "in.parquet"), "--contract", contract)
