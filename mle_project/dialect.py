@@ -103,7 +103,7 @@ def find_delimiter(
         raise ProjectError(f"{path.name} puts its texts between single quotes. Write it with double quotes, as in \"a, b\".")
     return str(delimiter)
 
-# %% ../nbs/42_dialect.ipynb #3c446027
+# %% ../nbs/42_dialect.ipynb #7ec6b69d
 def check_header(
     path: Path,  # a CSV file in UTF-8
     delimiter: str,
@@ -127,7 +127,7 @@ def guessed_dates(
     if files.format != "csv" or not moments:
         return []
     asked = ", ".join(f"count(*) FILTER (WHERE NOT regexp_matches({quoted(name)}, '^\\s*\\d{{4}}'))" for name in moments)
-    text = f"SELECT {asked} FROM read_csv(?, header = true, all_varchar = true)"
+    text = f"SELECT {asked} FROM read_csv(?, header = true, all_varchar = true, comment = '')"
     counts = duckdb.execute(text, [[str(path) for path in files.paths]]).fetchall()[0]
     said = "with --query DuckDB guesses whether the day or the month stands first; see that it is right"
     return [f"`{name}` of {table}: {said}" for name, count in zip(moments, counts, strict=True) if count]
@@ -233,7 +233,7 @@ def load(
     if not engine.execute("SELECT count(*) FROM raw").fetchall()[0][0]:
         raise ProjectError(f"{shown} has a header and no rows.")
 
-# %% ../nbs/42_dialect.ipynb #7a517f83
+# %% ../nbs/42_dialect.ipynb #e5e5c71c
 def _columns(engine: duckdb.DuckDBPyConnection, path: str, delimiter: str) -> list[str]:
     "The columns of a CSV file as DuckDB names them: trimmed, `column0` where the header has no name."
     check_header(Path(path), delimiter)
@@ -241,7 +241,7 @@ def _columns(engine: duckdb.DuckDBPyConnection, path: str, delimiter: str) -> li
         header = _header(Path(path), delimiter)
         csv.writer(file, delimiter=delimiter, lineterminator="\n").writerows([header, ["x"] * len(header)])  # a row below, for DuckDB
         file.flush()
-        return engine.read_csv(file.name, header=True, all_varchar=True, delimiter=delimiter, quotechar='"').columns
+        return engine.read_csv(file.name, header=True, all_varchar=True, delimiter=delimiter, quotechar='"', comment="").columns
 
 
 def _reading_fault(error: str) -> str:

@@ -32,13 +32,14 @@ from .contract import ContractError
 from .frames import failures
 from .project import ProjectError
 
-# %% ../nbs/07_engines.ipynb #3c09ad70
+# %% ../nbs/07_engines.ipynb #2a4ede94
 ENGINES = ("duckdb", "pyspark")
 
 
-def engine_memory() -> str:
-    "How much memory an engine may take: a number and `g` or `m`."
-    return os.environ.get("MLE_MEMORY", "4g")
+def engine_memory(kind: str = "duckdb") -> str:
+    "How much memory an engine may take, a number and `g` or `m`: MLE_MEMORY, or half of the machine's for DuckDB, and 4g for Spark's driver."
+    half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return os.environ.get("MLE_MEMORY", "4g" if kind == "pyspark" else f"{half >> 20}m")
 
 
 def _duckdb(threads: int, folder: Path) -> Any:
@@ -75,7 +76,7 @@ def _written_to(path: Path) -> Iterator[None]:
             os.dup2(terminal, place)
             os.close(terminal)
 
-# %% ../nbs/07_engines.ipynb #12b179f5
+# %% ../nbs/07_engines.ipynb #88c0d9de
 def _pyspark(threads: int, folder: Path) -> Any:
     "A Spark session that keeps its files in a folder and prints nothing."
     remedy = "`make spark` installs it; Java 17 or newer is needed too (`java -version`). Or set tables.engine to duckdb."
@@ -84,7 +85,8 @@ def _pyspark(threads: int, folder: Path) -> Any:
     except ImportError:
         raise ProjectError(f"params.yaml: tables.engine is pyspark, and pyspark is not installed. {remedy}") from None
     master = os.environ.get("MLE_SPARK_MASTER", f"local[{threads}]")
-    own = {"spark.sql.warehouse.dir": str(folder / "tables"), "spark.local.dir": str(folder / "spilled"), "spark.driver.memory": engine_memory()}
+    own = {"spark.sql.warehouse.dir": str(folder / "tables"), "spark.local.dir": str(folder / "spilled")}
+    own["spark.driver.memory"] = engine_memory("pyspark")
     log = folder / "spark.log"
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # it repeats in JSON what an exception says
     try:

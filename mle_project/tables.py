@@ -54,7 +54,7 @@ def register(
         reason = "\n".join(str(error).strip().splitlines()[:3])
         raise ProjectError(f"params.yaml: tables.sources.{name}: cannot be read: {reason}") from error
 
-# %% ../nbs/08_tables.ipynb #768dbc33
+# %% ../nbs/08_tables.ipynb #fd100a57
 def run_query(
     sources: Mapping[str, Mapping[str, Any]],  # the tables, by name
     query: str,  # the SQL file, relative to the root
@@ -74,7 +74,7 @@ def run_query(
             return write_query(connection, path.read_text(), contract, folder / "result.parquet")
         except Exception as error:
             reason = "\n".join(str(error).strip().splitlines()[:6])
-            more = f"\nMLE_MEMORY is {engine_memory()}: give the engine more, or choose pyspark." if "Out of Memory" in reason else ""
+            more = f"\nMLE_MEMORY is {engine_memory(engine)}: give the engine more, or choose pyspark." if "Out of Memory" in reason else ""
             raise ProjectError(f"{query} failed on the sources of params.yaml ({', '.join(sources)}): {reason}{more}") from error
 
 # %% ../nbs/08_tables.ipynb #1816e4a4

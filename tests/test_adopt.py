@@ -267,6 +267,13 @@ def test_one_and_two_are_classes_without_a_meaning(project):
     assert "as it is the rarer one" in made.target.why and made.contract.labels == ["1", "2"]
 
 
+def test_a_line_that_begins_with_a_number_sign_is_a_row(project):
+    table = base(tag=[f"t{i % 5}" for i in range(N)]).rename(columns={"row id": "#row id"})
+    table["#row id"] = [f"#{i}" if i % 7 == 0 else str(i) for i in range(N)]
+    made, frame = adopted(project, [written(project, table)], target="answer")
+    assert made.rows == len(frame) == N and sorted(frame["row_id"]) == sorted(table["#row id"])
+
+
 def test_leading_zeros_stay_text(project):
     table = base(postcode=[f"{i % 30:05}" for i in range(N)], small=np.round(chance.random(N), 3))
     made, frame = adopted(project, [written(project, table)], target="answer")
