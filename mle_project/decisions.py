@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['IDENTIFIES', 'NAMES_ONE', 'CODED', 'PROTECTED', 'PARTS', 'MOST_CATEGORIES', 'TOO_GOOD', 'Decision', 'Note', 'draft',
-           'query_text', 'about', 'settle', 'too_good', 'contract_text']
+           'query_text', 'settle', 'too_good', 'contract_text']
 
 # %% ../nbs/45_decisions.ipynb #6d1c9c6e
 import re
@@ -171,11 +171,11 @@ def query_text(
     body = f"WITH {first}{table}_typed AS (\n  SELECT\n    {typed}\n  FROM {source}\n)\nSELECT\n  {selected}\nFROM {table}_typed\n"
     return start + body + "WHERE " + " AND ".join(f"{name} IS NOT NULL" for name in needed) + "\n"
 
-# %% ../nbs/45_decisions.ipynb #485e9052
+# %% ../nbs/45_decisions.ipynb #a1822014
 MOST_CATEGORIES = 50
 
 
-def about(distinct: int) -> str:
+def _about(distinct: int) -> str:
     "A number of different values in words: many are estimated."
     return f"{'about ' if distinct > FEW else ''}{distinct:,}"
 
@@ -188,7 +188,7 @@ def _identifies(d: Decision, facts: Facts, sample: pd.DataFrame) -> bool:
         return bool(NAMES_ONE.search(d.name)) or facts.high - facts.low + 1 == facts.rows
     return bool(sample[d.name].head(300).map(lambda value: bool(CODED.fullmatch(value))).mean() > 0.95)
 
-# %% ../nbs/45_decisions.ipynb #ba16bc06
+# %% ../nbs/45_decisions.ipynb #efa3b07b
 def settle(d: Decision, facts: Facts, sample: pd.DataFrame, has_key: bool) -> list[Note]:
     "Give a column that may be a feature its role, its bounds and its example."
     distinct, filled, rows = facts.distinct, facts.filled, facts.rows
@@ -201,17 +201,17 @@ def settle(d: Decision, facts: Facts, sample: pd.DataFrame, has_key: bool) -> li
         d.out(f"every row has its own value{'' if has_key else ': the key'} ({d.why})")
         d.role = "ignored" if has_key else "key"
     elif IDENTIFIES.search(d.name) and distinct > MOST_CATEGORIES:
-        d.out(f"names {about(distinct)} different things")
-        return [Note(1, f"`{d.name}` names {about(distinct)} things that rows belong to. If new ones come in use, adopt again with --group {d.name}")]
+        d.out(f"names {_about(distinct)} different things")
+        return [Note(1, f"`{d.name}` names {_about(distinct)} things that rows belong to. If new ones come in use, adopt again with --group {d.name}")]
     elif d.kind == "string" and (distinct > 0.9 * filled > 20 or (facts.length > 40 and distinct > 0.5 * filled)):
         d.out("free text: nearly every row has its own")
-        text = f"`{d.name}` is free text ({about(distinct)} different values) and no feature"
+        text = f"`{d.name}` is free text ({_about(distinct)} different values) and no feature"
         return [Note(3, f"{text}; derive something from it in sql/ if it matters")]
     else:
         return _feature(d, facts, sample[d.name].dropna())
     return []
 
-# %% ../nbs/45_decisions.ipynb #3859d3bc
+# %% ../nbs/45_decisions.ipynb #15bac3f3
 def _feature(d: Decision, facts: Facts, values: pd.Series) -> list[Note]:
     "The bounds of a feature, its example (a usual value, no one's in particular) and what is odd about it."
     notes = []
@@ -228,7 +228,7 @@ def _feature(d: Decision, facts: Facts, values: pd.Series) -> list[Note]:
     if facts.counts and max(facts.counts.values()) > 0.999 * facts.rows:
         notes.append(Note(4, f"`{d.name}` is `{next(iter(facts.counts))}` in nearly every row; it can tell little"))
     if d.kind == "string" and facts.distinct > 1000:
-        notes.append(Note(3, f"`{d.name}` has {about(facts.distinct)} different values; rare ones teach the model nothing"))
+        notes.append(Note(3, f"`{d.name}` has {_about(facts.distinct)} different values; rare ones teach the model nothing"))
     if PROTECTED.search(d.name):
         d.slice = d.kind == "string" and 0 < len(d.categories) <= 10
         d.protected = True

@@ -4,7 +4,7 @@
 __all__ = ['MARKS', 'USUAL', 'UNWESTERN', 'find_encoding', 'find_delimiter', 'check_header', 'guessed_dates', 'looks_like_values',
            'quoted', 'literal', 'workbench', 'say', 'refuse_absent', 'find_source', 'load']
 
-# %% ../nbs/42_dialect.ipynb #ff57f2d0
+# %% ../nbs/42_dialect.ipynb #e991924d
 import codecs
 import csv
 import io
@@ -25,6 +25,7 @@ import duckdb
 
 from .project import ProjectError
 from .sources import Files
+from .sources import SQLITE
 from .sources import local_files
 from .texts import opened
 
@@ -103,7 +104,7 @@ def find_delimiter(
         raise ProjectError(f"{path.name} puts its texts between single quotes. Write it with double quotes, as in \"a, b\".")
     return str(delimiter)
 
-# %% ../nbs/42_dialect.ipynb #7ec6b69d
+# %% ../nbs/42_dialect.ipynb #e8cc533c
 def check_header(
     path: Path,  # a CSV file in UTF-8
     delimiter: str,
@@ -127,8 +128,8 @@ def guessed_dates(
     if files.format != "csv" or not moments:
         return []
     asked = ", ".join(f"count(*) FILTER (WHERE NOT regexp_matches({quoted(name)}, '^\\s*\\d{{4}}'))" for name in moments)
-    text = f"SELECT {asked} FROM read_csv(?, header = true, all_varchar = true, comment = '')"
-    counts = duckdb.execute(text, [[str(path) for path in files.paths]]).fetchall()[0]
+    form = f"header = true, all_varchar = true, delim = {literal(str(files.delimiter))}, quote = '\"', escape = '\"', comment = '', skip = 0"
+    counts = duckdb.execute(f"SELECT {asked} FROM read_csv(?, {form})", [[str(path) for path in files.paths]]).fetchall()[0]
     said = "with --query DuckDB guesses whether the day or the month stands first; see that it is right"
     return [f"`{name}` of {table}: {said}" for name, count in zip(moments, counts, strict=True) if count]
 
@@ -172,7 +173,7 @@ def refuse_absent(paths: Sequence[Path]) -> None:
         if not path.stat().st_size:
             raise ProjectError(f"{path.name} is empty.")
 
-# %% ../nbs/42_dialect.ipynb #33aa2a38
+# %% ../nbs/42_dialect.ipynb #ae677916
 def find_source(
     name: str,  # of the table
     paths: Sequence[Path],  # files of one format with the same columns
@@ -181,7 +182,7 @@ def find_source(
     "How files are to be read."
     refuse_absent(paths)
     options: dict[str, Any] = {}
-    databases = [path.name for path in paths if path.suffix.lower() in (".db", ".sqlite", ".sqlite3")]
+    databases = [path.name for path in paths if path.suffix.lower() in SQLITE]
     if databases:
         raise ProjectError(f"{databases[0]} is a database. Write its table to a CSV or Parquet file; tables.sources may name it later.")
     kinds = {path.suffix.lower() == ".parquet" for path in paths}
@@ -198,9 +199,8 @@ def find_source(
     except ProjectError as error:
         shown = f"{paths[0].name}: " if paths[0].name not in str(error) else ""
         said = re.sub(rf"^params.yaml: tables.sources.{name}_\d+: ", "", str(error))
-        remedy = "Convert it: `mle adopt` reads .csv, .tsv, .parquet and .jsonl, texts also as .gz."
-        said = said.replace("Say `format`: csv, parquet or jsonl.", remedy)
-        raise ProjectError(shown + said.replace("Say its `encoding`.", "Is it a text, and is its ending right?")) from None
+        said = re.sub(r" Say (its )?`(format|encoding)`.*", " Convert it, or mend its ending.", said)  # those are keys of params.yaml
+        raise ProjectError(shown + said) from None
     files = replace(found[0], paths=[path for one in found for path in one.paths])
     if files.format == "csv":
         options |= {"text": True, "delimiter": find_delimiter(files.paths[0])}

@@ -95,7 +95,7 @@ class Facts:
         "Does every row have a value of its own?"
         return self.filled == self.distinct == self.rows
 
-# %% ../nbs/44_profiling.ipynb #ed90e212
+# %% ../nbs/44_profiling.ipynb #4dfb571e
 def find_facts(
     engine: duckdb.DuckDBPyConnection,
     table: str,
@@ -116,7 +116,8 @@ def find_facts(
             counts = dict(engine.execute(grouped).fetchall())
             distinct = len(counts)
         elif distinct > 0.4 * filled and kinds[name] in ("integer", "string"):  # the estimate may be off by a quarter
-            distinct = engine.execute(f"SELECT count(DISTINCT {quoted(name)}) FROM {table}").fetchall()[0][0]
+            each = f"SELECT 1 FROM {table} WHERE {quoted(name)} IS NOT NULL GROUP BY {quoted(name)}"  # spills to disk; count(DISTINCT) would not
+            distinct = engine.execute(f"SELECT count(*) FROM ({each})").fetchall()[0][0]
         found[name] = Facts(rows, filled, int(distinct), low, high, float(length or 0), counts if len(counts) <= FEW else {})
     return found
 
@@ -265,7 +266,7 @@ def split_fault(
     whole = contract.task != "regression" and any(len(set(y[a])) < len(contract.classes) or len(set(y[b])) < 2 for a, b in pairs)
     return f"a fold of {folds} would lack a class" if whole or any(not len(a) or not len(b) for a, b in pairs) else ""
 
-# %% ../nbs/44_profiling.ipynb #8da4c9f4
+# %% ../nbs/44_profiling.ipynb #cc724ada
 def _moments(times: pd.Series, first: float, second: float) -> dict[str, Any] | None:
     "Where validation and test begin, as `params.yaml` writes it; None where the moments are too few."
     moments, counts = np.unique(times.to_numpy(), return_counts=True)
@@ -300,7 +301,8 @@ def uneven_splits(
     if 0.08 < min(shares[1:]) <= max(shares[1:]) < 0.28:
         return ""
     sizes = "{:.0%} of the rows for training, {:.0%} for validation, {:.0%} for the test".format(*shares)
-    return f"the splits are uneven: {sizes}; rows of one {'moment' if contract.time else 'group'} stay together"
+    why = {"time": "; rows of one moment stay together", "group": "; rows of one group stay together"}.get(split["kind"], "")
+    return f"the splits are uneven: {sizes}{why}"
 
 
 def _splits(frame: pd.DataFrame, contract: Contract) -> list[dict[str, Any]]:

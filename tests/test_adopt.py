@@ -545,7 +545,7 @@ def test_a_query_over_guessed_dates_says_so(project):
     query = project.parent / "all.sql"
     query.write_text("SELECT * FROM shop")
     days = base(opened=[f"{i % 12 + 1:02}/{i % 11 + 1:02}/2024" for i in range(N)], closed=["2024-05-01", "2024-06-01"] * (N // 2))
-    made = plan([written(project, days)], target="answer", query=str(query))
+    made = plan([written(project, days, sep=";")], target="answer", query=str(query))
     assert noted(made, "`opened` of shop", "the day or the month stands first") and not noted(made, "`closed`", "stands first")
 
 
@@ -628,13 +628,14 @@ def test_broken_files(project, case):
 
 
 def test_files_that_are_no_tables(project):
-    contents = {"book.xlsx": b"PK..", "cut.csv.gz": gzip.compress(b"a,y\n1,2\n" * 99)[:-9], "no.csv.zip": b"PK no archive"}
+    contents = {"book.xlsx": b"PK..", "cut.csv.gz": gzip.compress(b"a,y\n1,2\n" * 99)[:-9], "no.csv.zip": b"PK no archive", "all.sqlite": b"SQLite"}
     for name, content in contents.items():
         (project.parent / name).write_bytes(content)
     for files, message in (
         [["nowhere.csv"], "nowhere.csv is not a file"],
         [[], "no file is named"],
-        [[str(project.parent / "book.xlsx")], "book.xlsx is none of .csv"],
+        [[str(project.parent / "book.xlsx")], "book.xlsx is none of .csv.* Convert it, or mend its ending.$"],
+        [[str(project.parent / "all.sqlite")], "all.sqlite is a database. Write its table to a CSV or Parquet file"],
         [[str(project.parent / "cut.csv.gz")], "cut.csv.gz is broken or cut off"],
         [[str(project.parent / "no.csv.zip")], "no.csv.zip is broken or cut off"],
     ):
