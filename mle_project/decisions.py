@@ -188,7 +188,7 @@ def _identifies(d: Decision, facts: Facts, sample: pd.DataFrame) -> bool:
         return bool(NAMES_ONE.search(d.name)) or facts.high - facts.low + 1 == facts.rows
     return bool(sample[d.name].head(300).map(lambda value: bool(CODED.fullmatch(value))).mean() > 0.95)
 
-# %% ../nbs/45_decisions.ipynb #efa3b07b
+# %% ../nbs/45_decisions.ipynb #2c53921d
 def settle(d: Decision, facts: Facts, sample: pd.DataFrame, has_key: bool) -> list[Note]:
     "Give a column that may be a feature its role, its bounds and its example."
     distinct, filled, rows = facts.distinct, facts.filled, facts.rows
@@ -202,7 +202,8 @@ def settle(d: Decision, facts: Facts, sample: pd.DataFrame, has_key: bool) -> li
         d.role = "ignored" if has_key else "key"
     elif IDENTIFIES.search(d.name) and distinct > MOST_CATEGORIES:
         d.out(f"names {_about(distinct)} different things")
-        return [Note(1, f"`{d.name}` names {_about(distinct)} things that rows belong to. If new ones come in use, adopt again with --group {d.name}")]
+        things = f"`{d.name}` names {_about(distinct)} things that rows belong to"
+        return [Note(1, f"{things}. If new ones come in use, adopt again with --group {d.name}")]
     elif d.kind == "string" and (distinct > 0.9 * filled > 20 or (facts.length > 40 and distinct > 0.5 * filled)):
         d.out("free text: nearly every row has its own")
         text = f"`{d.name}` is free text ({_about(distinct)} different values) and no feature"
