@@ -209,7 +209,7 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
     if found:
         raise click.exceptions.Exit(1)
 
-# %% ../nbs/49_cli.ipynb #174f8b2a
+# %% ../nbs/49_cli.ipynb #50572851
 @main.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
@@ -228,7 +228,8 @@ def score(source: Path, target: Path, model: Path | None, engine: str, rows_per_
     TARGET (.csv, .jsonl or .parquet) has the key, time and group of each row, the answer, and the model's digest. It appears when every
     row has been answered. A row that breaks the contract stops the run, unless --skip-broken names a file; then the exit status is 3.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written goes
+    for sent in (signal.SIGTERM, signal.SIGHUP):  # so that what is half-written goes
+        signal.signal(sent, lambda number, _: sys.exit(128 + number))
     folder = model or root() / "models" / "final"
     if engine == "pyspark":
         from mle_project.spark import score_on_spark

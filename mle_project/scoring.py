@@ -301,7 +301,7 @@ def _progress(source: Path, shown: bool) -> Iterator[Callable[[int], object]]:
 
     yield advance
 
-# %% ../nbs/26_scoring.ipynb #fb7e4ae6
+# %% ../nbs/26_scoring.ipynb #1969654e
 def check_places(source: Path, target: Path, broken: Path | None) -> str:
     "The output's format; raises where an output cannot stand or would overwrite another file of the run."
     kind = file_format(target)
@@ -311,6 +311,8 @@ def check_places(source: Path, target: Path, broken: Path | None) -> str:
         if place and not place.absolute().parent.is_dir():
             raise ProjectError(f"{place}: there is no folder {place.absolute().parent}. Make it first.")
     found = [place.resolve() for place in (source, target, broken) if place]
+    if inside := [place for place in found[1:] if source.is_dir() and place.is_relative_to(found[0])]:
+        raise ProjectError(f"{inside[0]} lies in {source}, whose files are the rows to score. Write it somewhere else.")
     if len(set(found)) < len(found):
         raise ProjectError(f"source, output and broken rows must be different files: {', '.join(map(str, found))}.")
     return kind

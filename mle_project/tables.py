@@ -77,7 +77,7 @@ def run_query(
             more = f"\nMLE_MEMORY is {engine_memory(engine)}: give the engine more, or choose pyspark." if "Out of Memory" in reason else ""
             raise ProjectError(f"{query} failed on the sources of params.yaml ({', '.join(sources)}): {reason}{more}") from error
 
-# %% ../nbs/08_tables.ipynb #1816e4a4
+# %% ../nbs/08_tables.ipynb #fb76de39
 SPLITS = ("train", "validation", "test")
 
 
@@ -91,16 +91,22 @@ def _by_time(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any]) 
     if not contract.time:
         raise ProjectError(f"params.yaml: tables.split: kind is time, and {contract.path} has no column with the role time.")
     times = frame[contract.time]
-    convert = pd.Timestamp if contract.columns[contract.time].type == "timestamp" else float
-    validation, test = convert(split["validation"]), convert(split["test"])
+    kind = "timestamp" if contract.columns[contract.time].type == "timestamp" else "number"
+    try:
+        validation, test = map(pd.Timestamp if kind == "timestamp" else float, (split["validation"], split["test"]))
+    except (TypeError, ValueError) as error:
+        raise ProjectError(f"params.yaml: tables.split: validation and test are each a {kind}, as `{contract.time}` is: {error}.") from None
     if not validation < test:
         raise ProjectError(f"params.yaml: tables.split: validation ({validation}) must begin before test ({test}).")
     return pd.Series(np.where(times < validation, "train", np.where(times < test, "validation", "test")), index=frame.index)
 
-# %% ../nbs/08_tables.ipynb #99196e29
+# %% ../nbs/08_tables.ipynb #955e347e
 def _by_share(draw: np.ndarray, split: Mapping[str, Any]) -> np.ndarray:
     "Split names for uniform draws: the first `test` share, the next `validation` share, the rest is for training."
-    test, validation = float(split["test"]), float(split["validation"])
+    try:
+        test, validation = float(split["test"]), float(split["validation"])
+    except (TypeError, ValueError):
+        test = validation = 0.0
     if not (test > 0 and validation > 0 and test + validation < 1):
         raise ProjectError("params.yaml: tables.split: validation and test are shares above 0 that leave something for training.")
     return np.where(draw < test, "test", np.where(draw < test + validation, "validation", "train"))

@@ -55,6 +55,14 @@ def misspelt(project):
     project.replace("params.yaml", "threads: 2", "treads: 2")
 
 
+def mistyped(project):
+    project.params(tables__threads="two", tables__rows=0)
+
+
+def no_moments(project):
+    project.params(tables__split=yaml.safe_load((project.root / "params.yaml").read_text())["tables"]["split"] | {"validation": "a", "test": "b"})
+
+
 def no_source(project):
     project.params(tables__sources={SOURCE: {"path": "data/raw/nothing.csv"}})
 
@@ -113,6 +121,8 @@ def no_such_family(project):
     ("stage", "fault", "words"),
     [
         ("tables", misspelt, ["params.yaml", "section `tables`", "`treads` is not a parameter", "`threads` is missing"]),
+        ("tables", mistyped, ["section `tables`: `rows` is 0: it should be greater than 0; `threads` is 'two'", "08_tables.ipynb"]),
+        ("tables", no_moments, ["params.yaml: tables.split: validation and test are"]),
         ("tables", no_source, [f"params.yaml: tables.sources.{SOURCE}", "data/raw/nothing.csv"]),
         ("tables", no_column, [QUERY, SOURCE]),
         ("tables", wrapped("1 = 0"), [QUERY, "has no rows"]),

@@ -12,6 +12,7 @@ from conftest import BIN, ROOT, example_only
 
 from mle_project.cli import main, notebook_stages
 from mle_project.notebooks import order_faults, stage_notebook
+from mle_project.project import ProjectError
 from mle_project.stages import check_parameters, declared
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
@@ -51,7 +52,14 @@ def test_sections_and_notebooks_name_the_same_parameters():
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert set(params) == set(notebook_stages())
     for stage in notebook_stages():
-        check_parameters(stage, declared(stage_notebook(stage)), params[stage])
+        types = declared(stage_notebook(stage))
+        assert "Any" not in types.values(), f"{stage}: say the type of each parameter"
+        check_parameters(stage, types, params[stage])
+
+
+def test_a_type_that_is_none_is_said():
+    with pytest.raises(ProjectError, match="08_tables.ipynb names a type that is none: .*`Positive`.* Use str, bool, PositiveInt"):
+        check_parameters("tables", {"rows": "Positive|None"}, {"rows": 1})
 
 
 def test_every_stage_has_its_page():

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from conftest import BIN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables_of_other_kinds import houses, plants
@@ -327,6 +328,10 @@ def test_places_that_cannot_be(models, tmp_path):
             score_file(source, tmp_path / target, predictor)
     with pytest.raises(ProjectError, match="different files"):
         score_file(source, tmp_path / "out.csv", predictor, broken=tmp_path / "out.csv")
+    (tmp_path / "parts").mkdir()
+    write(visits()[1], tmp_path / "parts" / "part-0.parquet")
+    with pytest.raises(ProjectError, match="lies in .*parts, whose files are the rows to score"):
+        score_file(tmp_path / "parts", tmp_path / "parts" / "out.parquet", predictor)
     with pytest.raises(ProjectError, match="a chunk of 0 rows"):
         score_file(source, tmp_path / "out.csv", predictor, rows=0)
     with pytest.raises(ProjectError, match="gone.csv does not exist"):
@@ -402,6 +407,20 @@ def test_a_run_that_is_stopped_leaves_the_old_output(signal, models, tmp_path):
     process.send_signal(signal)
     assert process.wait(timeout=30) != 0
     assert target.read_text() == "before"
+
+
+@pytest.mark.parametrize("number", [15, 1], ids=["SIGTERM", "SIGHUP"])
+def test_what_is_half_written_goes_with_the_command(number, models, tmp_path):
+    """A terminal that is closed, or a scheduler that ends the job; nothing but a power cut leaves the part behind."""
+    source = write(pd.concat([visits()[1]] * 20, ignore_index=True), tmp_path / "in.csv")
+    command = [BIN / "mle", "score", source, tmp_path / "out.csv", "--rows-per-chunk", "1", "--model", models("visits", "prior")]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("*.part")) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 128 + number
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
 def test_a_full_disk_is_a_sentence(models, tmp_path):
