@@ -28,18 +28,18 @@ from .project import ProjectError
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/15_artifact.ipynb #f310864f
+# %% ../nbs/15_artifact.ipynb #bb17db7c
 OPSET = {"": 18, "ai.onnx.ml": 3}
 
 
 def _with_wide_sums(model: Any) -> Any:
-    "A fitted pipeline, with 64-bit floats before its trees where it ends in such."
+    "A fitted pipeline, with 64-bit floats before what it ends in, which is as scikit-learn names it."
     from skl2onnx.sklapi import CastTransformer
     from sklearn.pipeline import Pipeline
 
-    if not type(model[-1]).__module__.startswith("sklearn.ensemble"):
-        return model
-    return Pipeline([*model.steps[:-1], ("wide", CastTransformer(dtype=np.float64)), model.steps[-1]])
+    known = next(kind for kind in type(model[-1]).__mro__ if kind.__module__.startswith("sklearn."))()
+    vars(known).update(vars(model[-1]))
+    return Pipeline([*model.steps[:-1], ("wide", CastTransformer(dtype=np.float64)), ("model", known)])
 
 
 def compile_pipeline(
@@ -57,10 +57,11 @@ def compile_pipeline(
     register_steps()
     blocks = (("numbers", FloatTensorType, contract.numbers), ("strings", StringTensorType, contract.strings))
     inputs = [(name, kind([None, len(columns)])) for name, kind, columns in blocks if columns]
+    model = _with_wide_sums(model)
     options = {} if contract.task == "regression" else {id(model[-1]): {"zipmap": False}}
-    found = skl2onnx.to_onnx(_with_wide_sums(model), initial_types=inputs, options=options, target_opset=OPSET)
+    found = skl2onnx.to_onnx(model, initial_types=inputs, options=options, target_opset=OPSET)
     for one in found.graph.output:  # trees give 32-bit floats, whatever skl2onnx says
-        if one.type.tensor_type.elem_type == TensorProto.DOUBLE:
+        if type(model[-1]).__module__.startswith("sklearn.ensemble") and one.type.tensor_type.elem_type == TensorProto.DOUBLE:
             one.type.tensor_type.elem_type = TensorProto.FLOAT
     return bytes(found.SerializeToString(deterministic=True))
 
@@ -176,7 +177,7 @@ def compile_model(
         return compile_network(model, contract)
     return (compile_prior if type(model[-1]).__name__.startswith("Dummy") else compile_pipeline)(model, contract)
 
-# %% ../nbs/15_artifact.ipynb #1ed4cbcb
+# %% ../nbs/15_artifact.ipynb #4bfa0d37
 def open_session(
     compiled: bytes,
     threads: int = 1,  # of ONNX Runtime; with more, sums change in their last digits, and workers of a service fight
@@ -200,7 +201,7 @@ def ask(
     blocks = {"numbers": numbers, "strings": strings}
     wanted = [one.name for one in session.get_inputs()]
     found = session.run([session.get_outputs()[-1].name], {name: blocks[name] for name in wanted})[0]
-    found = found.astype(np.float64)
+    found = found.astype(np.float32).astype(np.float64)
     return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
 
 # %% ../nbs/15_artifact.ipynb #1bd1d648

@@ -168,7 +168,7 @@ def with_calibration(
     "The model as it is where there is nothing to correct, and a `Calibrated` one otherwise."
     return model if calibration["method"] == "none" else Calibrated(model, calibration)
 
-# %% ../nbs/14_calibration.ipynb #4959aaaa
+# %% ../nbs/14_calibration.ipynb #d10a679f
 def compiled_calibration(
     compiled: bytes,  # an ONNX model whose last output is the probabilities
     calibration: Calibration,
@@ -180,13 +180,15 @@ def compiled_calibration(
     found = onnx.load_from_string(compiled)
     said, to_node = found.graph.output[-1].name, onnx.helper.make_node
     constants = {"least": LEAST, "power": calibration["power"] - 1, "factors": np.asarray(calibration["factors"])[places]}
-    given = [onnx.numpy_helper.from_array(np.asarray(value, np.float32), f"calibration_{name}") for name, value in constants.items()]
+    bits = found.graph.output[-1].type.tensor_type.elem_type  # 32 or 64
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(bits)
+    given = [onnx.numpy_helper.from_array(np.asarray(value, dtype), f"calibration_{name}") for name, value in constants.items()]
     steps = [("Max", [said, "least"], "held"), ("Pow", ["held", "power"], "bent"), ("Mul", [said, "bent"], "weight")]
     steps += [("Mul", ["weight", "factors"], "share"), ("ReduceSum", ["share", "axis"], "sum"), ("Div", ["share", "sum"], "corrected")]
     name = lambda one: one if one == said else f"calibration_{one}"  # noqa: E731
     found.graph.initializer.extend([*given, onnx.numpy_helper.from_array(np.array([1]), "calibration_axis")])
     found.graph.node.extend(to_node(kind, [name(one) for one in inputs], [name(last)], name=name(last)) for kind, inputs, last in steps)
     found.graph.output.pop()
-    found.graph.output.append(onnx.helper.make_tensor_value_info("calibration_corrected", onnx.TensorProto.FLOAT, [None, None]))
+    found.graph.output.append(onnx.helper.make_tensor_value_info("calibration_corrected", bits, [None, None]))
     onnx.checker.check_model(found)
     return bytes(found.SerializeToString(deterministic=True))

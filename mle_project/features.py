@@ -4,11 +4,12 @@
 __all__ = ['COLUMNAR', 'SELECTIONS', 'columnar', 'Rotation', 'Eliminated', 'fewer', 'Gaps', 'for_trees', 'SignedLog',
            'FrequentOneHot', 'for_sums', 'register_steps', 'law_faults', 'refuse_unlawful']
 
-# %% ../nbs/10_features.ipynb #8ab07133
+# %% ../nbs/10_features.ipynb #43db64bd
 import warnings
 from collections.abc import Callable
 from functools import partial
 from functools import wraps
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ from sklearn.preprocessing import TargetEncoder
 from .contract import Contract
 from .project import ProjectError
 
-# %% ../nbs/10_features.ipynb #fc1a499f
+# %% ../nbs/10_features.ipynb #c21d5a21
 COLUMNAR: dict[str, Callable[..., Any]] = {}
 
 
@@ -59,12 +60,9 @@ def columnar(build: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-def _number_positions(contract: Contract) -> list[int]:
-    return list(range(len(contract.numbers)))
-
-
-def _string_positions(contract: Contract) -> list[int]:
-    return list(range(len(contract.numbers), len(contract.features)))
+def _positions(contract: Contract) -> tuple[list[int], list[int]]:  # of numbers, and of strings
+    places, count = list(range(len(contract.features))), len(contract.numbers)
+    return places[:count], places[count:]
 
 # %% ../nbs/10_features.ipynb #5b28f318
 SELECTIONS = ("filter", "embedded", "wrapper")
@@ -134,7 +132,7 @@ def fewer(
     forest = (ExtraTreesRegressor if task == "regression" else ExtraTreesClassifier)(30, max_leaf_nodes=100, max_features="sqrt", random_state=seed)
     return [("embedded", SelectFromModel(forest, threshold=-np.inf, max_features=partial(_share, kept)))]
 
-# %% ../nbs/10_features.ipynb #dc2b6a36
+# %% ../nbs/10_features.ipynb #2e09473d
 class Gaps(TransformerMixin, BaseEstimator):
     "For each column of numbers, 1 where the value is missing and 0 where it is not."
 
@@ -174,7 +172,7 @@ def for_trees(
     seed: int = 0,  # of the folds inside the target encoding, and of the reduction
 ) -> Any:
     "Numbers as they are; strings as codes or as means of the target."
-    numbers, strings = _number_positions(contract), _string_positions(contract)
+    numbers, strings = _positions(contract)
     filled = SimpleImputer(strategy="median", keep_empty_features=True)
     zeros = SimpleImputer(strategy="constant", fill_value=0, keep_empty_features=True)
     steps: list[Any] = [("numbers", filled, numbers), ("gaps", Gaps(), numbers)]
@@ -221,7 +219,7 @@ class FrequentOneHot(OneHotEncoder):  # its own `max_categories` does not compil
         self.categories = [np.sort(values[np.argsort(-counts, kind="stable")[: self.most]]).astype(object) for values, counts in counted]
         return super().fit(x)
 
-# %% ../nbs/10_features.ipynb #7d174fe8
+# %% ../nbs/10_features.ipynb #f76490b8
 @columnar
 def for_sums(
     contract: Contract,
@@ -239,12 +237,12 @@ def for_sums(
     numbers = Pipeline([("impute", SimpleImputer(strategy="median", keep_empty_features=True)), *bend, ("scale", scaler())])
     means = lambda: Pipeline([("encode", _strings(contract, encoding, seed)), ("scale", StandardScaler())])  # noqa: E731
     strings = FrequentOneHot() if encoding == "onehot" else means()
-    steps = [("numbers", numbers, _number_positions(contract)), ("strings", strings, _string_positions(contract))]
+    steps = list(zip(("numbers", "strings"), (numbers, strings), _positions(contract), strict=True))
     columns = ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)
     less = fewer(contract.task, reduction, kept, seed)
     return Pipeline([("encode", columns), *less]) if less else columns
 
-# %% ../nbs/10_features.ipynb #6475c647
+# %% ../nbs/10_features.ipynb #957b1c4f
 def _converter(columns: Any, make: Any) -> tuple[Any, Any]:
     "A shape calculator and a converter: the number of columns that come out, and the operations, both from the fitted step."
 
@@ -255,46 +253,61 @@ def _converter(columns: Any, make: Any) -> tuple[Any, Any]:
         operator.outputs[0].type = FloatTensorType([rows, columns(operator.raw_operator)])
 
     def convert(scope: Any, operator: Any, container: Any) -> None:
-        given = {"op_version": container.target_opset, "output_names": operator.outputs[:1]}
-        make(operator.raw_operator, operator.inputs[0], given).add_to(scope, container)
+        from skl2onnx.algebra import onnx_ops as ops
+
+        v = {"op_version": container.target_opset}
+        found = make(operator.raw_operator, operator.inputs[0], ops, v)
+        ops.OnnxCast(found, to=1, output_names=operator.outputs[:1], **v).add_to(scope, container)  # 32 bits
 
     return shape, convert
 
 
-def _log(step: Any, x: Any, given: Any) -> Any:
-    from skl2onnx.algebra import onnx_ops as ops
-    v = {"op_version": given["op_version"]}
+def _log(step: Any, x: Any, ops: Any, v: Any) -> Any:
     wide = ops.OnnxCast(x, to=11, **v)  # 64 bits
     size = ops.OnnxAdd(ops.OnnxDiv(ops.OnnxAbs(wide, **v), step.size_, **v), np.ones(1), **v)
     bent = ops.OnnxMul(ops.OnnxSign(wide, **v), ops.OnnxLog(size, **v), **v)
-    return ops.OnnxCast(ops.OnnxSub(bent, step.centre_, **v), to=1, **given)
+    return ops.OnnxSub(bent, step.centre_, **v)
 
 
-def _rotate(step: Any, x: Any, given: Any) -> Any:
-    from skl2onnx.algebra import onnx_ops as ops
-    v = {"op_version": given["op_version"]}
+def _rotate(step: Any, x: Any, ops: Any, v: Any) -> Any:
     centred = ops.OnnxSub(ops.OnnxCast(x, to=11, **v), step.mean_, **v)
-    return ops.OnnxCast(ops.OnnxMatMul(centred, step.components_.T, **v), to=1, **given)
+    return ops.OnnxMatMul(centred, step.components_.T, **v)
 
-# %% ../nbs/10_features.ipynb #a5d25cbf
+
+def _scale(step: Any, x: Any, ops: Any, v: Any) -> Any:  # rounded as scikit-learn rounds, which is not as ONNX's own Scaler does
+    standard = isinstance(step, StandardScaler)
+    centred = ops.OnnxSub(x, np.float32(step.mean_ if standard else step.center_), **v)
+    return ops.OnnxDiv(centred, np.float32(step.scale_), **v) if standard else ops.OnnxDiv(ops.OnnxCast(centred, to=11, **v), step.scale_, **v)
+
+
+def _rank(scope: Any, operator: Any, container: Any) -> None:
+    from skl2onnx.common._apply_operation import apply_cast
+    from skl2onnx.common.data_types import DoubleTensorType
+    from skl2onnx.operator_converters.quantile_transformer import convert_quantile_transformer
+    wide, ranks = (scope.declare_local_variable(name, DoubleTensorType(operator.inputs[0].type.shape)) for name in ("wide", "ranks"))
+    apply_cast(scope, operator.inputs[0].full_name, wide.full_name, container, to=11)
+    convert_quantile_transformer(scope, SimpleNamespace(raw_operator=operator.raw_operator, inputs=[wide], outputs=[ranks]), container)
+    apply_cast(scope, ranks.full_name, operator.outputs[0].full_name, container, to=1)
+
+# %% ../nbs/10_features.ipynb #3b22837c
 def register_steps() -> None:
     "Tell skl2onnx of the steps that it does not know, or translates wrongly."
     import skl2onnx
-    from skl2onnx.algebra import onnx_ops as ops
     from skl2onnx.operator_converters.one_hot_encoder import convert_sklearn_one_hot_encoder
     from skl2onnx.shape_calculators.one_hot_encoder import calculate_sklearn_one_hot_encoder_output_shapes
 
-    flag = lambda step, x, given: ops.OnnxCast(ops.OnnxIsNaN(x, op_version=given["op_version"]), to=1, **given)  # noqa: E731
-    pick = lambda step, x, given: ops.OnnxGather(x, step.get_support(indices=True).astype(np.int64), axis=1, **given)  # noqa: E731
+    flag = lambda step, x, ops, v: ops.OnnxIsNaN(x, **v)  # noqa: E731
+    pick = lambda step, x, ops, v: ops.OnnxGather(x, step.get_support(indices=True).astype(np.int64), axis=1, **v)  # noqa: E731
+    columnwise = ((SignedLog, _log), (StandardScaler, _scale), (RobustScaler, _scale), (Gaps, flag))
     known = {Rotation: _converter(lambda step: step.n_components_, _rotate)}
-    known |= {kind: _converter(lambda step: step.n_features_in_, make) for kind, make in ((SignedLog, _log), (Gaps, flag))}
-    chosen = (Eliminated, SelectFromModel, SelectPercentile)
-    known |= {kind: _converter(lambda step: int(step.get_support().sum()), pick) for kind in chosen}
+    known |= {kind: _converter(lambda step: step.n_features_in_, make) for kind, make in columnwise}
+    known |= {kind: _converter(lambda step: int(step.get_support().sum()), pick) for kind in (Eliminated, SelectFromModel, SelectPercentile)}
+    known[QuantileTransformer] = (_converter(lambda step: step.n_features_in_, _log)[0], _rank)
     known[FrequentOneHot] = (calculate_sklearn_one_hot_encoder_output_shapes, convert_sklearn_one_hot_encoder)
     for kind, (shape, convert) in known.items():
         skl2onnx.update_registered_converter(kind, f"Mle{kind.__name__}", shape, convert, overwrite=True)
 
-# %% ../nbs/10_features.ipynb #2d306a52
+# %% ../nbs/10_features.ipynb #32374e0c
 def _rows(found: Any) -> pd.DataFrame:
     "What an operation returned, as a frame; an array has the index 0, 1, 2, ..."
     found = found.toarray() if hasattr(found, "toarray") else found
@@ -309,16 +322,13 @@ def _differ(one: pd.DataFrame, other: pd.DataFrame, tolerance: float) -> bool:
         a, b = left[1].to_numpy(), right[1].to_numpy()
         if a.dtype.kind in "fiub" and b.dtype.kind in "fiub":
             a, b = a.astype(np.float64), b.astype(np.float64)
-            same = (a == b) | (np.isnan(a) & np.isnan(b))
-            with np.errstate(invalid="ignore"):
-                near = np.abs(a - b) <= tolerance * np.maximum(1, np.abs(a))
-            if not (same | near).all():
+            if not np.isclose(a, b, rtol=0, atol=tolerance * np.maximum(1, np.abs(a)), equal_nan=True).all():
                 return True
         elif [str(value) for value in a] != [str(value) for value in b]:
             return True
     return False
 
-# %% ../nbs/10_features.ipynb #6ab79f03
+# %% ../nbs/10_features.ipynb #a529bcf0
 def law_faults(
     operation: Callable[[pd.DataFrame], Any],  # fitted: from rows to an array or a frame
     rows: pd.DataFrame,  # at least two, as the operation takes them
@@ -338,8 +348,7 @@ def law_faults(
         return [f"gives {len(_rows(whole)):,} rows for {len(rows):,}"]
     if isinstance(whole, pd.DataFrame) and not whole.index.equals(labels):
         return ["changes the index or the order of rows"]
-    first = _rows(whole).copy(deep=True)
-    faults = []
+    first, faults = _rows(whole).copy(deep=True), []
     if _differ(_rows(operation(kept.copy())), first, tolerance):
         faults.append("answers differently when asked again: it keeps a state")
     if _differ(_rows(operation(kept.iloc[order])), first.iloc[order], tolerance):

@@ -7,9 +7,12 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from sklearn.datasets import load_breast_cancer
 
-from mle_project.artifact import TOLERANCE, Predictor, largest_difference, usual_size
-from mle_project.contract import example_record
+from mle_project.artifact import TOLERANCE, Predictor, ask, compile_model, largest_difference, open_session, probes, usual_size
+from mle_project.candidates import build_family
+from mle_project.contract import example_record, parse_contract
 from mle_project.evaluation import all_metrics, answers
 from mle_project.explain import explain
 from mle_project.frames import model_input, target_values
@@ -52,6 +55,30 @@ def test_the_native_model_agrees(sample, test_rows):
     native = joblib.load(sample.root / "models" / "final" / "native.joblib")
     expected = answers(native, model_input(test_rows, predictor.contract), predictor.contract.task)
     assert largest_difference(expected, predictor.answer_frame(test_rows), usual_size(expected)) <= TOLERANCE[predictor.contract.task]
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Thirty numbers, some of them usually hundredths, and two classes that weights of any size tell apart."""
+    table = load_breast_cancer(as_frame=True)
+    x = table.data.astype(np.float32).rename(columns=lambda name: name.replace(" ", "_"))
+    feature = {"type": "number", "meaning": "A measure.", "role": "feature", "known": "before", "missing": False, "example": 1.0}
+    columns = {name: feature for name in x}
+    columns["bad"] = {"type": "boolean", "meaning": "The target.", "role": "target", "known": "after", "missing": False}
+    columns["bad"]["labels"] = {False: "benign", True: "malignant"}
+    return parse_contract(yaml.safe_dump({"record": "One cell.", "task": "binary", "columns": columns}, sort_keys=False)), x, table.target.to_numpy()
+
+
+@pytest.mark.parametrize("scale", ["standard", "robust"])
+@pytest.mark.parametrize("reduction", ["none", "pca"])
+@pytest.mark.parametrize("shape", ["none", "log", "rank"])
+def test_a_linear_model_in_small_units_is_compiled_to_the_last_digit(measured, shape, reduction, scale):
+    """A million where a hundredth is usual, and large weights: 6e-6 apart while scales, ranks and sums were rounded otherwise."""
+    contract, x, y = measured
+    asked = {"shape": shape, "scale": scale, "reduction": reduction, "variance": 0.99, "regularisation": 1e-4}
+    model, rows = build_family("linear", asked, contract, 0).fit(x, y), probes(x, len(contract.numbers))
+    compiled = ask(open_session(compile_model(model, contract)), rows.to_numpy(np.float32), np.empty((len(rows), 0), object))
+    assert largest_difference(answers(model, rows, "binary"), compiled) < np.finfo(np.float32).eps
 
 
 @pytest.mark.parametrize("family", ["linear"])  # a network goes further, in test_keras_export
