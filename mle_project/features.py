@@ -307,7 +307,7 @@ def register_steps() -> None:
     for kind, (shape, convert) in known.items():
         skl2onnx.update_registered_converter(kind, f"Mle{kind.__name__}", shape, convert, overwrite=True)
 
-# %% ../nbs/10_features.ipynb #32374e0c
+# %% ../nbs/10_features.ipynb #2a940524
 def _rows(found: Any) -> pd.DataFrame:
     "What an operation returned, as a frame; an array has the index 0, 1, 2, ..."
     found = found.toarray() if hasattr(found, "toarray") else found
@@ -322,7 +322,7 @@ def _differ(one: pd.DataFrame, other: pd.DataFrame, tolerance: float) -> bool:
         a, b = left[1].to_numpy(), right[1].to_numpy()
         if a.dtype.kind in "fiub" and b.dtype.kind in "fiub":
             a, b = a.astype(np.float64), b.astype(np.float64)
-            if not np.isclose(a, b, rtol=0, atol=tolerance * np.maximum(1, np.abs(a)), equal_nan=True).all():
+            if not np.isclose(a, b, rtol=0, atol=tolerance * np.maximum(1, np.abs(np.nan_to_num(a))), equal_nan=True).all():
                 return True
         elif [str(value) for value in a] != [str(value) for value in b]:
             return True
