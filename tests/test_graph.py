@@ -83,12 +83,12 @@ def test_summary_names_stages_and_metrics(sample):
 def test_prose_runs_no_computation_and_stands_on_todays_page(changeable):
     record = (changeable.root / "reports" / "tables.ipynb").read_bytes()
     edit(changeable, "08_tables.ipynb", "markdown", "# Tables", "# Tables\n\nA new paragraph, with a comma.")
-    edit(changeable, "08_tables.ipynb", "code", "# of the engine;", "# OF THE ENGINE;")
-    edit(changeable, "17_model_selection.ipynb", "code", "# how many\n", "# how many there are\n")
+    edit(changeable, "08_tables.ipynb", "code", "- of the engine;", "- OF THE ENGINE;")
+    edit(changeable, "17_model_selection.ipynb", "code", "- how many\n", "- how many there are\n")
     assert ran(changeable.run("dvc", "repro").stdout) == ["code", "pages"]
     assert "up to date" in changeable.run("dvc", "status").stdout
     page = (changeable.root / "reports" / "tables.html").read_text()
-    assert "A new paragraph, with a comma." in page and "# OF THE ENGINE;" in page and "data:image/png" in page
+    assert "A new paragraph, with a comma." in page and "OF THE ENGINE;" in page and "data:image/png" in page
     assert (changeable.root / "reports" / "tables.ipynb").read_bytes() == record
 
 
