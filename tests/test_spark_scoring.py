@@ -128,7 +128,7 @@ def test_nothing_but_an_earlier_answer_is_replaced(models, tmp_path):  # noqa: F
     (tmp_path / "kept").write_text("mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     nested, earlier = "must be different places, none inside another", "holds something else than earlier answers"
-    cases = [(source, nested), (tmp_path, nested), (inside, nested), (inside.with_suffix(".parquet"), nested)]
+    cases = [(source, nested), (tmp_path, nested), (inside, nested), (inside.with_suffix(".parquet"), "whose files are the rows to score")]
     cases += [(tmp_path / "notes", earlier), (tmp_path / "other", earlier), (tmp_path / "kept", "is a file, and")]
     cases.append((tmp_path / "no" / "out", "there is no folder"))
     for target, words in cases:
