@@ -1,28 +1,49 @@
 # Targets print their own help: `make help`. Everything runs inside .venv, which is built from requirements/dev.txt.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-VENV := $(CURDIR)/.venv
-BIN := $(VENV)/bin
-READY := $(VENV)/.ready
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-export PATH := $(BIN):$(PATH)
+READY := .venv/.ready
+# `value` takes what a person or the environment says as it stands: a path may hold a $.
+PYTHON := $(or $(value PYTHON),$(shell command -v python3.11 || command -v python3),python3.11)
+export PYTHON
+export PATH := $(CURDIR)/.venv/bin:$(value PATH)
 export BENTOML_DO_NOT_TRACK := True
 unexport VIRTUAL_ENV PYTHONPATH
+
+# Recipes name files from the clone's folder and nothing else, so that no character of its path matters to them.
+ifneq ($(words $(wildcard dvc.yaml params.yaml requirements/dev.txt)),3)
+$(error $(CURDIR) is not a clone of the project. Go to your clone first, or type make -C CLONE)
+endif
+ifneq ($(findstring :,$(CURDIR)),)
+$(error The path $(CURDIR) has a colon, which cannot stand in PATH. Move or rename the folder)
+endif
 
 .PHONY: help env repro test twice drills lab serve image spark shap hooks lock clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+# Python before 3.11.11 writes the folder's path into bin/activate without quoting it.
+define QUOTE_ACTIVATE
+import re, shlex
+from pathlib import Path
+file, folder = Path(".venv/bin/activate"), shlex.quote(str(Path.cwd() / ".venv"))
+file.write_text(re.sub("(?m)^VIRTUAL_ENV=.*$$", lambda _: f"VIRTUAL_ENV={folder}", file.read_text()))
+endef
+export QUOTE_ACTIVATE
 
 $(READY): Makefile requirements/dev.txt requirements/installer.txt pyproject.toml .jupyter/jupyter_server_config.py
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit(f"Python 3.11 is needed; {sys.executable} is {v[0]}.{v[1]}. Say which one to use: make env PYTHON=/path/to/python3.11")'
+	@"$$PYTHON" -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit(f"Python 3.11 is needed; {sys.executable} is {v[0]}.{v[1]}. Say which one to use: make env PYTHON=/path/to/python3.11")'
+	@[ ! -L .venv ] || { echo "env: .venv is a link to $$(readlink .venv), and nothing outside this folder is changed. Remove the link: rm .venv" >&2; exit 1; }
+	@[ -f .venv/pyvenv.cfg ] || [ -z "$$(ls -A .venv 2> /dev/null)" ] || { \
+	  echo "env: $$PWD/.venv is no virtual environment (it has no pyvenv.cfg), so it is not emptied. Move it away, or delete it if nobody needs it." >&2; exit 1; }
 	@echo "env: building .venv from requirements/dev.txt (about 2.5 GB, a few minutes)"
-	@$(PYTHON) -m venv --clear $(VENV) || { echo "env: the venv module is incomplete; on Debian or Ubuntu: apt-get install python3.11-venv" >&2; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/installer.txt
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --no-index --editable .
-	@echo 'import os; os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")' > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/no_telemetry.pth
-	@mkdir -p $(VENV)/etc/jupyter && cp .jupyter/jupyter_server_config.py $(VENV)/etc/jupyter/
+	@"$$PYTHON" -m venv --clear .venv || { echo "env: the venv module is incomplete; on Debian or Ubuntu: apt-get install python3.11-venv" >&2; exit 1; }
+	@.venv/bin/python -c "$$QUOTE_ACTIVATE"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/installer.txt
+	@.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements/dev.txt
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --no-index --editable .
+	@echo 'import os; os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")' > "$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/no_telemetry.pth"
+	@mkdir -p .venv/etc/jupyter && cp .jupyter/jupyter_server_config.py .venv/etc/jupyter/
 	@touch $(READY)
 
 env: $(READY)  ## build .venv from the lock file
@@ -57,11 +78,11 @@ image: $(READY)  ## build the container image of models/bento with Docker, Podma
 
 spark: $(READY)  ## add Apache Spark to .venv, for tables that outgrow one machine
 	@command -v java > /dev/null || { echo "spark: Java 17 or newer is needed; on Debian or Ubuntu: apt-get install openjdk-17-jre-headless" >&2; exit 1; }
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/spark.txt
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements/spark.txt
 	@echo "spark: ready. Set tables.engine: pyspark in params.yaml, or say mle score --engine pyspark"
 
 shap: $(READY)  ## add SHAP to .venv, for importance.shap in params.yaml
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/shap.txt
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements/shap.txt
 	@echo "shap: ready. Set importance.shap: true in params.yaml"
 
 hooks: $(READY)  ## install the git hooks of this clone: outputs stripped, package in step, ruff

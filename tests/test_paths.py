@@ -1,0 +1,125 @@
+"""A clone's path may hold blanks, quotes and brackets; `make` changes nothing outside the clone."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+ODD = """Mein "Projekt" [ä] 100% (neu)'s & #1 $HOME"""
+# What stands in for the downloads of `make env`: a Python whose environments find the packages of
+# this one, and a uv that installs nothing. The folder, its clearing and its checks are real.
+PYTHON = """#!{python}
+import subprocess, sys
+from pathlib import Path
+subprocess.run([{base!r}, *sys.argv[1:], *(["--without-pip"] if "venv" in sys.argv else [])], check=True)
+if "venv" in sys.argv:
+    top = Path(sys.argv[-1])
+    (top / "lib" / "python3.11" / "site-packages" / "found.pth").write_text({packages!r})
+    for name in ("uv", "jupyter"):
+        (top / "bin" / name).write_text('#!/bin/sh\\necho "$0" "$@" >> called.txt\\n')
+        (top / "bin" / name).chmod(0o755)
+"""
+
+
+def make(
+    folder: Path,  # of the clone
+    *words: str,
+    **variables: str,  # of the environment
+) -> subprocess.CompletedProcess[str]:
+    "What `make` does and says there; stderr is in stdout."
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", *words]
+    return subprocess.run(
+        command, cwd=folder, env=inherited | variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def small_clone(folder: Path) -> Path:
+    "The files that `make env` reads, in a new folder."
+    for name in ("Makefile", "dvc.yaml", "params.yaml", "pyproject.toml", "requirements", ".jupyter"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    "The Python that stands in."
+    path = tmp_path / "python3.11"
+    packages = sysconfig.get_path("purelib")
+    path.write_text(PYTHON.format(python=sys.executable, base=sys.executable, packages=packages))
+    path.chmod(0o755)
+    return path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    "Every file below a folder."
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def neighbours(home: Path) -> dict[str, bytes]:
+    "Every file below a folder that is not of the clone `ml`."
+    return {name: data for name, data in content(home).items() if "/ml/" not in name}
+
+
+@pytest.mark.parametrize("name", ["Data Science/ml", f"Data {ODD}/ml"], ids=["blank", "all"])
+def test_make_env_leaves_the_neighbours_alone(tmp_path, python, name):
+    if ODD in name:
+        python = python.rename(tmp_path / ODD)
+    clone = small_clone(tmp_path / "home" / name)
+    for part in ("Data", "Science", "ml", ".venv"):
+        (tmp_path / "home" / part).mkdir()
+        (tmp_path / "home" / part / "thesis.txt").write_text(part)
+    before = neighbours(tmp_path / "home")
+    for _ in range(2):  # the second time there is an environment to clear
+        (clone / "Makefile").touch()
+        done = make(clone, "env", PYTHON=str(python))
+        assert neighbours(tmp_path / "home") == before, done.stdout
+        assert done.returncode == 0 and (clone / ".venv" / ".ready").exists(), done.stdout
+    script = 'source .venv/bin/activate && printf "%s\\n" "$VIRTUAL_ENV" "$(command -v python)"'
+    said = subprocess.run(["bash", "-c", script], cwd=clone, check=True, capture_output=True, text=True).stdout
+    assert said.splitlines() == [f"{clone}/.venv", f"{clone}/.venv/bin/python"]
+    assert (clone / ".venv" / "lib" / "python3.11" / "site-packages" / "no_telemetry.pth").exists()
+    assert make(clone, "lab", PYTHON=str(python)).returncode == 0
+    called = (clone / "called.txt").read_text().splitlines()
+    assert called[0].startswith(".venv/bin/uv pip sync") and called[-1] == f"{clone}/.venv/bin/jupyter lab"
+
+
+def test_make_env_empties_no_folder_that_is_no_environment(tmp_path, python):
+    clone = small_clone(tmp_path / "my clone")
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / "notes.txt").write_text("mine")
+    done = make(clone, "env", PYTHON=str(python))
+    assert done.returncode != 0 and content(clone / ".venv") == {"notes.txt": b"mine"}
+    assert f"{clone}/.venv is no virtual environment" in done.stdout and "Move it away" in done.stdout
+
+
+def test_make_env_follows_no_link_out_of_the_clone(tmp_path, python):
+    other = tmp_path / "other"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", other], check=True)
+    before = content(other)
+    clone = small_clone(tmp_path / "my clone")
+    (clone / ".venv").symlink_to(other)
+    done = make(clone, "env", PYTHON=str(python))
+    assert done.returncode != 0 and content(other) == before
+    assert f".venv is a link to {other}" in done.stdout and "rm .venv" in done.stdout
+
+
+def test_make_works_in_a_clone_only(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine.txt").write_text("mine")
+    done = make(tmp_path, "-f", str(ROOT / "Makefile"), "clean")
+    assert done.returncode != 0 and content(tmp_path) == {"models/mine.txt": b"mine"}
+    assert f"{tmp_path} is not a clone of the project" in done.stdout
+
+
+def test_make_refuses_a_colon(tmp_path):
+    clone = small_clone(tmp_path / "a:b")
+    done = make(clone, "help")
+    assert done.returncode != 0 and "has a colon" in done.stdout and "rename the folder" in done.stdout
