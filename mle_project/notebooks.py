@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['IMPORTERS', 'ROOMS', 'clean', 'is_clean', 'clean_file', 'source_notebooks', 'before_save', 'after_save', 'plain_code',
-           'cell_code', 'notebook_code', 'module_file', 'module_text', 'direct_imports', 'mentions', 'imported_modules',
-           'stage_notebook', 'stage_code', 'export_all', 'package_modules', 'order_faults']
+           'cell_code', 'notebook_code', 'module_file', 'imported_modules', 'stage_notebook', 'stage_code',
+           'export_all', 'package_modules', 'order_faults']
 
 # %% ../nbs/37_notebooks.ipynb #2b60381d
 import ast
@@ -138,10 +138,7 @@ def module_file(
     return next((path for path in files if path.is_file()), None)
 
 
-def module_text(
-    name: str,  # a module's full name
-    package: Path,  # the package's folder
-) -> str:
+def _module_text(name: str, package: Path) -> str:
     "The text of a module; empty where there is none."
     file = module_file(name, package)
     return file.read_text() if file else ""
@@ -234,11 +231,7 @@ def _call_names(node: ast.Call, importer: str, package: Path) -> list[str]:
     return [name]
 
 
-def direct_imports(
-    code: str,  # plain code
-    importer: str,  # the module's full name; empty for a notebook
-    package: Path,  # the package's folder
-) -> list[str]:  # full names of modules of the package
+def _direct_imports(code: str, importer: str, package: Path) -> list[str]:
     "The modules of the package that the code's own imports name, in any form."
     found = []
     for node in ast.walk(ast.parse(code)):
@@ -275,15 +268,14 @@ def _parts(node: ast.AST) -> list[ast.expr]:
     return node.args if isinstance(node, ast.Call) else []
 
 
-def mentions(
-    code: str,  # plain code
-    importer: str,  # the module's full name; empty for a notebook
-    package: Path,  # the package's folder
-) -> list[str]:  # full names of modules of the package
+def _mentions(code: str, importer: str, package: Path) -> list[str]:
     "The modules of the package that texts in the code name."
     found = []
     for node in ast.walk(_without_docstrings(ast.parse(code))):
         found += _names_in(_text(node), package)
+        for name in re.findall(rf"from +({package.name}\.[\w.]+) +import ", _text(node)):
+            if not module_file(name, package):
+                raise _unknown(node, importer)
         for flag, name in pairwise(map(_text, _parts(node))):
             if flag == "-m" and _is_ours(name, package) and not module_file(name, package):
                 raise _unknown(node, importer)
@@ -299,11 +291,11 @@ def imported_modules(
     waiting = [("", code)]
     while waiting:
         importer, text = waiting.pop()
-        for name in direct_imports(text, importer, package) + mentions(text, importer, package):
+        for name in _direct_imports(text, importer, package) + _mentions(text, importer, package):
             for whole in accumulate(name.split("."), "{}.{}".format):
                 if whole not in found and module_file(whole, package):
                     found.add(whole)
-                    waiting.append((whole, module_text(whole, package)))
+                    waiting.append((whole, _module_text(whole, package)))
     return sorted(found)
 
 # %% ../nbs/37_notebooks.ipynb #d4326222
@@ -329,7 +321,7 @@ def stage_code(
     except ProjectError as error:
         raise ProjectError(f"stage `{stage}`, {error}") from None
     for name in names:
-        parts += [f"# {name}", plain_code(module_text(name, package))]
+        parts += [f"# {name}", plain_code(_module_text(name, package))]
     return "\n".join(parts) + "\n"
 
 # %% ../nbs/37_notebooks.ipynb #c451ca27
@@ -346,11 +338,8 @@ def export_all(
             target.write_text(code)
 
 # %% ../nbs/37_notebooks.ipynb #86716aec
-ROOMS = (  # from the ground up; rooms of one line do not import each other
-    ("core",),
-    ("data",),
-    ("modeling",),
-    ("artifact",),
+ROOMS = (  # from the ground up; rooms that share a place do not import each other
+    ("core",), ("data",), ("modeling",), ("artifact",),
     ("evaluation", "scoring", "pipeline"),
     ("serving", "adopt"),
     ("cli",),
@@ -395,8 +384,8 @@ def order_faults() -> list[str]:
     faults = []
     for importer, path in modules.items():
         lesson = importer.count(".") == 1
-        code = notebook_code(path) if lesson else module_text(importer, package)
-        for name in dict.fromkeys(direct_imports(code, "" if lesson else importer, package)):
+        code = notebook_code(path) if lesson else _module_text(importer, package)
+        for name in dict.fromkeys(_direct_imports(code, "" if lesson else importer, package)):
             fault = _fault(importer, name, number)
             if fault:
                 faults.append(f"{path.relative_to(root())} imports {name}, {fault}.")

@@ -148,6 +148,8 @@ def test_a_module_beside_the_folders_is_read_as_well(project):
         'import importlib\nimportlib.import_module("." + name, package="mle_project.room")',
         '__import__("mle_project.room", fromlist=["deep"])',
         'command = ["python", "-m", "mle_project.room.depe"]',
+        'command = ["python", "-c", f"from mle_project.room.depe import f; f({1!r})"]',
+        'lines = "--exec_lines=from mle_project.depe import f"',
     ],
 )
 def test_an_import_of_a_module_that_is_not_there_is_refused(source, project):
