@@ -168,8 +168,9 @@ def clean(notebooks: tuple[Path, ...], check: bool) -> None:
     """Strip outputs and stray metadata from NOTEBOOKS (all of nbs/ by default)."""
     from mle_project.notebooks import clean_file
     from mle_project.notebooks import is_clean
+    from mle_project.notebooks import source_notebooks
 
-    paths = notebooks or tuple(sorted((root() / "nbs").glob("*.ipynb")))
+    paths = notebooks or tuple(source_notebooks())
     dirty = [path for path in paths if not is_clean(path)]
     if check and dirty:
         raise ProjectError(f"{', '.join(path.name for path in dirty)}: outputs or metadata that do not belong in git. Type `mle clean`.")

@@ -78,6 +78,7 @@ def rename(
         for path, text in changed.items():
             _write(folder / path, text)
         os.rename(folder / old, folder / name)
+        (folder / name / "_modidx.py").unlink(missing_ok=True)  # not in git; nbdev writes it again
     except OSError as error:
         for path, text in before.items():
             if (folder / path).read_text() != text:

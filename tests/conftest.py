@@ -65,6 +65,12 @@ class Project:
         path.write_text(text.replace(old, new))
 
 
+def package_texts(folder: Path) -> dict[str, str]:
+    "The text of each module of a package, by its path in the package; without nbdev's index, which is not in git."
+    paths = sorted(path for path in folder.rglob("*.py") if path.name != "_modidx.py")
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in paths}
+
+
 def linked(source: str, target: str) -> str:
     "Copy a file; link those in data/raw/, which may be large and which nobody edits in place."
     if "/data/raw/" in source:

@@ -94,7 +94,7 @@ def test_prose_runs_no_computation_and_stands_on_todays_page(changeable):
 
 def test_what_git_jupyterlab_and_formatters_do_makes_no_stage_stale(changeable):
     "Executed and saved elsewhere, other ids, reformatted, cloned through the hooks: the code is the same."
-    for path in sorted((changeable.root / "nbs").glob("*.ipynb")):
+    for path in sorted((changeable.root / "nbs").rglob("*.ipynb")):
         content = nbformat.read(path, as_version=4)
         for number, cell in enumerate(content.cells):
             cell["id"] = f"other-{number}"

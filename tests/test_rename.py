@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, Project, copy_project
+from conftest import ROOT, Project, copy_project, package_texts
 
 from mle_project.project import ProjectError
 from mle_project.rename import package_name, refuse_name
@@ -25,9 +25,9 @@ def test_no_trace_of_the_old_name_is_left(renamed):
 
 
 def test_the_renamed_package_is_what_its_notebooks_export(renamed):
-    before = {path.name: path.read_text() for path in (renamed.root / "harbour_model").glob("*.py")}
+    before = package_texts(renamed.root / "harbour_model")
     renamed.run("nbdev_export")
-    assert {path.name: path.read_text() for path in (renamed.root / "harbour_model").glob("*.py")} == before
+    assert package_texts(renamed.root / "harbour_model") == before
     renamed.run("ruff", "check", "harbour_model", "tests", "benchmarks", "deploy")
 
 

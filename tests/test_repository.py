@@ -8,14 +8,14 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import BIN, ROOT, example_only
+from conftest import BIN, ROOT, example_only, package_texts
 
 from mle_project.cli import main, notebook_stages
-from mle_project.notebooks import order_faults, stage_notebook
+from mle_project.notebooks import order_faults, package_modules, source_notebooks, stage_notebook
 from mle_project.project import ProjectError
 from mle_project.stages import check_parameters, declared
 
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+NOTEBOOKS = source_notebooks()
 
 
 def tracked() -> list[Path]:
@@ -28,10 +28,20 @@ def test_the_package_is_what_the_notebooks_export(tmp_path):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, tmp_path / name)
     subprocess.run(["nbdev_export"], cwd=tmp_path, check=True)
-    for path in sorted((ROOT / "mle_project").glob("*.py")):
-        assert (tmp_path / "mle_project" / path.name).read_text() == path.read_text(), f"{path.name} is not what nbs/ exports; type nbdev_export"
-    exported = {path.stem for path in (ROOT / "mle_project").glob("*.py")} - {"__init__", "_modidx"}
-    assert exported == {path.stem[3:] for path in NOTEBOOKS}
+    here, exported = package_texts(ROOT / "mle_project"), package_texts(tmp_path / "mle_project")
+    for name in here | exported:
+        assert exported.get(name) == here.get(name), f"{name} is not what nbs/ exports; type nbdev_export"
+    modules = {name.removesuffix(".py").replace("/", ".") for name in here if not name.endswith("__init__.py")}
+    assert {f"mle_project.{name}" for name in modules} == set(package_modules())
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_exports_the_module_of_its_name_and_room(path):
+    "nbs/NN_name.ipynb -> name; nbs/api/ROOM/NN_name.ipynb -> ROOM.name"
+    rooms = path.parent.relative_to(ROOT / "nbs").parts
+    assert rooms == () or (rooms[0] == "api" and len(rooms) == 2)
+    (module,) = (name for name, notebook in package_modules().items() if notebook == path)
+    assert module == ".".join(["mle_project", *rooms[1:], path.stem[3:]])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -1,5 +1,6 @@
 """The service over HTTP: everywhere the artifact's numbers; what it is made of; BentoML as it may change."""
 
+import fnmatch
 import http.client
 import json
 import random
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -225,12 +227,20 @@ def test_without_a_model_it_says_how_to_make_one(changeable):
 
 def test_what_the_service_imports_is_packed(sample):
     "bentofile.yaml and dvc.yaml name exactly the modules that the service loads."
-    program = "import sys, mle_project.service; print(*(n for n in sys.modules if n.split('.')[0] == 'mle_project'))"
-    loaded = sample.run(sys.executable, "-c", program).stdout.splitlines()[-1].split()
-    files = {f"mle_project/{name.partition('.')[2] or '__init__'}.py" for name in loaded}
-    packed = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"]
-    assert {name for name in packed if name.startswith("mle_project/")} == files
-    assert files <= set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["bento"]["deps"])
+    loaded = "{m.__file__ for name, m in sys.modules.items() if name.split('.')[0] == 'mle_project'}"
+    program = f"import sys, mle_project.service; print(*{loaded})"
+    shown = sample.run(sys.executable, "-c", program).stdout.splitlines()[-1].split()
+    files = {Path(file).relative_to(sample.root.resolve()).as_posix() for file in shown}
+    packed = [name for name in yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"] if name.startswith("mle_project/")]
+    watched = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["bento"]["deps"]
+    assert files == set().union(*(matches(name, files) for name in packed)) and all(matches(name, files) for name in packed)
+    assert files == set().union(*(matches(name, files) for name in watched))
+
+
+def matches(name: str, files: set[str]) -> set[str]:
+    "Those of the files that a line means: a file, a folder with all in it, or a pattern."
+    folder = name.removesuffix("**").rstrip("/") + "/"
+    return {file for file in files if fnmatch.fnmatchcase(file, name) or file.startswith(folder)}
 
 
 def test_the_bento_lacks_nothing(sample):
