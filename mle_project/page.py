@@ -152,14 +152,15 @@ def page_html(
     folder: Path,  # of the model
 ) -> str:  # an HTML document
     "The page of the service."
-    facts = model_facts(predictor, folder)
+    contract, facts = predictor.contract, model_facts(predictor, folder)
     return render_html(
         page_file("index.html"),
         policy=content_policy(),
         style=page_file("style.css"),
         script=page_file("form.js"),
-        target=predictor.contract.target,
-        record=predictor.contract.record.rstrip("."),
+        target=contract.target.name,
+        description=contract.target.meaning,
+        record=contract.record.rstrip("."),
         facts=form_facts(predictor, facts),
         about=_rows(facts),
     )
