@@ -339,10 +339,17 @@ def rename(name: str, force: bool) -> None:
 # %% ../nbs/49_cli.ipynb #b2fde83b
 @main.command()
 def readme() -> None:
-    """Bring the README's scores, request and answer up to the last run."""
+    """Bring the README's scores, request, answer and table of settings up to date."""
+    from mle_project.limits import with_settings
     from mle_project.writing import write_readme
+    from mle_project.writing import write_together
 
-    click.echo("README.md is up to date now" if write_readme() else "README.md was up to date")
+    changed = write_readme()
+    text = (root() / "README.md").read_text()
+    if with_settings(text) != text:
+        write_together(root(), {"README.md": with_settings(text)})
+        changed = True
+    click.echo("README.md is up to date now" if changed else "README.md was up to date")
 
 # %% ../nbs/49_cli.ipynb #2ae0adcd
 def _table(rows: list[list[str]], left: tuple[int, ...] = (0,)) -> str:

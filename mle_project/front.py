@@ -54,17 +54,17 @@ class Office:
 
     def __init__(self, predictor: Predictor, settings: Settings, pages: Mapping[str, Page], counts: Counts) -> None:
         self.predictor, self.settings, self.pages, self.counts = predictor, settings, pages, counts
-        self.keys, self.log = Keys(settings), Log(settings.log, predictor.digest)
+        self.keys, self.log = Keys(settings), Log(settings.access_log, predictor.digest)
         self.rules = Rules(predictor.contract)
         self.desk = Desk(predictor.answer_blocks)
         self.aside = ThreadPoolExecutor(1, "large")
-        self.open = settings.open.split()
+        self.open = settings.public_endpoints
         self.inside = self.queued = self.held = 0  # requests, large requests, bytes of bodies
         self.ready = False
 
     def answer(self, body: bytes) -> tuple[Checked, np.ndarray, bytes]:
         "A whole request, answered without a desk."
-        checked = read_request(self.rules, body, self.settings.records)
+        checked = read_request(self.rules, body, self.settings.max_records)
         found = self.predictor.answer_blocks(checked.numbers, checked.strings)
         return checked, found, said(self.predictor, found)
 
@@ -97,7 +97,7 @@ def positions(
 
 def explained(office: Office, body: bytes) -> tuple[Checked, np.ndarray, bytes]:
     "A request with one record, answered with its reasons."
-    checked = read_request(office.rules, body, office.settings.records)
+    checked = read_request(office.rules, body, office.settings.max_records)
     if len(checked.records) != 1:
         raise Refusal(422, "One record at a time is explained.", [fault("records", "too_long", "There must be exactly one record.")])
     found = office.predictor.answer_blocks(checked.numbers, checked.strings)
@@ -139,13 +139,13 @@ def refuse_head(call: Call, settings: Settings) -> None:
     if call.headers.get(b"content-encoding", b"identity") != b"identity":
         raise Refusal(415, "Send the body as it is, without content-encoding.")
     length = call.headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length) > settings.body_bytes:
-        raise Refusal(413, f"The body may have {settings.body_bytes:,} bytes.")
+    if length.isdigit() and int(length) > settings.max_body_bytes:
+        raise Refusal(413, f"The body may have {settings.max_body_bytes:,} bytes.")
 
 
 async def read_parts(call: Call, office: Office) -> bytes:
     "The body, within its limit."
-    parts, most = [], office.settings.body_bytes
+    parts, most = [], office.settings.max_body_bytes
     while not call.whole:
         message = await call.receive()
         if message["type"] == "http.disconnect":
@@ -165,10 +165,10 @@ async def read_body(call: Call, office: Office) -> bytes:
     "The body of a request, in time; raises `Refusal`, or `Gone`."
     refuse_head(call, office.settings)
     try:
-        async with asyncio.timeout(office.settings.body_seconds):
+        async with asyncio.timeout(office.settings.read_timeout):
             return await read_parts(call, office)
     except TimeoutError:
-        raise Refusal(408, f"The body did not arrive within {office.settings.body_seconds:g} seconds.", headers={"connection": "close"}) from None
+        raise Refusal(408, f"The body did not arrive within {office.settings.read_timeout:g} seconds.", headers={"connection": "close"}) from None
 
 
 async def throw_away(call: Call, seconds: float = 2) -> None:
@@ -194,7 +194,7 @@ def let_in(call: Call, office: Office, group: str) -> None:
 
 async def in_thread(office: Office, work: Callable[..., Any], *given: Any) -> Any:
     "Do large work aside, one after the other; raises `Refusal` when too much waits already, or when it takes too long."
-    if office.queued >= office.settings.queue:
+    if office.queued >= office.settings.max_queue:
         raise Refusal(503, "Too many large requests are waiting. Try again in a moment.")
     office.queued += 1
     job, loop = office.aside.submit(work, *given), asyncio.get_running_loop()
@@ -203,7 +203,7 @@ async def in_thread(office: Office, work: Callable[..., Any], *given: Any) -> An
         office.queued -= 1
 
     job.add_done_callback(lambda it: loop.call_soon_threadsafe(leave, it))
-    async with asyncio.timeout(office.settings.seconds):
+    async with asyncio.timeout(office.settings.timeout):
         return await asyncio.wrap_future(job)
 
 # %% ../nbs/32_front.ipynb #3bbb8253
@@ -216,8 +216,8 @@ async def predict(call: Call, office: Office) -> bytes:
     if len(body) > LARGE:
         checked, found, answer = await in_thread(office, office.answer, body)
     else:
-        checked = read_request(office.rules, body, office.settings.records)
-        async with asyncio.timeout(office.settings.seconds):
+        checked = read_request(office.rules, body, office.settings.max_records)
+        async with asyncio.timeout(office.settings.timeout):
             found = await office.desk.ask(checked.numbers, checked.strings)
         answer = said(office.predictor, found)
     call.records = len(found)
@@ -295,13 +295,13 @@ async def answer_call(call: Call, office: Office, app: Any) -> None:
 
 async def answer_post(call: Call, office: Office) -> None:
     "Answer what the model is asked, unless too many are inside."
-    if office.inside >= office.settings.concurrency:
+    if office.inside >= office.settings.max_concurrency:
         raise Refusal(429, "Too many requests at once. Try again in a moment.")
     office.inside += 1
     try:
         answer = await POSTS[call.route](call, office)
     except TimeoutError:
-        raise Refusal(504, f"There was no answer within {office.settings.seconds:g} seconds.") from None
+        raise Refusal(504, f"There was no answer within {office.settings.timeout:g} seconds.") from None
     finally:
         office.inside -= 1
         office.held -= call.held

@@ -14,6 +14,8 @@ import yaml
 from conftest import BIN, ROOT
 from test_service import free_port
 
+from mle_project.limits import Settings, variable_name
+
 FOLDER = ROOT / "deploy" / "kubernetes"
 specification = importlib.util.spec_from_file_location("manifests", FOLDER / "check.py")
 manifests = importlib.util.module_from_spec(specification)
@@ -81,14 +83,14 @@ MISTAKES = {
     "a lost configuration": (manifests.reference_faults, lambda o: o.remove(of(o, "ConfigMap")), "ConfigMap"),
     "two who count pods": (manifests.reference_faults, lambda o: of(o, "Deployment")["spec"].update(replicas=2), "replicas"),
     "an end too soon": (manifests.time_faults, lambda o: pod(o).pop("terminationGracePeriodSeconds"), "terminationGracePeriodSeconds is 30"),
-    "longer requests": (manifests.time_faults, lambda o: of(o, "ConfigMap")["data"].update(MLE_SERVICE_SECONDS="120"), "130 s"),
+    "longer requests": (manifests.time_faults, lambda o: of(o, "ConfigMap")["data"].update(MLE_SERVICE_TIMEOUT="120"), "130 s"),
     "no sleep": (manifests.time_faults, lambda o: container(o).pop("lifecycle"), "preStop"),
     "root": (manifests.hardening_faults, lambda o: pod(o)["securityContext"].update(runAsNonRoot=False), "root"),
     "a root that can be written": (manifests.hardening_faults, lambda o: container(o)["securityContext"].pop("readOnlyRootFilesystem"), "written"),
     "nowhere to write": (manifests.hardening_faults, lambda o: container(o)["volumeMounts"].pop(0), "/tmp/bentoml"),
     "capabilities": (manifests.hardening_faults, lambda o: container(o)["securityContext"].pop("capabilities"), "capabilities"),
     "a token": (manifests.hardening_faults, lambda o: pod(o).pop("automountServiceAccountToken"), "token"),
-    "keys from nowhere": (manifests.key_faults, lambda o: of(o, "ConfigMap")["data"].update(MLE_SERVICE_KEYS_FILE="/keys/all"), "/keys"),
+    "keys from nowhere": (manifests.key_faults, lambda o: of(o, "ConfigMap")["data"].update(MLE_SERVICE_API_KEY_HASHES_FILE="/keys/all"), "/keys"),
 }  # fmt: skip
 
 
@@ -110,7 +112,7 @@ def test_the_program_names_a_planted_mistake():
 
 def test_a_key_in_the_place_of_its_digest_is_found():
     objects = written()
-    of(objects, "ConfigMap")["data"]["MLE_SERVICE_KEYS_FILE"] = "/run/keys/digests"
+    of(objects, "ConfigMap")["data"]["MLE_SERVICE_API_KEY_HASHES_FILE"] = "/run/keys/digests"
     data = {"digests": base64.b64encode(b"my key\n").decode()}
     objects.append({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mle-project"}, "data": data})
     assert "never the keys themselves" in manifests.key_faults(objects)[0]
@@ -126,11 +128,17 @@ def status(url: str, body: bytes | None = None) -> int:
         return 0
 
 
+def test_the_check_knows_the_services_timeouts():
+    fields = ("read_timeout", "timeout")
+    defaults = {variable_name(field): Settings.model_fields[field].default for field in fields}
+    assert defaults == manifests.LONGEST
+
+
 def test_the_service_takes_these_settings_and_answers_these_probes(sample, tmp_path):
     "With the example's settings and keys: probes need none, a prediction does."
     objects = rendered("overlays/example")
     (tmp_path / "keys").write_bytes(base64.b64decode(of(objects, "Secret")["data"]["digests"]))
-    settings = {**of(objects, "ConfigMap")["data"], "MLE_SERVICE_KEYS_FILE": str(tmp_path / "keys")}
+    settings = {**of(objects, "ConfigMap")["data"], "MLE_SERVICE_API_KEY_HASHES_FILE": str(tmp_path / "keys")}
     port = free_port()
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(

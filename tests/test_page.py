@@ -36,7 +36,7 @@ class Locked(Project):
 
     @property
     def env(self) -> dict[str, str]:
-        return super().env | {"MLE_SERVICE_KEYS": hashlib.sha256(KEY.encode()).hexdigest()}
+        return super().env | {"MLE_SERVICE_API_KEY_HASHES": hashlib.sha256(KEY.encode()).hexdigest()}
 
 
 def long_plants() -> Kind:

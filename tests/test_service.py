@@ -279,10 +279,10 @@ def test_a_model_is_never_changed_under_way(changeable, tmp_path):
         assert seal(folder) != digest
         assert served.post({"records": [served.example]}) == said
     project = Project(changeable.root)
-    process, _ = started(project, MLE_SERVICE_DIGEST=digest)
+    process, _ = started(project, MLE_SERVICE_MODEL_DIGEST=digest)
     assert process.wait(60) != 0
     shown = (project.root / ".mle" / "serve.log").read_text()
-    assert f"MLE_SERVICE_DIGEST allows only {digest}" in shown and "Traceback" not in shown
+    assert f"MLE_SERVICE_MODEL_DIGEST allows only {digest}" in shown and "Traceback" not in shown
 
 
 HIDDEN = """
@@ -300,7 +300,7 @@ def test_another_bentoml_changes_nothing(sample, tmp_path, how):
     "The undocumented argument is gone, or is not used any more, or tracing asks for the documented way: slower, and the same."
     (tmp_path / "sitecustomize.py").write_text(HIDDEN.format(argument="" if how == "gone" else "service_class=None, "))
     environment = {"MLE_SERVICE_TRACING": "on"} if how == "chosen" else {"PYTHONPATH": f"{tmp_path}:{sample.root}"}
-    with serving(sample, **environment, MLE_SERVICE_BODY_BYTES="5000") as served:
+    with serving(sample, **environment, MLE_SERVICE_MAX_BODY_BYTES="5000") as served:
         status, headers, said = served.ask("POST", "/predict", json.dumps({"records": [served.example]}), JSON | {"x-request-id": "mine"})
         assert status == 200 and headers["x-request-id"] == "mine"
         assert json.loads(said)["predictions"] == served.predictor.describe(served.predictor.answer_records([served.example]))

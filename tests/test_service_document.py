@@ -15,7 +15,11 @@ KEY = "a-key-for-the-tests"
 
 @pytest.fixture(scope="module")
 def served(sample):
-    with serving(sample, MLE_SERVICE_KEYS=hashlib.sha256(KEY.encode()).hexdigest(), MLE_SERVICE_OPEN="health page") as one:
+    settings = {
+        "MLE_SERVICE_API_KEY_HASHES": hashlib.sha256(KEY.encode()).hexdigest(),
+        "MLE_SERVICE_PUBLIC_ENDPOINTS": "health page",
+    }
+    with serving(sample, **settings) as one:
         yield one
 
 

@@ -13,11 +13,15 @@ from conftest import ROOT
 from test_service import JSON, Served, serving, started
 
 from mle_project.intake import CODES, MOST_FAULTS
-from mle_project.limits import settings_table
+from mle_project.limits import START, Settings, variable_name, with_settings
 from mle_project.records import bad_values, payload
 
 SECRET = "a value that nobody may see 4711"
-LIMITS = {"MLE_SERVICE_RECORDS": "400", "MLE_SERVICE_BODY_BYTES": "3000000", "MLE_SERVICE_BODY_SECONDS": "1.5"}
+LIMITS = {
+    "MLE_SERVICE_MAX_RECORDS": "400",
+    "MLE_SERVICE_MAX_BODY_BYTES": "3000000",
+    "MLE_SERVICE_READ_TIMEOUT": "1.5",
+}
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +177,8 @@ def test_what_is_counted(served):
 
 def test_a_burst_is_shed_and_forgotten(sample):
     "More than fits is refused at once with a time to come back; what was let in is answered; afterwards all is as before."
-    with serving(sample, MLE_SERVICE_CONCURRENCY="12", MLE_SERVICE_QUEUE="2", MLE_SERVICE_LOG="none") as served:
+    limits = {"MLE_SERVICE_MAX_CONCURRENCY": "12", "MLE_SERVICE_MAX_QUEUE": "2"}
+    with serving(sample, **limits, MLE_SERVICE_ACCESS_LOG="none") as served:
         records = payload(served.predictor.contract, 3000)
         body = json.dumps({"records": records}).encode()
         with ThreadPoolExecutor(24) as pool:
@@ -192,7 +197,7 @@ def test_a_burst_is_shed_and_forgotten(sample):
 
 
 def test_an_answer_that_takes_too_long_is_504(sample):
-    with serving(sample, MLE_SERVICE_SECONDS="0.05", MLE_SERVICE_LOG="failed") as served:
+    with serving(sample, MLE_SERVICE_TIMEOUT="0.05", MLE_SERVICE_ACCESS_LOG="failed") as served:
         body = {"records": payload(served.predictor.contract, 9000)}
         assert refused(served, 504, body)["code"] == "timeout"
         end = time.monotonic() + 20
@@ -206,7 +211,11 @@ def test_keys(sample, tmp_path):
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("fixed", "old", "new")}
     file = tmp_path / "keys"
     file.write_text(f"{digests['old']} the shop\n")
-    settings = {"MLE_SERVICE_KEYS": digests["fixed"], "MLE_SERVICE_KEYS_FILE": str(file), "MLE_SERVICE_OPEN": "health"}
+    settings = {
+        "MLE_SERVICE_API_KEY_HASHES": digests["fixed"],
+        "MLE_SERVICE_API_KEY_HASHES_FILE": str(file),
+        "MLE_SERVICE_PUBLIC_ENDPOINTS": "health",
+    }
     with serving(sample, **settings) as served:
         body = {"records": [served.example]}
 
@@ -235,15 +244,38 @@ def test_keys(sample, tmp_path):
         assert "64 hex digits" in served.log() and not any(f" {key} " in served.log() or f'"{key}"' in served.log() for key in digests)
 
 
-def test_a_wrong_setting_stops_the_start(sample):
-    process, _ = started(sample, MLE_SERVICE_KEYS="secret")
+WRONG = {
+    "a key in place of its hash": (
+        {"MLE_SERVICE_API_KEY_HASHES": "secret"},
+        "MLE_SERVICE_API_KEY_HASHES must hold SHA-256 digests",
+    ),
+    "a misspelt name": ({"MLE_SERVICE_TIMEOT": "5"}, "Did you mean MLE_SERVICE_TIMEOUT?"),
+    "a former name": (
+        {"MLE_SERVICE_KEYS": "secret"},
+        "MLE_SERVICE_KEYS is not a setting of the service. Did you mean MLE_SERVICE_API_KEY_HASHES?",
+    ),
+    "a value out of its bounds": (
+        {"MLE_SERVICE_WORKERS": "0"},
+        "MLE_SERVICE_WORKERS is '0'; it must be an integer from 1 to 256.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_setting_stops_the_start(sample, case):
+    variables, sentence = WRONG[case]
+    process, _ = started(sample, **variables)
     assert process.wait(60) != 0
     shown = (sample.root / ".mle" / "serve.log").read_text()
-    assert "MLE_SERVICE_KEYS must hold SHA-256 digests" in shown and "Traceback" not in shown and "secret" not in shown
+    assert sentence in shown
+    assert "Traceback" not in shown and "secret" not in shown
 
 
-def test_the_readme_has_every_setting():
-    assert settings_table() in (ROOT / "README.md").read_text()
+def test_the_readmes_table_is_made_from_the_settings():
+    "`mle readme` would change nothing; each setting stands in the table."
+    readme = (ROOT / "README.md").read_text()
+    assert readme.count(START) == 1 and with_settings(readme) == readme
+    assert all(f"| `{variable_name(field)}` |" in readme for field in Settings.model_fields)
 
 
 def test_health_is_answered_while_large_requests_are(served):

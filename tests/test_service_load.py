@@ -100,7 +100,7 @@ def test_a_killed_process_is_survived(sample, contained):
 
 def test_it_does_not_grow(sample):
     "Memory after many requests of all kinds, good and bad, is what it was after the first ones."
-    with serving(sample, MLE_SERVICE_LOG="none") as served:
+    with serving(sample, MLE_SERVICE_ACCESS_LOG="none") as served:
         contract = served.predictor.contract
         good = [json.dumps({"records": payload(contract, count, seed=count)}).encode() for count in (1, 10, 300)]
         bad = [b"{", b'{"records": [{}]}', json.dumps({"records": [served.example | {"hat": 1}]}).encode()]

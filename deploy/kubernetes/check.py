@@ -16,7 +16,7 @@ Object = dict[str, Any]
 OLDEST = "1.30"  # the first that knows `preStop: sleep`
 IMAGE = (Path(__file__).resolve().parents[1] / "image" / "Dockerfile.j2").read_text()
 HEALTH = ("/livez", "/readyz", "/healthz")  # BentoML's; the tests ask a running service for them
-LONGEST = {"MLE_SERVICE_BODY_SECONDS": 10.0, "MLE_SERVICE_SECONDS": 30.0}  # what a request may take where nothing else is set
+LONGEST = {"MLE_SERVICE_READ_TIMEOUT": 10.0, "MLE_SERVICE_TIMEOUT": 30.0}  # what a request may take where nothing else is set
 
 
 def label(thing: Object) -> str:
@@ -153,7 +153,7 @@ def hardening_faults(objects: list[Object]) -> list[str]:
 def key_faults(objects: list[Object]) -> list[str]:
     "A file of keys that the settings name and no secret brings, or that holds something else than digests."
     faults = []
-    named = {data.get("MLE_SERVICE_KEYS_FILE") for thing in objects if thing["kind"] == "ConfigMap" for data in [thing["data"]]} - {None}
+    named = {data.get("MLE_SERVICE_API_KEY_HASHES_FILE") for thing in objects if thing["kind"] == "ConfigMap" for data in [thing["data"]]} - {None}
     secrets = {thing["metadata"]["name"]: thing for thing in objects if thing["kind"] == "Secret"}
     for thing, pod in pods(objects):
         mounts = {mount["name"]: mount["mountPath"] for container in pod["spec"]["containers"] for mount in container.get("volumeMounts", [])}
@@ -161,7 +161,7 @@ def key_faults(objects: list[Object]) -> list[str]:
         for path in sorted(named):
             folder, _, name = path.rpartition("/")
             if folder not in volumes:
-                faults.append(f"{label(thing)}: MLE_SERVICE_KEYS_FILE is {path}, and no secret is mounted at {folder}")
+                faults.append(f"{label(thing)}: MLE_SERVICE_API_KEY_HASHES_FILE is {path}, and no secret is mounted at {folder}")
             elif volumes[folder] in secrets:  # else it comes from elsewhere, sealed
                 data = secrets[volumes[folder]].get("data", {})
                 lines = base64.b64decode(data.get(name, "")).decode().splitlines()
