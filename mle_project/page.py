@@ -13,7 +13,6 @@ import re
 import subprocess
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +45,10 @@ def _plain(value: Any) -> Any:
 
 
 def contract_facts(predictor: Predictor) -> dict[str, Any]:
-    "The contract as JSON: record, task, and the columns in the order of the file."
-    contract, columns = predictor.contract, {}
-    for name, column in contract.columns.items():
-        columns[name] = {key: value for key, value in asdict(column).items() if key not in ("name", "line")}
-    return {"record": contract.record, "task": contract.task, "columns": _plain(columns)}
+    "The contract as JSON: description, task, and the columns in the order of the file."
+    contract = predictor.contract
+    columns = {name: column.model_dump() for name, column in contract.columns.items()}
+    return {"description": contract.description, "task": contract.task, "columns": _plain(columns)}
 
 
 def model_facts(
@@ -68,7 +66,7 @@ def model_facts(
 def form_fields(predictor: Predictor) -> list[dict[str, Any]]:
     "The features as the page's script takes them, the strongest first."
     columns, swing = contract_facts(predictor)["columns"], swings(predictor)
-    kept = ("type", "meaning", "unit", "missing", "categories", "range", "outside", "example")
+    kept = ("type", "description", "unit", "nullable", "categories", "range", "out_of_range", "example")
     names = sorted(swing, key=lambda name: -swing[name])
     usual = {name: {key: value for key, value in predictor.typical[name].items() if key != "missing"} for name in names}
     return [{"name": name} | {key: columns[name][key] for key in kept} | usual[name] for name in names]
@@ -133,7 +131,7 @@ def page_html(
     given |= {"threshold": facts["threshold"], "coverage": (facts["interval"] or {}).get("coverage"), "fields": form_fields(predictor)}
     given["order"] = contract.role("feature")
     rows = "\n".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in _rows(facts).items())
-    words = {"target": target.name, "meaning": target.meaning, "record": contract.record.rstrip(".")}
+    words = {"target": target.name, "meaning": target.description, "record": contract.description.rstrip(".")}
     parts = {key: html.escape(value) for key, value in words.items()}
     parts |= {"policy": content_policy(), "style": page_file("style.css"), "script": page_file("form.js"), "facts": in_script(given), "about": rows}
     return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], page_file("index.html"))
