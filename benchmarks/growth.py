@@ -27,7 +27,7 @@ engine = duckdb.connect()
 engine.sql("SET TimeZone = 'UTC'")
 found = {name: local_files(name, source, folder) for name, source in sources.items()}
 for name, files in found.items():
-    engine.read_csv(str(files.paths[0]), na_values=files.missing or None, sample_size=-1).create_view(name)
+    engine.read_csv(str(files.paths[0]), na_values=files.null_values or None, sample_size=-1).create_view(name)
 noise = "CAST(hash(flight, tailnum, time_hour, g) % 11 AS BIGINT) - 5"
 shifted = {
     "flights": f", dep_delay + {noise} AS dep_delay, arr_delay + {noise} AS arr_delay",

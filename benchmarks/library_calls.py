@@ -23,7 +23,7 @@ from mle_project.candidates import build_family  # noqa: E402
 from mle_project.contract import read_contract  # noqa: E402
 from mle_project.evaluation import all_metrics, answers  # noqa: E402
 from mle_project.folds import make_folds  # noqa: E402
-from mle_project.frames import model_input, target_values  # noqa: E402
+from mle_project.frames import encode_target, feature_frame  # noqa: E402
 from mle_project.tables import run_query, thin  # noqa: E402
 
 seconds = {"read and join": 0.0, "fit": 0.0, "score": 0.0}
@@ -42,12 +42,12 @@ asked = params["tables"]
 with tempfile.TemporaryDirectory() as place:
     timed("read and join", run_query, asked["sources"], asked["query"], asked["threads"], contract, Path(place))
 splits = {name: timed("read and join", pd.read_parquet, f"data/tables/{name}.parquet") for name in ("train", "validation", "test")}
-x = {name: model_input(frame, contract) for name, frame in splits.items()}
-y = {name: target_values(frame, contract) for name, frame in splits.items()}
+x = {name: feature_frame(frame, contract) for name, frame in splits.items()}
+y = {name: encode_target(frame, contract) for name, frame in splits.items()}
 
 chosen = params["model_selection"]
 part = thin(splits["train"], chosen["search_rows"])
-x_part, y_part, folds = model_input(part, contract), target_values(part, contract), make_folds(part, contract, chosen["folds"], chosen["seed"])
+x_part, y_part, folds = feature_frame(part, contract), encode_target(part, contract), make_folds(part, contract, chosen["folds"], chosen["seed"])
 for line in Path(chosen["trials_file"]).read_text().splitlines():
     trial = json.loads(line)
     for before, after in folds:

@@ -18,7 +18,7 @@ import pandas as pd  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from mle_project.artifact import Predictor, ask, open_session  # noqa: E402
-from mle_project.frames import frame_blocks  # noqa: E402
+from mle_project.frames import frame_to_arrays  # noqa: E402
 from mle_project.keras_export import serving_columns  # noqa: E402
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     contract = Predictor(given.models / "float").contract
     frame = pd.read_parquet(given.rows).head(1000)
-    blocks, columns = frame_blocks(frame, contract), serving_columns(frame, contract)
+    blocks, columns = frame_to_arrays(frame, contract), serving_columns(frame, contract)
     files = {"SavedModel": given.models / "saved_model" / "1" / "saved_model.pb"}
     files |= {f"ONNX {name}": given.models / name / "model.onnx" for name in ("float", "int8")}
     load = {name: (lambda path=path: open_session(path.read_bytes())) for name, path in files.items()}

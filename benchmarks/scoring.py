@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits  # noqa: E402
 from mle_project.artifact import Predictor, ask  # noqa: E402
 from mle_project.chunks import read_chunks  # noqa: E402
 from mle_project.evaluation import answers  # noqa: E402
-from mle_project.frames import frame_blocks, model_input  # noqa: E402
+from mle_project.frames import feature_frame, frame_to_arrays  # noqa: E402
 from mle_project.scoring import answer_schema, answer_table, broken_cells, processors, score_file, writer  # noqa: E402
 
 PEAK = r"""
@@ -44,7 +44,7 @@ def native(source: Path, target: Path, model, predictor: Predictor, rows: int) -
     """Seconds that the pipeline takes to answer the chunks of a file: alone, and with reading and writing."""
     began, alone, found = time.perf_counter(), 0.0, []
     for frame in read_chunks(source, predictor.contract, rows):
-        x = model_input(frame, predictor.contract)
+        x = feature_frame(frame, predictor.contract)
         before = time.perf_counter()
         found.append(answers(model, x, predictor.contract.task))
         alone += time.perf_counter() - before
@@ -68,7 +68,7 @@ def parts(source: Path, scratch: Path, predictor: Predictor, rows: int) -> dict[
         schema = schema or answer_schema(predictor, list(frame))
         timed("check", broken_cells, frame, np.arange(len(frame)), predictor.contract)
         before = spent["blocks"] + spent["ask"]
-        timed("ask", ask, predictor.session, *timed("blocks", frame_blocks, frame, predictor.contract))
+        timed("ask", ask, predictor.session, *timed("blocks", frame_to_arrays, frame, predictor.contract))
         table = timed("table without blocks and ask", answer_table, frame, np.arange(len(frame)), predictor, schema)
         spent["table without blocks and ask"] -= spent["blocks"] + spent["ask"] - before
         with writer(scratch / "parts.parquet", "parquet", schema) as write:

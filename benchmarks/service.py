@@ -26,8 +26,8 @@ import urllib.request
 from pathlib import Path
 
 from mle_project.artifact import Predictor
-from mle_project.frames import model_input, records_frame
-from mle_project.records import payload
+from mle_project.frames import feature_frame, records_frame
+from mle_project.records import sample_records
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "final"
@@ -162,10 +162,10 @@ def bodies(kind: str, predictor: Predictor) -> dict[int, bytes]:
     """A request with one record and one with a hundred."""
     found = {}
     for count in (1, 100):
-        records = payload(predictor.contract, count)
+        records = sample_records(predictor.contract, count)
         said: object = {"records": records}
         if kind == "d":
-            said = {"dataframe_split": json.loads(model_input(records_frame(records), predictor.contract).to_json(orient="split", index=False))}
+            said = {"dataframe_split": json.loads(feature_frame(records_frame(records), predictor.contract).to_json(orient="split", index=False))}
         found[count] = json.dumps(said).encode()
     return found
 

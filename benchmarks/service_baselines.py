@@ -23,7 +23,7 @@ def pipeline() -> FastAPI:
     import joblib
     import pandas as pd
 
-    from mle_project.frames import model_input
+    from mle_project.frames import feature_frame
 
     app, predictor, model = FastAPI(), Predictor(FOLDER), joblib.load(FOLDER / "native.joblib")
     request: Any = request_type(predictor)
@@ -32,7 +32,7 @@ def pipeline() -> FastAPI:
     @app.post("/predict")
     def predict(body: request) -> Any:
         frame = pd.DataFrame([record.model_dump() for record in body.records])
-        x = model_input(frame, predictor.contract)
+        x = feature_frame(frame, predictor.contract)
         return {"predictions": predictor.describe(model.predict(x) if value else model.predict_proba(x)), "model": predictor.digest}
 
     return app

@@ -130,7 +130,7 @@ def _open(
         if table.lower() in ("raw", "record", "few", *(known.lower() for known in found)):
             raise ProjectError(f"{path.name}: the table would be called `{table}`, which is taken. Rename the file.")
         options, files = find_source(table, [path], folder)
-        options = {key: value for key, value in options.items() if key != "text"}
+        options = {key: value for key, value in options.items() if key != "all_text"}
         register(ibis.duckdb.from_connection(engine), table, {"path": str(path), **options}, folder)
         notes += [Note(1, said) for said in guessed_dates(engine, table, files)]
         found[table] = (options, [path])
@@ -171,14 +171,14 @@ def _settle_all(engine: duckdb.DuckDBPyConnection, decisions: Sequence[Decision]
     rows, notes = facts[name].rows, []
     sample = _sample(engine, target, name, rows)
     for d in decisions:
-        notes += settle(d, facts[d.name], sample, any(other.role == "key" for other in decisions))
+        notes += settle(d, facts[d.name], sample, any(other.role == "id" for other in decisions))
     fewest = min(target.counts.values(), default=rows)
     if fewest < 0.01 * rows:
         notes.append(Note(1, f"the rarest class has {fewest:,} of {rows:,} rows ({fewest / rows:.2%}); look at precision and recall, not accuracy"))
     if any(d.role == "feature" for d in decisions):
         notes += too_good(decisions, sample, target.task, record)
     if not any(d.role == "feature" for d in decisions):
-        why = "; ".join(f"{d.name}: {d.why}" for d in decisions if d.role in ("ignored", "key"))
+        why = "; ".join(f"{d.name}: {d.why}" for d in decisions if d.role in ("ignored", "id"))
         raise ProjectError(f"no column is left for the model. {why[:600] or 'There is none beside the target'}.")
     return notes
 
@@ -297,7 +297,7 @@ def _texts(
     query, before = f"sql/{table}.sql", read_yaml(folder / "params.yaml")["tables"]["query"]
     params = _params(folder, {"tables.sources": specs, "tables.query": query, **changes})
     readme = with_part((folder / "README.md").read_text(), readme_part(contract, None, None))
-    removed = [path for path in (before, "sql/known.yaml") if path != query and (folder / path).is_file()]
+    removed = [path for path in (before, "sql/availability.yaml") if path != query and (folder / path).is_file()]
     graph = with_plots((folder / "dvc.yaml").read_text(), contract.task)
     return {**texts, "params.yaml": params, "dvc.yaml": graph, "README.md": readme}, copies, removed
 
@@ -358,7 +358,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
 def describe(plan: Plan) -> str:
     "What was decided and why, for a person."
     head = ["column", "type", "role", "why"]
-    table = _columns([head, *([d.name, d.kind, d.role + (" (after)" if d.known == "after" else ""), d.why] for d in plan.decisions)])
+    table = _columns([head, *([d.name, d.kind, d.role + (" (after)" if d.available == "after_prediction" else ""), d.why] for d in plan.decisions)])
     classes = ", ".join(f"{label} {count:,}" for label, count in plan.target.counts.items())
     about = f"{plan.name}: {plan.rows:,} rows, {len(plan.contract.features)} features of {len(plan.decisions)} columns. "
     about += f"Task: {plan.target.task}, `{plan.contract.target.name}`{f' ({classes})' if classes else ''}. "
@@ -371,7 +371,7 @@ def describe(plan: Plan) -> str:
 
 def as_dict(plan: Plan) -> dict[str, Any]:
     "The same for a program."
-    columns = [{"name": d.name, "type": d.kind, "role": d.role, "known": d.known, "why": d.why} for d in plan.decisions]
+    columns = [{"name": d.name, "type": d.kind, "role": d.role, "available": d.available, "why": d.why} for d in plan.decisions]
     about = {"name": plan.name, "rows": plan.rows, "task": plan.target.task, "target": plan.contract.target.name, "split": dict(plan.split)}
     changes = {"written": [*plan.texts, *plan.copies], "removed": list(plan.removed)}
     return {**about, "classes": dict(plan.target.counts), "columns": columns, "notes": list(plan.notes), **changes}

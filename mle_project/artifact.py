@@ -19,10 +19,10 @@ import onnxruntime
 
 from .contract import Contract
 from .contract import example_record
-from .frames import frame_blocks
-from .frames import typical_values
+from .frames import frame_to_arrays
+from .frames import feature_baselines
 from .contract import parse_contract
-from .frames import record_blocks
+from .frames import records_to_arrays
 from .project import ProjectError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def compile_pipeline(
     from mle_project.features import register_steps
 
     register_steps()
-    blocks = (("numbers", FloatTensorType, contract.numbers), ("strings", StringTensorType, contract.strings))
+    blocks = (("numbers", FloatTensorType, contract.numeric_features), ("strings", StringTensorType, contract.categorical_features))
     inputs = [(name, kind([None, len(columns)])) for name, kind, columns in blocks if columns]
     model = _with_wide_sums(model)
     options = {} if contract.task == "regression" else {id(model[-1]): {"zipmap": False}}
@@ -132,7 +132,7 @@ def _model(graph: _Graph, contract: Contract, last: str) -> bytes:
     from onnx import checker
     from onnx import helper
 
-    blocks = (("numbers", TensorProto.FLOAT, contract.numbers), ("strings", TensorProto.STRING, contract.strings))
+    blocks = (("numbers", TensorProto.FLOAT, contract.numeric_features), ("strings", TensorProto.STRING, contract.categorical_features))
     inputs = [helper.make_tensor_value_info(name, kind, [None, len(columns)]) for name, kind, columns in blocks if columns]
     output = helper.make_tensor_value_info(last, TensorProto.FLOAT, [None, None])
     domains = [helper.make_opsetid(domain, version) for domain, version in OPSET.items()]
@@ -158,7 +158,7 @@ def compile_prior(
     "Write a model that gives every row the same answer as ONNX."
     constant = model[-1].constant_ if contract.task == "regression" else model[-1].class_prior_
     graph = _Graph()
-    block = "numbers" if contract.numbers else "strings"
+    block = "numbers" if contract.numeric_features else "strings"
     rows = graph.add("Slice", graph.add("Shape", block), graph.constant(np.array([0])), graph.constant(np.array([1])))
     shape = graph.add("Concat", rows, graph.constant(np.array([1])), axis=0)
     return _model(graph, contract, graph.add("Tile", graph.constant(np.float32(constant).reshape(1, -1)), shape))
@@ -206,7 +206,7 @@ def ask(
 
 # %% ../nbs/15_artifact.ipynb #1bd1d648
 def probes(
-    x: "pd.DataFrame",  # what `model_input` returned for real rows
+    x: "pd.DataFrame",  # what `feature_frame` returned for real rows
     numbers: int,  # how many of the first columns are numbers
 ) -> "pd.DataFrame":  # the same columns
     "Real rows, and rows with missing numbers, unseen and missing strings, and extremes."
@@ -299,7 +299,7 @@ def save(
     from mle_project.evaluation import answers
     from mle_project.features import refuse_unlawful
 
-    hurt, k = probes(x, len(contract.numbers)), len(contract.numbers)
+    hurt, k = probes(x, len(contract.numeric_features)), len(contract.numeric_features)
     size = usual_size(answers(model, x, contract.task))
     refuse_unlawful(model, lambda rows: answers(model, rows, contract.task) / size, hurt.iloc[:: max(1, len(hurt) // 200)])
     folder.mkdir(parents=True, exist_ok=True)
@@ -307,7 +307,7 @@ def save(
     (folder / "model.onnx").write_bytes(compiled)
     joblib.dump(model, folder / "native.joblib", compress=3)
     (folder / "contract.yaml").write_text(contract_text)
-    usual = typical_values(x if fitted_on is None else fitted_on, contract)
+    usual = feature_baselines(x if fitted_on is None else fitted_on, contract)
     (folder / "typical.json").write_text(json.dumps(usual, indent=1, ensure_ascii=False) + "\n")
     (folder / "example.json").write_text(json.dumps({"records": [example_record(contract)]}, indent=1) + "\n")
     found = ask(open_session(compiled), hurt.iloc[:, :k].to_numpy(np.float32), hurt.iloc[:, k:].to_numpy(object))
@@ -326,7 +326,7 @@ class Predictor:
         self.digest, files = self._verified()
         self.about = json.loads(files["model.json"])
         self.contract = parse_contract(files["contract.yaml"].decode(), "contract.yaml")
-        self.typical = json.loads(files["typical.json"])  # what is usual for each feature; see `typical_values`
+        self.typical = json.loads(files["typical.json"])  # what is usual for each feature; see `feature_baselines`
         self.session = open_session(files["model.onnx"], threads)
 
     def _verified(self) -> tuple[str, dict[str, bytes]]:
@@ -352,11 +352,11 @@ class Predictor:
 
     def answer_frame(self, frame: "pd.DataFrame") -> np.ndarray:
         "Answers to the rows of a frame that keeps the contract: probabilities (n, classes) or values (n,)."
-        return self.answer_blocks(*frame_blocks(frame, self.contract))
+        return self.answer_blocks(*frame_to_arrays(frame, self.contract))
 
     def answer_records(self, records: Sequence[Mapping[str, Any]]) -> np.ndarray:
         "Answers to records that keep the contract: probabilities (n, classes) or values (n,)."
-        return self.answer_blocks(*record_blocks(records, self.contract))
+        return self.answer_blocks(*records_to_arrays(records, self.contract))
 
     def describe(self, found: np.ndarray) -> list[dict[str, Any]]:
         """Answers in words. Two classes: the label at the threshold, and the probability of the second class.

@@ -175,7 +175,7 @@ def boosting(hp: Any, contract: Contract, seed: int) -> Pipeline:
 
 # %% ../nbs/11_candidates.ipynb #839c56e6
 class Network(BaseEstimator):
-    "A Keras network on raw features, as a scikit-learn estimator; `x` is what `model_input` returns."
+    "A Keras network on raw features, as a scikit-learn estimator; `x` is what `feature_frame` returns."
 
     def __init__(
         self,
@@ -350,7 +350,7 @@ def network(hp: Any, contract: Contract, seed: int) -> Network:
     "A Keras network with lookups, embeddings and normalisation as layers."
     kind = NetworkRegressor if contract.task == "regression" else NetworkClassifier
     return kind(
-        numbers=len(contract.numbers),
+        numbers=len(contract.numeric_features),
         task=contract.task,
         units=hp.Int("units", 32, 256, sampling="log", default=96),
         dropout=hp.Float("dropout", 0.0, 0.4, step=0.1, default=0.2),
@@ -366,7 +366,7 @@ def build_family(
     values: Mapping[str, Any],  # its hyperparameters
     contract: Contract,
     seed: int,
-) -> Any:  # an unfitted estimator that takes what `model_input` returns
+) -> Any:  # an unfitted estimator that takes what `feature_frame` returns
     "A model of a family with given hyperparameters."
     if name not in FAMILIES:
         raise ProjectError(f"params.yaml: there is no family `{name}`. Families: {', '.join(FAMILIES)}.")

@@ -177,8 +177,9 @@ def _periods(months: pd.DataFrame, first: str, seen: Mapping[str, Any]) -> str:
 def _use(contract: Contract, found: Mapping[str, Any]) -> str:
     target, labels = contract.target, ", ".join(f"`{label}`" for label in contract.labels[:20])
     unit = f" ({labels})" if labels else f", in {target.unit}" if target.unit else ""
-    said = f"To predict `{target.name}`{unit}: {target.meaning}"
-    record = f"One record is: {contract.record.rstrip('.')}. The model is meant for such records, with every feature as the contract describes it."
+    said = f"To predict `{target.name}`{unit}: {target.description}"
+    record = f"One record is: {contract.description.rstrip('.')}. The model is meant for such records, "
+    record += "with every feature as the contract describes it."
     return f"## Intended use\n\n{said}\n\n{record} Nothing else was tested."
 
 # %% ../nbs/19_card.ipynb #f9f02fa8

@@ -26,9 +26,9 @@ import pyarrow.parquet
 
 from .contract import Contract
 from .contract import ContractError
-from .frames import Unfit
-from .frames import no_gap
-from .frames import typed
+from .frames import InvalidValue
+from .frames import reject_nan
+from .frames import parse_cells
 from .project import ProjectError
 
 # %% ../nbs/25_chunks.ipynb #f90931fd
@@ -49,7 +49,7 @@ def file_format(
     raise ProjectError(f"{path.name} is none of: {', '.join(FORMATS)}. Convert it, or name it by what it is.")
 
 # %% ../nbs/25_chunks.ipynb #8dc5cdfe
-COPIED = ("key", "time", "group")
+COPIED = ("id", "time", "group")
 
 
 def scored_columns(
@@ -108,7 +108,7 @@ def typed_cells(
         found = QUICK[kind](cells)
     except pa.ArrowInvalid:
         found = None
-    return typed(pd.Series(cells.to_pylist(), dtype=object), kind) if found is None else found.to_pandas()
+    return parse_cells(pd.Series(cells.to_pylist(), dtype=object), kind) if found is None else found.to_pandas()
 
 # %% ../nbs/25_chunks.ipynb #29dae7ef
 def _even(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
@@ -194,7 +194,7 @@ def _unreadable(path: Path, kind: str, error: BaseException) -> ContractError:
     return ContractError(f"{path.name} cannot be read as {kind}: {reason}. Is the file whole, what its name says, and UTF-8 if it is text?")
 
 # %% ../nbs/25_chunks.ipynb #a2ca54db
-ABSENT = Unfit("no such field")
+ABSENT = InvalidValue("no such field")
 PLAIN: dict[str, tuple[set[type], pa.DataType]] = {
     "string": ({str}, pa.string()),
     "timestamp": ({str}, pa.string()),
@@ -215,7 +215,7 @@ def json_values(
                 return found.to_pandas()
         except (pa.ArrowInvalid, UnicodeEncodeError, OverflowError):
             pass  # an integer that no float holds, half of a surrogate pair: objects keep them as they are
-    return pd.Series([no_gap(value) for value in values], dtype=object)
+    return pd.Series([reject_nan(value) for value in values], dtype=object)
 
 # %% ../nbs/25_chunks.ipynb #47147acd
 def _record(line: str, number: int, path: Path) -> dict[str, Any]:

@@ -16,7 +16,9 @@ import duckdb
 import pandas as pd
 import yaml
 
+from .contract import CONTRACT_SCHEMA
 from .contract import parse_contract
+from .contract import schema_comment
 from .dialect import quoted
 from .leakage import strength_of_each
 from .profiling import FEW
@@ -35,12 +37,12 @@ class Decision:
     kind: str  # the contract's type
     role: str
     why: str
-    meaning: str
+    description: str
     cast: str = ""  # SQL over the file's column; empty for what is derived
     part: str = ""  # SQL over the typed columns; empty for the column itself
-    known: str = "before"
+    available: str = "before_prediction"
     unit: str = ""
-    missing: bool = False
+    nullable: bool = False
     categories: tuple[str, ...] = ()
     range: tuple[Any, Any] | None = None
     labels: Mapping[bool, str] = field(default_factory=dict)
@@ -48,9 +50,10 @@ class Decision:
     protected: bool = False
     example: Any = None
 
-    def out(self, why: str, known: str = "before") -> None:
+    def out(self, why: str, available: str = "before_prediction") -> None:
         "Keep the column from the model."
-        self.role, self.why, self.known, self.categories, self.range, self.slice, self.example = "ignored", why, known, (), None, False, None
+        self.role, self.why, self.available = "ignored", why, available
+        self.categories, self.range, self.slice, self.example = (), None, False, None
 
 # %% ../nbs/45_decisions.ipynb #2a02d5b1
 @dataclass(frozen=True, order=True)
@@ -131,7 +134,8 @@ def draft(
         d = _first(reading, names[reading.name], shown, rows)
         found.append(d)
         if reading.name == chosen["target"]:
-            d.kind, d.role, d.known, d.part, d.why = target.kind, "target", "after", target.cast, target.why
+            d.kind, d.role, d.available = target.kind, "target", "after_prediction"
+            d.part, d.why = target.cast, target.why
             d.labels, d.categories = target.labels, target.categories
         elif time and reading is time:
             d.role = "time"
@@ -149,7 +153,7 @@ def _unfold(engine: duckdb.DuckDBPyConnection, d: Decision, time: Reading | None
     "Add the parts of a moment to the columns, or keep it out when it is later than the time."
     share = _is_later(engine, d.cast, time.cast) if time and d.role != "time" and time.kind == "timestamp" else 0.0
     if share > 0.5:
-        d.out(f"later than --time in {share:.0%} of the rows: written down afterwards", known="after")
+        d.out(f"later than --time in {share:.0%} of the rows: written down afterwards", available="after_prediction")
         return [Note(0, f"`{d.name}` is later than the time in {share:.0%} of the rows, so it is known only afterwards and kept out")]
     parts = _parts(engine, d, d.role == "time", taken)
     found += parts
@@ -192,14 +196,14 @@ def _identifies(d: Decision, facts: Facts, sample: pd.DataFrame) -> bool:
 def settle(d: Decision, facts: Facts, sample: pd.DataFrame, has_key: bool) -> list[Note]:
     "Give a column that may be a feature its role, its bounds and its example."
     distinct, filled, rows = facts.distinct, facts.filled, facts.rows
-    d.missing = filled < rows
+    d.nullable = filled < rows
     if d.role != "feature":
         return []
     if distinct <= 1 and (not filled or filled == rows):
         d.out("the same value in every row" if filled else "no value in any row")
     elif _identifies(d, facts, sample):
         d.out(f"every row has its own value{'' if has_key else ': the key'} ({d.why})")
-        d.role = "ignored" if has_key else "key"
+        d.role = "ignored" if has_key else "id"
     elif IDENTIFIES.search(d.name) and distinct > MOST_CATEGORIES:
         d.out(f"names {_about(distinct)} different things")
         things = f"`{d.name}` names {_about(distinct)} things that rows belong to"
@@ -262,10 +266,10 @@ def too_good(decisions: Sequence[Decision], sample: pd.DataFrame, task: str, rec
     for d in decisions:
         if d.role != "feature":
             continue
-        gaps = _tells_by_gaps(sample, d.name, target) if task != "regression" and d.missing else ""
+        gaps = _tells_by_gaps(sample, d.name, target) if task != "regression" and d.nullable else ""
         if gaps or strength[d.name] > TOO_GOOD:
             why = gaps or f"alone it reaches {metric} {strength[d.name]:.3f}"
-            d.out(f"{why}: it must be known only afterwards", known="after")
+            d.out(f"{why}: it must be known only afterwards", available="after_prediction")
             notes.append(Note(0, f"`{d.name}` was kept out: {why}, so it knows the answer. If it is truly known before, make it a feature again"))
     return notes
 
@@ -277,11 +281,12 @@ def _yaml(value: Any) -> str:
 
 def _entry(d: Decision) -> str:
     "One column of the contract."
-    said: dict[str, Any] = {"type": d.kind, "meaning": d.meaning, "unit": d.unit or None, "role": d.role, "known": d.known, "missing": d.missing}
+    said: dict[str, Any] = {"type": d.kind, "description": d.description, "unit": d.unit or None}
+    said |= {"role": d.role, "available": d.available, "nullable": d.nullable}
     if d.categories:
-        said |= {"categories": list(d.categories), "outside": "reject" if d.role == "target" else "unknown"}
+        said |= {"categories": list(d.categories), "out_of_range": "reject" if d.role == "target" else "as_missing"}
     elif d.range and d.role == "feature":
-        said |= {"range": list(d.range), "outside": "flag"}
+        said |= {"range": list(d.range), "out_of_range": "warn"}
     said |= {"labels": dict(d.labels) or None, "slice": d.slice or None, "protected": d.protected or None, "example": d.example}
     lines = [f"    {key}: {_yaml(value)}" for key, value in said.items() if value is not None]
     return "\n".join([f"  # {' '.join(d.why.split())}", f"  {_yaml(d.name)}:", *lines])
@@ -293,8 +298,9 @@ def contract_text(
     record: str,  # what one record is
 ) -> str:
     "The text of `contract.yaml`."
-    head = "# Written by `mle adopt` from the values of the table. Please review: it knows values, not meanings. Say what each column means, widen\n"
-    head += "# ranges to what is possible, and check what is `known` before the prediction.\n"
-    order = [d for role in ("key", "time", "group", "target") for d in decisions if d.role == role]
+    head = schema_comment(CONTRACT_SCHEMA)
+    head += "# Written by `mle adopt` from the values of the table. Please review: it knows values, not meanings. Say what each column means, widen\n"
+    head += "# ranges to what is possible, and check what is `available` before the prediction.\n"
+    order = [d for role in ("id", "time", "group", "target") for d in decisions if d.role == role]
     entries = [_entry(d) for d in [*order, *(d for d in decisions if d not in order)]]
-    return head + f"record: {_yaml(record)}\ntask: {task}\ncolumns:\n" + "\n".join(entries) + "\n"
+    return head + f"description: {_yaml(record)}\ntask: {task}\ncolumns:\n" + "\n".join(entries) + "\n"

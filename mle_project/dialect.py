@@ -203,8 +203,8 @@ def find_source(
         raise ProjectError(shown + said) from None
     files = replace(found[0], paths=[path for one in found for path in one.paths])
     if files.format == "csv":
-        options |= {"text": True, "delimiter": find_delimiter(files.paths[0])}
-    return options, replace(files, text=files.format == "csv", delimiter=options.get("delimiter"))
+        options |= {"all_text": True, "delimiter": find_delimiter(files.paths[0])}
+    return options, replace(files, all_text=files.format == "csv", delimiter=options.get("delimiter"))
 
 # %% ../nbs/42_dialect.ipynb #6165008c
 def load(

@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 
 from .contract import Column
 from .contract import Contract
-from .frames import target_values
+from .frames import encode_target
 
 # %% ../nbs/09_eda.ipynb #94c42bc7
 def in_words(value: Any, column: Column) -> str:
@@ -65,7 +65,7 @@ def profile_columns(
         line: dict[str, Any] = {"column": name, "role": column.role, "type": column.type, "unit": column.unit}
         line |= {"missing": round(1 - len(known) / len(frame), 4), "distinct": known.nunique()}
         line |= {"lowest": "", "median": "", "highest": "", "commonest": ""} | (_summary(known, column) if len(known) else {})
-        lines.append(line | {"note": _note(known, column, len(frame)), "meaning": column.meaning})
+        lines.append(line | {"note": _note(known, column, len(frame)), "description": column.description})
     return pd.DataFrame(lines).set_index("column")
 
 # %% ../nbs/09_eda.ipynb #49822f77
@@ -161,7 +161,7 @@ def entropy_removed(
 def strength(frame: pd.DataFrame, contract: Contract, features: list[str]) -> pd.Series:  # by feature, in 0 to 1, the strongest first
     "How much of the target's entropy each of some features removes on its own."
     most = int(np.clip(len(frame) ** 0.5 / 2, 3, 30))  # or small tables would have cells of one row
-    target = _cut(target_values(frame, contract).astype(np.float64), max(min(most, 10), len(contract.classes)))
+    target = _cut(encode_target(frame, contract).astype(np.float64), max(min(most, 10), len(contract.classes)))
     found = {name: entropy_removed(groups(frame[name], contract.columns[name], most)[0], target) for name in features}
     return pd.Series(found).sort_values(ascending=False, kind="stable")
 
@@ -196,7 +196,7 @@ def plot_distribution(axes: Axes, values: pd.Series, column: Column) -> None:
 # %% ../nbs/09_eda.ipynb #d3380752
 def outcomes(frame: pd.DataFrame, contract: Contract) -> pd.DataFrame:  # (n, 1) for values and two classes, otherwise (n, classes)
     "The value, or 1 where a row has the class (at most the eight commonest) and 0 elsewhere; a column's name says what its mean is."
-    values, target = target_values(frame, contract), contract.target
+    values, target = encode_target(frame, contract), contract.target
     if contract.task == "regression":
         return pd.DataFrame({f"mean of {target.name}" + (f", {target.unit}" if target.unit else ""): values})
     counts = np.bincount(values, minlength=len(contract.classes))

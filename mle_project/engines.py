@@ -29,7 +29,7 @@ from sqlglot import parse_one
 from .contract import Column
 from .contract import Contract
 from .contract import ContractError
-from .frames import failures
+from .frames import failure_cases
 from .project import ProjectError
 
 # %% ../nbs/07_engines.ipynb #2a4ede94
@@ -126,9 +126,9 @@ def _read(engine: Any, files: Any) -> ibis.Table:
         return engine.read_parquet(paths)
     if files.format == "jsonl":
         return engine.read_json(paths, format="newline_delimited", sample_size=-1)
-    words = ["", *files.missing]
+    words = ["", *files.null_values]
     stated = {"quote": '"', "escape": '"', "comment": "", "skip": 0, **({"delim": files.delimiter} if files.delimiter else {})}
-    return engine.read_csv(paths, header=True, nullstr=words, sample_size=-1, all_varchar=files.text, **stated)
+    return engine.read_csv(paths, header=True, nullstr=words, sample_size=-1, all_varchar=files.all_text, **stated)
 
 # %% ../nbs/07_engines.ipynb #3e111b71
 def _counts_nanoseconds(path: Path) -> bool:
@@ -150,7 +150,7 @@ def _for_spark(name: str, files: Any, folder: Path) -> list[Path]:
 def load(
     engine: Any,  # an Ibis connection to DuckDB or Spark
     name: str,  # the table's name in the query
-    files: Any,  # `Files` of the notebook `sources`: paths, format, missing, text, delimiter
+    files: Any,  # `Files` of the notebook `sources`: paths, format, null_values, all_text, delimiter
     folder: Path,  # for what must live as long as the engine
 ) -> None:
     "Make files a table of the engine. Parquet is read where it lies when the query runs; a text is read once, now."
@@ -242,7 +242,7 @@ def _ordered(table: ibis.Table, contract: Contract) -> ibis.Table:
     void = [name for name, kind in table.schema().items() if kind.is_null()]
     table = table.mutate(**{name: table[name].cast(types.get(name, "string")) for name in void}) if void else table
     first = [contract.time] if contract.time else []
-    names = dict.fromkeys([*first, *(contract.role("key") or contract.columns)])
+    names = dict.fromkeys([*first, *(contract.role("id") or contract.columns)])
     return table.order_by([table[name].asc(nulls_first=False) for name in names if name in table.columns])
 
 
@@ -328,7 +328,7 @@ class _Faults:
     def look(self, part: pa.Table) -> None:
         "Check some more rows."
         frame = part.to_pandas()
-        for broken, cases in failures(frame, self.contract, list(self.contract.columns)).groupby(["column", "rule"]):
+        for broken, cases in failure_cases(frame, self.contract, list(self.contract.columns)).groupby(["column", "rule"]):
             at = cases["row"].dropna().astype(int).tolist()
             self.counts[broken] += len(at) or len(frame)
             shown = self.examples.setdefault(broken, [])

@@ -24,7 +24,7 @@ from .project import ProjectError
 # %% ../nbs/12_evaluation.ipynb #c5388583
 def answers(
     model: Any,  # a fitted estimator
-    x: pd.DataFrame,  # what `model_input` returns
+    x: pd.DataFrame,  # what `feature_frame` returns
     task: str,  # binary, multiclass or regression
     classes: int | None = None,  # of the contract; a class that the training rows lacked gets the probability 0
 ) -> np.ndarray:  # probabilities (n, classes), or values (n,)

@@ -18,7 +18,7 @@ import pandas as pd
 from .calibration import corrected
 from .contract import Contract
 from .evaluation import answers
-from .frames import model_input
+from .frames import feature_frame
 from .frames import records_frame
 from .project import ProjectError
 
@@ -111,7 +111,7 @@ def explain(
 ) -> list[Step]:
     "From the record to the answer, step by step; the last step is the answer."
     frame = records_frame([{name: record[name] for name in contract.features}])
-    row = model_input(frame, contract)
+    row = feature_frame(frame, contract)
     inner, names = getattr(model, "model", model), [str(name) for name in row.columns]
     steps = [Step("the record", {name: record[name] for name in contract.features}), Step("as the model takes it", _shown(names, row))]
     if hasattr(inner, "vocabularies_"):

@@ -61,7 +61,7 @@ def columnar(build: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _positions(contract: Contract) -> tuple[list[int], list[int]]:  # of numbers, and of strings
-    places, count = list(range(len(contract.features))), len(contract.numbers)
+    places, count = list(range(len(contract.features))), len(contract.numeric_features)
     return places[:count], places[count:]
 
 # %% ../nbs/10_features.ipynb #5b28f318

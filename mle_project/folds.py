@@ -11,7 +11,7 @@ from sklearn.model_selection import KFold
 from sklearn.model_selection import StratifiedKFold
 
 from .contract import Contract
-from .frames import target_values
+from .frames import encode_target
 from .project import ProjectError
 
 # %% ../nbs/13_folds.ipynb #65b992f2
@@ -46,4 +46,4 @@ def make_folds(
         return list(GroupKFold(count).split(frame, groups=frame[contract.group]))
     if contract.task == "regression":
         return list(KFold(count, shuffle=True, random_state=seed).split(frame))
-    return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(frame, target_values(frame, contract)))
+    return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(frame, encode_target(frame, contract)))

@@ -7,7 +7,6 @@ __all__ = ['Answer', 'Fit', 'score_of', 'permutation', 'without', 'ablation', 'g
 # %% ../nbs/18_importance.ipynb #2e413b50
 from collections.abc import Callable
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,13 @@ from .evaluation import draw_blocks
 from .evaluation import measure_of
 from .evaluation import resampled
 from .evaluation import rows_quality
-from .frames import model_input
-from .frames import target_values
+from .frames import feature_frame
+from .frames import encode_target
 from .project import ProjectError
 from .tables import thin
 
 # %% ../nbs/18_importance.ipynb #6f6b77f1
-Answer = Callable[[pd.DataFrame], np.ndarray]  # from what `model_input` returns to answers
+Answer = Callable[[pd.DataFrame], np.ndarray]  # from what `feature_frame` returns to answers
 
 
 def score_of(task: str, name: str, y: np.ndarray, p: np.ndarray) -> float:
@@ -57,7 +56,7 @@ Fit = Callable[[pd.DataFrame, np.ndarray, Contract, int], Any]  # rows, target, 
 
 def without(contract: Contract, names: Sequence[str]) -> Contract:
     "A contract that lacks some columns."
-    return replace(contract, columns={name: column for name, column in contract.columns.items() if name not in names})
+    return contract.with_columns({n: c for n, c in contract.columns.items() if n not in names})
 
 
 def _drawn(fit: Fit, train: Any, check: Any, contract: Contract, dropped: Sequence[str], name: str, draws: Any, seed: int) -> tuple[float, pd.Series]:
@@ -189,9 +188,9 @@ def ageing(
     found, drawn, old, sign = [], [], None, METRICS[contract.task][name][1]
     for at in ages:
         before, check = thin(frame[part < names[at]], rows), thin(frame[part == names[at]], rows)
-        fresh = fit(model_input(before, contract), target_values(before, contract), contract, 0)
+        fresh = fit(feature_frame(before, contract), encode_target(before, contract), contract, 0)
         old = old or fresh
-        y, x, blocks = target_values(check, contract), model_input(check, contract), draw_blocks(check, contract)
+        y, x, blocks = encode_target(check, contract), feature_frame(check, contract), draw_blocks(check, contract)
         two = [measure_of(contract.task, y, answers(model, x, contract.task, len(contract.classes))) for model in (old, fresh)]
         scores, samples = zip(*((one(np.ones(len(y)))[name], resampled(one, blocks, draws, at)[name]) for one in two), strict=True)
         drawn.append((sign * (samples[1] - samples[0])).to_numpy())

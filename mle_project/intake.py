@@ -22,10 +22,10 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from pydantic_core import to_json
 
-from .contract import LARGEST
+from .contract import MAX_ABS
 from .contract import Contract
 from .contract import request_model
-from .frames import record_blocks
+from .frames import records_to_arrays
 
 # %% ../nbs/31_intake.ipynb #1e239bf0
 CODES = {
@@ -88,17 +88,18 @@ class Rules:
         self.contract, columns = contract, contract.columns
         self.names = contract.role("feature")
         self.record = request_model(contract)
-        booleans = [name for name in contract.numbers if columns[name].type == "boolean"]
-        self.numbers, self.booleans, self.strings = getter(contract.numbers), getter(booleans), getter(contract.strings)
-        self.plain = getter([name for name in contract.numbers if name not in booleans])
-        self.whole = np.array([columns[name].type == "integer" for name in contract.numbers], bool)
-        self.nullable = np.array([columns[name].missing for name in contract.numbers], bool)
-        limit = np.where(self.whole, 2.0**53, LARGEST)  # beyond it a float cannot tell whole numbers apart
-        ends = [columns[name].range if columns[name].outside == "reject" else (None, None) for name in contract.numbers]
+        booleans = [name for name in contract.numeric_features if columns[name].type == "boolean"]
+        self.numbers, self.booleans, self.strings = getter(contract.numeric_features), getter(booleans), getter(contract.categorical_features)
+        self.plain = getter([name for name in contract.numeric_features if name not in booleans])
+        self.whole = np.array([columns[name].type == "integer" for name in contract.numeric_features], bool)
+        self.nullable = np.array([columns[name].nullable for name in contract.numeric_features], bool)
+        limit = np.where(self.whole, 2.0**53, MAX_ABS)  # beyond it a float cannot tell whole numbers apart
+        ends = [columns[name].range if columns[name].out_of_range == "reject" else (None, None) for name in contract.numeric_features]
         low, high = (np.array([math.inf if end[at] is None else end[at] for end in ends], float) for at in (0, 1))
         self.low = np.maximum(np.where(np.isinf(low), -limit, low), -limit)
         self.high = np.minimum(high, limit)
-        self.texts = [(name, columns[name].missing, frozenset(columns[name].categories), columns[name].outside) for name in contract.strings]
+        texts = [columns[name] for name in contract.categorical_features]
+        self.texts = [(c.name, c.nullable, frozenset(c.categories), c.out_of_range) for c in texts]
 
     def numbers_of(self, records: list[dict[str, Any]]) -> np.ndarray | None:
         "Numbers (n, k) as float64, missing ones as NaN; None where a value may be wrong."
@@ -131,7 +132,7 @@ def strings_of(
             if otherwise == "reject":
                 return None
             outside[name] = sum(value in strange for value in values)
-        gone = (strange if otherwise == "unknown" else set()) | {None}
+        gone = (strange if otherwise == "as_missing" else set()) | {None}
         block[:, place] = ["" if value in gone else value for value in values] if gone & there else values
     return block
 
@@ -150,10 +151,10 @@ def quick_check(
         return None
     if wide is None or strings is None:
         return None
-    numbers, (low, high, unknown) = wide.astype(np.float32), rules.contract.edges
+    numbers, (low, high, unknown) = wide.astype(np.float32), rules.contract.range_bounds
     beyond = (numbers < low) | (numbers > high)
     if beyond.any():
-        outside |= {rules.contract.numbers[place]: int(count) for place, count in enumerate(beyond.sum(axis=0)) if count}
+        outside |= {rules.contract.numeric_features[place]: int(count) for place, count in enumerate(beyond.sum(axis=0)) if count}
         numbers[beyond & unknown] = np.nan
     return Checked(records, numbers, strings, outside)
 
@@ -185,7 +186,7 @@ def slow_check(rules: Rules, records: list[Any]) -> Checked:
             break
     if faults:
         raise Refusal(422, f"{faults[0]['field']}: {faults[0]['message']}", faults[:MOST_FAULTS])
-    return Checked(records, *record_blocks(records, rules.contract))
+    return Checked(records, *records_to_arrays(records, rules.contract))
 
 # %% ../nbs/31_intake.ipynb #47211b6f
 def read_request(

@@ -36,7 +36,7 @@ from .contract import Contract
 from .contract import example_record
 from .evaluation import METRICS
 from .evaluation import all_metrics
-from .frames import frame_blocks
+from .frames import frame_to_arrays
 from .project import ProjectError
 
 # %% ../nbs/22_keras_export.ipynb #3f76de91
@@ -44,19 +44,20 @@ def _inputs(contract: Contract) -> dict[str, Any]:
     "An input (n,) for each feature: 32-bit floats or strings."
     import tensorflow as tf
 
-    numbers = {name: tf.compat.v1.placeholder(tf.float32, [None], f"number_{place}") for place, name in enumerate(contract.numbers)}
-    return numbers | {name: tf.compat.v1.placeholder(tf.string, [None], f"string_{place}") for place, name in enumerate(contract.strings)}
+    numbers = {name: tf.compat.v1.placeholder(tf.float32, [None], f"number_{place}") for place, name in enumerate(contract.numeric_features)}
+    strings = enumerate(contract.categorical_features)
+    return numbers | {name: tf.compat.v1.placeholder(tf.string, [None], f"string_{place}") for place, name in strings}
 
 
 def _number_block(inputs: Mapping[str, Any], contract: Contract) -> Any:
-    "The numbers side by side, (n, k), with NaN for values that the contract treats as unknown."
+    "The numbers side by side, (n, k), with NaN for values that the contract treats as missing."
     import tensorflow as tf
 
     columns = []
-    for name in contract.numbers:
+    for name in contract.numeric_features:
         values, column = inputs[name], contract.columns[name]
         for end, beyond in zip(column.range, (tf.less, tf.greater), strict=True):
-            if end is not None and column.outside == "unknown":
+            if end is not None and column.out_of_range == "as_missing":
                 values = tf.where(beyond(values, np.float32(end)), np.float32("nan"), values)
         columns.append(values)
     return tf.stack(columns, axis=1) if columns else tf.zeros([tf.shape(next(iter(inputs.values())))[0], 0])
@@ -70,8 +71,8 @@ def _code_block(
     "The strings as the network's codes."
     import tensorflow as tf
 
-    codes, fill, closed = [], [], dict(contract.closed_strings)
-    for place, name in enumerate(contract.strings):
+    codes, fill, closed = [], [], dict(contract.closed_categories)
+    for place, name in enumerate(contract.categorical_features):
         known = {word: code for code, word in enumerate(network.vocabularies_[place], 1)}
         words = sorted({*closed[place], ""}) if place in closed else list(known)
         said, other = [known.get(word, 0) for word in words], known.get("", 0) if place in closed else 0
@@ -146,8 +147,8 @@ def serving_columns(
     contract: Contract,
 ) -> dict[str, np.ndarray]:  # (n,) for each feature: float32, or objects
     "The features as the signature takes them."
-    numbers = {name: frame[name].to_numpy(dtype=np.float32, na_value=np.nan) for name in contract.numbers}
-    strings = {name: frame[name].astype(object).where(frame[name].notna(), "").to_numpy() for name in contract.strings}
+    numbers = {name: frame[name].to_numpy(dtype=np.float32, na_value=np.nan) for name in contract.numeric_features}
+    strings = {name: frame[name].astype(object).where(frame[name].notna(), "").to_numpy() for name in contract.categorical_features}
     return numbers | strings
 
 
@@ -156,8 +157,8 @@ def serving_request(
     contract: Contract,
 ) -> dict[str, Any]:  # to be written as JSON
     "A request to TensorFlow Serving, row by row."
-    blank = {name: "" if name in contract.strings else float("nan") for name in contract.features}
-    plain = {name: str if name in contract.strings else float for name in contract.features}
+    blank = {name: "" if name in contract.categorical_features else float("nan") for name in contract.features}
+    plain = {name: str if name in contract.categorical_features else float for name in contract.features}
     rows = [{name: blank[name] if row[name] is None else plain[name](row[name]) for name in contract.features} for row in records]
     return {"signature_name": "serving_default", "instances": rows}
 
@@ -181,10 +182,10 @@ def saved_model_answers(
 def refuse_other_answers(
     folder: Path,  # a version's folder
     predictor: Predictor,  # of the same network
-    x: pd.DataFrame,  # real rows, as `model_input` returns them
+    x: pd.DataFrame,  # real rows, as `feature_frame` returns them
 ) -> float:  # the largest difference, in usual sizes
     "Raise when a SavedModel differs from the artifact on real rows or on rows made to hurt."
-    contract, hurt = predictor.contract, probes(x, len(predictor.contract.numbers))
+    contract, hurt = predictor.contract, probes(x, len(predictor.contract.numeric_features))
     expected = predictor.answer_frame(hurt)
     found = saved_model_answers(folder, serving_columns(hurt, contract), contract)
     difference = largest_difference(expected, found, usual_size(predictor.answer_frame(x)))
@@ -220,7 +221,7 @@ def quantise(
 # %% ../nbs/22_keras_export.ipynb #293464ac
 def _asked(compiled: bytes, network: Any, frame: pd.DataFrame, contract: Contract) -> np.ndarray:
     "A compiled network's answers to raw rows; a class that its training rows lacked has the probability 0."
-    found = ask(open_session(compiled), *frame_blocks(frame, contract))
+    found = ask(open_session(compiled), *frame_to_arrays(frame, contract))
     if contract.task == "regression" or found.shape[1] == len(contract.classes):
         return found
     whole = np.zeros((len(found), len(contract.classes)))
@@ -237,7 +238,7 @@ def quantisation_loss(
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:  # metrics with floats and integers and the loss; the answers of both
     "How much worse a network is with 8-bit integers, on rows that it has not seen."
     compiled = compile_model(network, contract)
-    small = quantise(compiled, *frame_blocks(calibration, contract))
+    small = quantise(compiled, *frame_to_arrays(calibration, contract))
     exact, near = (_asked(one, network, frame, contract) for one in (compiled, small))
     scores = {"float": all_metrics(contract.task, y, exact), "int8": all_metrics(contract.task, y, near)}
     lost = {name: sign * (scores["float"][name] - scores["int8"][name]) for name, (_, sign) in METRICS[contract.task].items()}
@@ -248,12 +249,12 @@ def write_int8(
     source: Path,  # a sealed artifact of a network
     folder: Path,  # new
     calibration: pd.DataFrame,  # raw rows that it was fitted on
-    x: pd.DataFrame,  # real rows to compare on, as `model_input` returns them
+    x: pd.DataFrame,  # real rows to compare on, as `feature_frame` returns them
 ) -> str:  # the digest
     "Write an artifact again with 8-bit integers."
     exact = Predictor(source)
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("native.joblib", "card.md", "manifest.json"))
-    small = quantise((source / "model.onnx").read_bytes(), *frame_blocks(calibration, exact.contract))
+    small = quantise((source / "model.onnx").read_bytes(), *frame_to_arrays(calibration, exact.contract))
     (folder / "model.onnx").write_bytes(small)
     seal(folder)
     expected, found = exact.answer_frame(x), Predictor(folder).answer_frame(x)
@@ -270,7 +271,7 @@ def export_network(
     contract_text: str,  # the contract's file
     about: Mapping[str, Any],  # what model.json says: threshold, interval, hyperparameters, the rows it was fitted on
     calibration: pd.DataFrame,  # raw rows that it was fitted on, some hundred
-    x: pd.DataFrame,  # real rows to compare on, as `model_input` returns them
+    x: pd.DataFrame,  # real rows to compare on, as `feature_frame` returns them
 ) -> dict[str, Any]:  # digests, sizes in bytes and differences
     "Write a network as an artifact, as a SavedModel and with 8-bit integers."
     save(folder / "float", network, contract, contract_text, about, x)

@@ -20,8 +20,8 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.tree import DecisionTreeRegressor
 
 from .contract import Contract
-from .frames import model_input
-from .frames import target_values
+from .frames import feature_frame
+from .frames import encode_target
 from .evaluation import all_metrics
 from .features import COLUMNAR
 from .features import for_trees
@@ -91,7 +91,7 @@ def _operations(model: Any) -> list[tuple[str, Any]]:
 
 def fitted_elsewhere(
     model: Any,  # the artifact's fitted model
-    x: pd.DataFrame,  # the rows it may have been fitted on, as `model_input` returns them
+    x: pd.DataFrame,  # the rows it may have been fitted on, as `feature_frame` returns them
     y: np.ndarray,  # their target
     rows: pd.DataFrame,  # rows to compare on
 ) -> list[str]:  # names of operations
@@ -136,7 +136,7 @@ def _hashes(frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
 
 def duplicates(splits: Splits, contract: Contract, most: float) -> Finding:
     "L1.4: do rows of the test split, or copies of them, stand in the training split?"
-    keys, test = contract.role("key"), splits["test"]
+    keys, test = contract.role("id"), splits["test"]
     names = list(splits)
     faults = []
     for place, one in enumerate(names):
@@ -158,8 +158,8 @@ def strength_of_each(
 ) -> pd.Series:  # by feature, strongest first: the ROC AUC of a small tree; for values its R2, or the squared rank correlation if larger
     "How well each feature alone tells the target, on training rows."
     few = thin(train, 20_000)
-    y = target_values(few, contract)
-    matrix = np.asarray(for_trees(contract).fit(model_input(few, contract)).transform(model_input(few, contract)), dtype=np.float32)
+    y = encode_target(few, contract)
+    matrix = np.asarray(for_trees(contract).fit(feature_frame(few, contract)).transform(feature_frame(few, contract)), dtype=np.float32)
     kind, metric = (DecisionTreeRegressor, "r2") if contract.task == "regression" else (DecisionTreeClassifier, "roc_auc")
     found = {}
     for place, name in enumerate(contract.features):
@@ -176,7 +176,7 @@ def illegitimate(train: pd.DataFrame, contract: Contract, limit: float) -> Findi
     "L2: does a feature know what nobody could know?"
     strength = strength_of_each(train, contract)
     metric = "R2" if contract.task == "regression" else "ROC AUC"
-    late = [name for name, column in contract.columns.items() if column.known == "after"]
+    late = [name for name, column in contract.columns.items() if column.available == "after"]
     faults = [f"`{name}` is a feature and becomes known after the prediction" for name in late if name in contract.features]
     faults += [f"`{name}` alone reaches {metric} {value:.3f}: it all but is the answer" for name, value in strength.items() if value > limit]
     found = f"{len(contract.features)} features, all known before. Known after, and kept out: {', '.join(late)}. "
@@ -276,7 +276,7 @@ def sampling_bias(splits: Splits, contract: Contract, limit: float) -> Finding:
     "L3.3: is the test split spread like the training split?"
     found = shifts(splits, contract)["test"]
     above = [f"`{name}` {value:.2f}" for name, value in found.items() if value > limit]
-    means = ", ".join(f"{name} {target_values(frame, contract).mean():.3f}" for name, frame in splits.items())
+    means = ", ".join(f"{name} {encode_target(frame, contract).mean():.3f}" for name, frame in splits.items())
     said = f"The largest index is {found.iloc[0]:.2f} (`{found.index[0]}`). "
     said += f"Above {limit}: {', '.join(above)}; these need a reason." if above else f"None is above {limit}."
     guard = "The splits' distributions stand side by side, with a stability index for each feature; shifts are named."

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,9 @@ def narrowed(
     kept: Collection[str],  # names of features
 ) -> Contract:
     "The contract with fewer features: those that are not kept are ignored."
-    out = {name: replace(column, role="ignored") for name, column in contract.columns.items() if column.role == "feature" and name not in kept}
-    return replace(contract, columns={**contract.columns, **out})
+    dropped = [name for name in contract.role("feature") if name not in kept]
+    out = {n: contract.columns[n].model_copy(update={"role": "ignored"}) for n in dropped}
+    return contract.with_columns({**contract.columns, **out})
 
 # %% ../nbs/17_model_selection.ipynb #5bead10b
 def by_use(

@@ -11,7 +11,6 @@ import os
 import subprocess
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +46,10 @@ def _plain(value: Any) -> Any:
 
 
 def contract_facts(predictor: Predictor) -> dict[str, Any]:
-    "The contract as JSON: record, task, and the columns in the order of the file."
-    contract, columns = predictor.contract, {}
-    for name, column in contract.columns.items():
-        columns[name] = {key: value for key, value in asdict(column).items() if key not in ("name", "line")}
-    return {"record": contract.record, "task": contract.task, "columns": _plain(columns)}
+    "The contract as JSON: description, task, and the columns in the order of the file."
+    contract = predictor.contract
+    columns = {name: column.model_dump() for name, column in contract.columns.items()}
+    return {"description": contract.description, "task": contract.task, "columns": _plain(columns)}
 
 
 def model_facts(
@@ -69,7 +67,7 @@ def model_facts(
 def form_fields(predictor: Predictor) -> list[dict[str, Any]]:
     "The features as the page's script takes them, the strongest first."
     columns, swing = contract_facts(predictor)["columns"], swings(predictor)
-    kept = ("type", "meaning", "unit", "missing", "categories", "range", "outside", "example")
+    kept = ("type", "description", "unit", "nullable", "categories", "range", "out_of_range", "example")
     names = sorted(swing, key=lambda name: -swing[name])
     usual = {name: {key: value for key, value in predictor.typical[name].items() if key != "missing"} for name in names}
     return [{"name": name} | {key: columns[name][key] for key in kept} | usual[name] for name in names]
@@ -159,8 +157,8 @@ def page_html(
         style=page_file("style.css"),
         script=page_file("form.js"),
         target=contract.target.name,
-        description=contract.target.meaning,
-        record=contract.record.rstrip("."),
+        description=contract.target.description,
+        record=contract.description.rstrip("."),
         facts=form_facts(predictor, facts),
         about=_rows(facts),
     )

@@ -15,8 +15,8 @@ def _future(source: Mapping[str, Any], table: str, moment: str, hidden: bool) ->
     "SQL for the rows of a source around a moment, with what became known after it made absurd or left as it is."
     changed = []
     for event in source["events"] if hidden else []:
-        later = f"COALESCE(({event['known']}) > TIMESTAMP '{moment}', TRUE)"
-        changed += [f"CASE WHEN {later} THEN {value} ELSE {column} END AS {column}" for column, value in event["becomes"].items()]
+        later = f"COALESCE(({event['available_at']}) > TIMESTAMP '{moment}', TRUE)"
+        changed += [f"CASE WHEN {later} THEN {value} ELSE {column} END AS {column}" for column, value in event["replaced_by"].items()]
     window = f"WHERE ({source['at']}) BETWEEN TIMESTAMP '{moment}' - INTERVAL '{source['days_before']} days' "
     window += f"AND TIMESTAMP '{moment}' + INTERVAL '{source['days_after']} days'"
     return f"SELECT * {'REPLACE (' + ', '.join(changed) + ') ' if changed else ''}FROM {table} AS source {window}"
@@ -30,7 +30,7 @@ def _ask(engine: Any, query: str, asked: str) -> pd.DataFrame:
 def peeks(
     engine: Any,  # an Ibis connection to DuckDB with each source as the table NAME_all
     query: str,  # SQL; reads the sources by NAME
-    known: Mapping[str, Any],  # asked: when a row of the result is asked; sources: NAME: at, days_before, days_after, events
+    known: Mapping[str, Any],  # prediction_time: when a row of the result is asked for; sources: NAME: at, days_before, days_after, events
     moments: Sequence[Any],  # when to draw the line
     key: Sequence[str],  # names a row of the result
     columns: Sequence[str],  # what is compared
@@ -42,7 +42,7 @@ def peeks(
         for hidden in (False, True):
             for name, source in known["sources"].items():
                 engine.con.execute(f"CREATE OR REPLACE TABLE {name} AS {_future(source, f'{name}_all', str(moment), hidden)}")
-            results.append(_ask(engine, query, known["asked"]).set_index(list(key)))
+            results.append(_ask(engine, query, known["prediction_time"]).set_index(list(key)))
         before = results[0][results[0]["asked_at"] <= pd.Timestamp(moment)]
         after = results[1].reindex(before.index)
         compared += len(before)

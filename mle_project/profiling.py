@@ -27,7 +27,7 @@ from .contract import request_model
 from .dialect import literal
 from .dialect import quoted
 from .folds import make_folds
-from .frames import target_values
+from .frames import encode_target
 from .project import ProjectError
 from .spelling import Reading
 from .spelling import count_all
@@ -51,8 +51,8 @@ def _claimed(name: str) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            column = "{type: number, meaning: A number., role: feature, known: before, example: 1}"
-            target = "target_: {type: number, meaning: Another., role: target, known: after}"
+            column = "{type: number, description: A number., role: feature, available: before_prediction, example: 1}"
+            target = "target_: {type: number, description: Another., role: target, available: after_prediction}"
             sqlglot.parse_one(f"SELECT a AS {name}, EXTRACT(YEAR FROM {name}) FROM {name} WHERE {name} IS NOT NULL", read="duckdb")
             request_model(parse_contract(f"record: One\ntask: regression\ncolumns:\n  {name}: {column}\n  {target}\n"))
             return False
@@ -262,7 +262,7 @@ def split_fault(
         pairs = make_folds(train, contract, folds, kind=split["kind"])
     except (ProjectError, ValueError) as error:
         return str(error)
-    y = target_values(train, contract)
+    y = encode_target(train, contract)
     whole = contract.task != "regression" and any(len(set(y[a])) < len(contract.classes) or len(set(y[b])) < 2 for a, b in pairs)
     return f"a fold of {folds} would lack a class" if whole or any(not len(a) or not len(b) for a, b in pairs) else ""
 

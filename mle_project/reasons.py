@@ -43,7 +43,7 @@ def tried_values(
     "Values that a feature takes when its swing is measured."
     usual, column = predictor.typical[name], predictor.contract.columns[name]
     ends = list(usual["values"]) if column.type == "string" else [usual["low"], usual["high"]]
-    return [*ends, usual["typical"], *([None] if column.missing else [])]
+    return [*ends, usual["typical"], *([None] if column.nullable else [])]
 
 
 def swings(

@@ -36,10 +36,10 @@ from .chunks import read_chunks
 from .contract import Column
 from .contract import Contract
 from .contract import ContractError
-from .contract import LARGEST
-from .frames import plain
-from .frames import failures
-from .frames import frame_blocks
+from .contract import MAX_ABS
+from .frames import to_python
+from .frames import failure_cases
+from .frames import frame_to_arrays
 from .project import ProjectError
 
 # %% ../nbs/26_scoring.ipynb #c765e718
@@ -73,7 +73,7 @@ def answer_rows(
     predictor: Predictor,
 ) -> np.ndarray:  # probabilities (n, classes) or values (n,)
     "What `predictor.answer_frame` gives, with bits that do not depend on which rows are asked together."
-    blocks = frame_blocks(frame, predictor.contract)
+    blocks = frame_to_arrays(frame, predictor.contract)
     parts = zip(*(np.array_split(block, -(-len(frame) // BATCH)) for block in blocks), strict=True)
     return np.concatenate([ask(predictor.session, *part) for part in parts])
 
@@ -168,19 +168,19 @@ def _numbers_keep(values: np.ndarray, column: Column) -> bool:
     "Whether numbers keep their type and range."
     there = values[~np.isnan(values)] if values.dtype.kind == "f" else values
     if not len(there):
-        return len(values) == 0 or column.missing
-    low, high = column.range if column.outside == "reject" else (None, None)
+        return len(values) == 0 or column.nullable
+    low, high = column.range if column.out_of_range == "reject" else (None, None)
     least, most = there.min().item(), there.max().item()
-    inside = least >= -LARGEST and most <= LARGEST and (low is None or low <= least) and (high is None or most <= high)
+    inside = least >= -MAX_ABS and most <= MAX_ABS and (low is None or low <= least) and (high is None or most <= high)
     whole = column.type == "number" or values.dtype.kind != "f" or bool((there == np.rint(there)).all())
-    return bool(inside and whole and (column.missing or len(there) == len(values)))
+    return bool(inside and whole and (column.nullable or len(there) == len(values)))
 
 
 def _strings_keep(values: pa.Array, column: Column) -> bool:
     "Whether strings are not empty, and among the categories."
-    if values.null_count and not column.missing:
+    if values.null_count and not column.nullable:
         return False
-    if column.categories and column.outside == "reject":
+    if column.categories and column.out_of_range == "reject":
         return bool(pc.all(pc.is_in(values.drop_null(), value_set=pa.array(column.categories, values.type)), min_count=0).as_py())
     return pc.min(pc.binary_length(values)).as_py() != 0
 
@@ -190,13 +190,13 @@ def _booleans_keep(values: pd.Series, column: Column) -> bool:
         found = pa.array(values, pa.bool_(), from_pandas=True)
     except pa.ArrowException:
         return False
-    return column.missing or not found.null_count
+    return column.nullable or not found.null_count
 
 # %% ../nbs/26_scoring.ipynb #ff913073
 def plainly_keeps(
     frame: pd.DataFrame,  # raw records
     contract: Contract,
-) -> bool:  # False also where only `failures` can tell
+) -> bool:  # False also where only `failure_cases` can tell
     "Whether a quick look shows that every cell keeps the contract."
     for name, values in frame.items():
         column, dtype = contract.columns[str(name)], values.dtype
@@ -207,7 +207,7 @@ def plainly_keeps(
         elif column.type == "boolean":
             kept = dtype.kind in "bO" and _booleans_keep(values, column)
         else:
-            kept = dtype.kind == "M" and (column.missing or not values.hasnans)
+            kept = dtype.kind == "M" and (column.nullable or not values.hasnans)
         if not kept:
             return False
     return True
@@ -221,9 +221,9 @@ def broken_cells(
     "What breaks the contract."
     if plainly_keeps(frame, contract):
         return pd.DataFrame({"place": rows[:0], "row": rows[:0], "column": [], "rule": [], "value": []})
-    faults = failures(frame, contract, list(frame.columns)).sort_values(["row", "column", "rule"], kind="stable")
+    faults = failure_cases(frame, contract, list(frame.columns)).sort_values(["row", "column", "rule"], kind="stable")
     places = faults["row"].to_numpy(dtype=np.int64)
-    values = [repr(plain(frame[column].iloc[place])) for column, place in zip(faults["column"], places, strict=True)]
+    values = [repr(to_python(frame[column].iloc[place])) for column, place in zip(faults["column"], places, strict=True)]
     return pd.DataFrame({"place": places, "row": rows[places], "column": faults["column"], "rule": faults["rule"], "value": values})
 
 # %% ../nbs/26_scoring.ipynb #29d29d6a

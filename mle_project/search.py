@@ -105,7 +105,7 @@ class Search:
     "One family, the rows to score it on, and a memory of the trials so far."
 
     family: str  # of the register
-    x: pd.DataFrame  # what `model_input` returns
+    x: pd.DataFrame  # what `feature_frame` returns
     y: np.ndarray  # the target
     folds: Folds
     contract: Contract

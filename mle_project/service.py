@@ -50,7 +50,7 @@ FOLDER = Path(mle_project.__file__).resolve().parent.parent / "models" / "final"
 def request_type(contract: Contract, most: int) -> type[BaseModel]:
     "The body of a request: `records`, a list of raw records of which there may be so many, and nothing else."
     record: Any = request_model(contract)
-    records: Any = (list[record], Field(min_length=1, max_length=most, description=f"Each: {contract.record}."))
+    records: Any = (list[record], Field(min_length=1, max_length=most, description=f"Each: {contract.description}."))
     config = ConfigDict(extra="forbid", json_schema_extra={"example": {"records": [example_record(contract)]}})
     made: type[BaseModel] = create_model("Request", __config__=config, records=records)
     return made
@@ -60,7 +60,7 @@ def response_type(contract: Contract) -> type[BaseModel]:
     "The body of an answer: `predictions`, one for each record in their order, and `model`, the digest of the model."
     if contract.task == "regression":
         between = "The true value lies between low and high in so many cases as the model's description says."
-        fields: dict[str, Any] = {"value": (float, Field(description=contract.target.meaning))}
+        fields: dict[str, Any] = {"value": (float, Field(description=contract.target.description))}
         fields |= {"low": (float, Field(description=between)), "high": (float, Field(description=between))}
     else:
         what = f"that it is {contract.labels[1]}" if contract.task == "binary" else "of this label"
@@ -106,7 +106,7 @@ def document(
     openapi["info"] = {
         "title": contract.target.name,
         "version": digest[:12],
-        "description": f"{contract.target.meaning} A record: {contract.record}.",
+        "description": f"{contract.target.description} A record: {contract.description}.",
     }
     components = openapi["components"]
     components["schemas"] = body_schemas(contract, settings.max_records) | components["schemas"]

@@ -37,7 +37,7 @@ from .texts import readable
 # %% ../nbs/06_sources.ipynb #9e890043
 FORMATS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 SQLITE = (".sqlite", ".sqlite3", ".db")
-OPTIONS = ("missing", "text", "delimiter", "encoding", "format")
+OPTIONS = ("null_values", "all_text", "delimiter", "encoding", "format")
 KEYS = {
     "package": ("package", "file", *OPTIONS),
     "path": ("path", *OPTIONS),
@@ -49,9 +49,9 @@ KEYS = {
 # %% ../nbs/06_sources.ipynb #9f1ba97f
 def _expected(key: str, value: Any) -> str:
     "What a key's value should be, when it is something else."
-    if key == "text":
+    if key == "all_text":
         return "" if isinstance(value, bool) else "true or false"
-    if key == "missing":
+    if key == "null_values":
         words = value if isinstance(value, list) else [value]
         return "" if all(isinstance(word, str) for word in words) else "a word or a list of words, each in quotes"
     if not isinstance(value, str) or not value:
@@ -208,8 +208,8 @@ class Files:
 
     paths: list[Path]  # absolute, in a fixed order
     format: str  # csv, parquet or jsonl
-    missing: list[str]  # of CSV: the words that mean a missing value, besides the empty cell
-    text: bool  # of CSV: read every column as text
+    null_values: list[str]  # of CSV: the words that mean a missing value, besides the empty cell
+    all_text: bool  # of CSV: read every column as text
     delimiter: str | None  # of CSV; None leaves it to the engine to find out
     encoding: str | None  # None is UTF-8; sources always come as that
 
@@ -232,13 +232,14 @@ def _as_files(where: str, name: str, source: Mapping[str, Any], paths: Sequence[
     kinds = {_format(where, path.name, source) for path in paths}
     if len(kinds) > 1:
         raise ProjectError(f"{where}: the files are of several formats ({', '.join(sorted(kinds))}). Narrow the glob.")
-    kind, missing = kinds.pop(), source.get("missing", [])
+    kind, nulls = kinds.pop(), source.get("null_values", [])
     tabs = kind == "csv" and all(".tsv" in path.name.lower() for path in paths)
     if kind != "parquet":
         paths = [readable(where, path, source.get("encoding"), folder / f"{name}-{i}.{kind}") for i, path in enumerate(paths)]
     delimiter = source.get("delimiter") or ("\t" if tabs else None)
     _check_columns(where, paths, kind, delimiter)
-    return Files(list(paths), kind, missing if isinstance(missing, list) else [missing], source.get("text", False), delimiter, None)
+    nulls = nulls if isinstance(nulls, list) else [nulls]
+    return Files(list(paths), kind, nulls, source.get("all_text", False), delimiter, None)
 
 # %% ../nbs/06_sources.ipynb #0e6dc450
 def _paths(where: str, kind: str, source: Mapping[str, Any]) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from .contract import LARGEST
+from .contract import MAX_ABS
 from .dialect import literal
 from .dialect import quoted
 
@@ -156,7 +156,7 @@ def _typed(name: str, kind: str) -> tuple[str, str] | None:
         return "integer", f"CAST({x} AS BIGINT)"
     if re.match(r"(FLOAT|DOUBLE|DECIMAL|U?HUGEINT|UBIGINT)", kind) and not kind.endswith("]"):
         number = f"CAST({x} AS DOUBLE)"
-        return "number", f"CASE WHEN {number} BETWEEN {-LARGEST} AND {LARGEST} THEN {number} END" if kind in ("FLOAT", "DOUBLE") else number
+        return "number", f"CASE WHEN {number} BETWEEN {-MAX_ABS} AND {MAX_ABS} THEN {number} END" if kind in ("FLOAT", "DOUBLE") else number
     if re.match(r"(DATE|TIMESTAMP)", kind) and not kind.endswith("]"):
         return "timestamp", f"CAST({x} AS TIMESTAMP)"
     return "string", f"CAST({x} AS VARCHAR)"

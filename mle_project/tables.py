@@ -31,8 +31,8 @@ from .engines import open_engine
 from .engines import read_rows
 from .engines import thin
 from .engines import write_query
-from .frames import outside_values
-from .frames import target_values
+from .frames import count_out_of_range
+from .frames import encode_target
 from .project import ProjectError
 from .project import root
 from .sources import local_files
@@ -125,7 +125,7 @@ def _by_chance(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any]
             "Use kind: time, or say anyway: true."
         )
     generator = np.random.default_rng(split.get("seed", 0))
-    target = target_values(frame, contract)
+    target = encode_target(frame, contract)
     strata = target if contract.task != "regression" else np.argsort(np.argsort(target)) * 10 // max(1, len(target))
     draw = np.empty(len(frame))
     for value in np.unique(strata):
@@ -191,7 +191,7 @@ def check_splits(
     contract: Contract,
 ) -> None:
     "Raise when a split is empty, has one class, lacks a class to learn, or when a key occurs twice."
-    keys = contract.role("key")
+    keys = contract.role("id")
     with tempfile.TemporaryDirectory() as folder, duckdb.connect(config={"memory_limit": engine_memory(), "temp_directory": folder}) as engine:
         for name, table in splits.items():
             if isinstance(table, pd.DataFrame):
@@ -263,8 +263,8 @@ def summary(
     outside, sums, rows, ends = Counter[str](), [], 0, []
     for part in batches([path]):
         frame = part.to_pandas()
-        outside.update(outside_values(frame, contract))
-        sums.append(math.fsum(target_values(frame, contract)))
+        outside.update(count_out_of_range(frame, contract))
+        sums.append(math.fsum(encode_target(frame, contract)))
         rows += len(frame)
         ends += [frame[contract.time].min(), frame[contract.time].max()] if contract.time else []
     counted = {name: outside[name] for name in contract.columns if name in outside}
@@ -283,7 +283,7 @@ def target_course(
     sums = np.zeros((len(edges) - 1, max(1, len(contract.classes))))
     for part in batches([path], [contract.target.name, *([contract.time] if contract.time else [])]):
         frame = part.to_pandas()
-        target, stretch = target_values(frame, contract), np.searchsorted(edges, np.arange(start, start + len(frame)), "right") - 1
+        target, stretch = encode_target(frame, contract), np.searchsorted(edges, np.arange(start, start + len(frame)), "right") - 1
         np.add.at(sums, (stretch, target if contract.classes else np.zeros(len(frame), int)), 1.0 if contract.classes else target)
         first = edges[:-1][(edges[:-1] >= start) & (edges[:-1] < start + len(frame))]
         begins += frame[contract.time].iloc[first - start].tolist() if contract.time else first.tolist()

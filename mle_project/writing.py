@@ -156,10 +156,11 @@ def readme_part(
     words = f", {' or '.join(contract.labels)}" if 0 < len(contract.labels) <= 5 else f", one of {len(contract.labels)}" if contract.labels else ""
     shown = json.dumps(dict(list(example_record(contract).items())[:12]), ensure_ascii=False)
     more = "" if len(contract.role("feature")) <= 12 else f" with {len(contract.role('feature')) - 12} more fields"
-    about = f"The table: {contract.record.rstrip('.')}. To predict: `{target.name}`{words} ({contract.task}), from {len(contract.features)} features."
+    about = f"The table: {contract.description.rstrip('.')}. To predict: `{target.name}`{words} "
+    about += f"({contract.task}), from {len(contract.features)} features."
     scores = _metrics_table(metrics) if metrics else "`dvc repro` trains, chooses and tests; `mle summary` prints the scores."
     said = json.dumps(answer, ensure_ascii=False) if answer else _shape(contract)
-    return f"""{about} {target.meaning}
+    return f"""{about} {target.description}
 
 {scores}
 

@@ -31,15 +31,15 @@ function drawing(...shapes) {
 
 // ---- the form
 
-const chosen = (field) => field.type === "boolean" || (field.outside === "reject" && field.categories.length > 0 && field.categories.length <= LONG_LIST);
+const chosen = (field) => field.type === "boolean" || (field.out_of_range === "reject" && field.categories.length > 0 && field.categories.length <= LONG_LIST);
 
 function hint(field) {
   const [low, high] = field.range;
   const bound = low === null && high === null ? "" : low === null ? `At most ${high}.` : high === null ? `At least ${low}.` : `${low} to ${high}.`;
   const seen = field.low === null || field.low === undefined || field.type === "boolean" ? "" : `Trained on ${field.low} to ${field.high}.`;
-  const outside = { unknown: " Others count as unknown.", flag: " Others are kept." }[field.outside];
+  const outside = { as_missing: " Others count as missing.", warn: " Others are kept." }[field.out_of_range];
   const many = field.categories.length > LONG_LIST || !chosen(field) && field.categories.length ? `${field.categories.length} are known.` : "";
-  return [field.meaning, bound || many ? (bound || many) + (outside || "") : "", seen].filter(Boolean).join(" ");
+  return [field.description, bound || many ? (bound || many) + (outside || "") : "", seen].filter(Boolean).join(" ");
 }
 
 function step(field) {
@@ -49,19 +49,19 @@ function step(field) {
 }
 
 function control(field, id) {
-  const shared = { id, "aria-describedby": `${id}-error ${id}-hint`, "aria-required": field.missing ? "false" : "true", autocomplete: "off" };
+  const shared = { id, "aria-describedby": `${id}-error ${id}-hint`, "aria-required": field.nullable ? "false" : "true", autocomplete: "off" };
   if (chosen(field)) {
     const words = field.type === "boolean" ? ["true", "false"] : field.categories;
-    const empty = element("option", { value: "" }, field.missing ? "missing" : "choose one");
+    const empty = element("option", { value: "" }, field.nullable ? "missing" : "choose one");
     return [element("select", shared, empty, ...words.map((word) => element("option", { value: word }, word)))];
   }
-  const placeholder = field.missing ? "missing" : "needed";
+  const placeholder = field.nullable ? "missing" : "needed";
   if (field.type === "string") {
     const words = field.categories.length ? field.categories : field.values;
     const list = element("datalist", { id: `${id}-list` }, ...words.map((word) => element("option", { value: word })));
     return [element("input", { ...shared, type: "text", list: words.length ? `${id}-list` : null, placeholder }), list];
   }
-  const [low, high] = field.outside === "reject" ? field.range : [null, null];
+  const [low, high] = field.out_of_range === "reject" ? field.range : [null, null];
   return [element("input", { ...shared, type: "number", inputmode: "decimal", min: low, max: high, step: step(field), placeholder })];
 }
 
@@ -70,14 +70,14 @@ function entry(field, place) {
   const [input, ...rest] = control(field, id);
   inputs.set(field.name, input);
   const line = element("div", { class: "entry" }, input, ...rest);
-  if (field.missing && !chosen(field)) {
+  if (field.nullable && !chosen(field)) {
     const clear = element("button", { type: "button", "aria-label": `Clear ${field.name}: the value is missing`, title: "missing" }, "×");
     clear.addEventListener("click", () => { input.value = ""; changed(); input.focus(); });
     line.append(clear);
   }
   const unit = field.unit ? element("span", { class: "unit" }, ` ${field.unit}`) : "";
   const error = element("p", { class: "error", id: `${id}-error` });
-  const words = [field.name, field.meaning, field.unit].join(" ").toLowerCase();
+  const words = [field.name, field.description, field.unit].join(" ").toLowerCase();
   return element("div", { class: "field", "data-words": words }, element("label", { for: id }, field.name, unit), line, error, element("p", { class: "hint", id: `${id}-hint` }, hint(field)));
 }
 
@@ -138,9 +138,9 @@ function complain(details) {
     if (inputs.has(name)) said.set(name, message);
     else others.push([field, message].filter(Boolean).join(": "));
   }
-  for (const { name, missing } of FACTS.fields) {
+  for (const { name, nullable } of FACTS.fields) {
     const input = inputs.get(name);
-    if (said.has(name) && !missing && input.value === "" && !input.validity.badInput) said.set(name, "A value is needed here.");
+    if (said.has(name) && !nullable && input.value === "" && !input.validity.badInput) said.set(name, "A value is needed here.");
     byId(`${input.id}-error`).textContent = said.get(name) ?? "";
     if (said.has(name)) input.setAttribute("aria-invalid", "true");
     else input.removeAttribute("aria-invalid");
@@ -298,7 +298,7 @@ async function copy(id) {
 }
 
 byId("groups").append(...[["Always needed", false], ["May be missing", true]]
-  .map(([title, missing]) => [title, FACTS.fields.filter((field) => field.missing === missing)])
+  .map(([title, nullable]) => [title, FACTS.fields.filter((field) => field.nullable === nullable)])
   .filter(([, fields]) => fields.length).map(([title, fields]) => group(title, fields)));
 document.querySelector(".search").hidden = FACTS.fields.length <= 12;
 document.querySelectorAll("[data-fill]").forEach((button) => button.addEventListener("click", () => fill(button.dataset.fill)));

@@ -26,34 +26,53 @@ class Kind:
 
 
 PLANTS = """
-record: One measured leaf
+description: One measured leaf
 task: multiclass
 columns:
-  leaf: {type: string, meaning: Number of the leaf., role: key, known: before, example: L1}
-  plant: {type: integer, meaning: The plant that the leaf grew on., role: group, known: before, example: 4}
-  length: {type: number, meaning: Length of the leaf., unit: mm, role: feature, known: before, range: [0, 400], example: 81.5}
-  width: {type: number, meaning: Its width., unit: mm, role: feature, known: before, missing: true, range: [0, 200], outside: flag, example: 30}
-  lobes: {type: integer, meaning: Number of lobes., role: feature, known: before, missing: true, range: [0, 30], outside: unknown, example: 5}
-  hairy: {type: boolean, meaning: Whether the leaf has hairs., role: feature, known: before, missing: true, example: false}
-  edge: {type: string, meaning: Shape of its edge., role: feature, known: before, categories: [smooth, toothed, wavy], example: toothed, slice: true}
-  finder: {type: string, meaning: Who found the leaf., role: feature, known: before, missing: true, example: Ada}
-  site: {type: string, meaning: Where., role: feature, known: before, missing: true, categories: [hill, shore], outside: unknown, example: hill}
-  note: {type: string, meaning: What the finder wrote., role: ignored, known: before, missing: true}
-  species: {type: string, meaning: What the plant turned out to be., role: target, known: after, categories: [ash, oak, elm], example: oak}
+  leaf: {type: string, description: Number of the leaf., role: id, available: before_prediction,
+    example: L1}
+  plant: {type: integer, description: The plant that the leaf grew on., role: group, available: before_prediction,
+    example: 4}
+  length: {type: number, description: Length of the leaf., unit: mm, role: feature, available: before_prediction,
+    range: [0, 400], example: 81.5}
+  width: {type: number, description: Its width., unit: mm, role: feature, available: before_prediction,
+    nullable: true, range: [0, 200], out_of_range: warn, example: 30}
+  lobes: {type: integer, description: Number of lobes., role: feature, available: before_prediction,
+    nullable: true, range: [0, 30], out_of_range: as_missing, example: 5}
+  hairy: {type: boolean, description: Whether the leaf has hairs., role: feature, available: before_prediction,
+    nullable: true, example: false}
+  edge: {type: string, description: Shape of its edge., role: feature, available: before_prediction,
+    categories: [smooth, toothed, wavy], example: toothed, slice: true}
+  finder: {type: string, description: Who found the leaf., role: feature, available: before_prediction,
+    nullable: true, example: Ada}
+  site: {type: string, description: Where., role: feature, available: before_prediction,
+    nullable: true, categories: [hill, shore], out_of_range: as_missing, example: hill}
+  note: {type: string, description: What the finder wrote., role: ignored, available: before_prediction,
+    nullable: true}
+  species: {type: string, description: What the plant turned out to be., role: target, available: after_prediction,
+    categories: [ash, oak, elm], example: oak}
 """
 
 HOUSES = """
-record: One house for sale
+description: One house for sale
 task: regression
 columns:
-  house: {type: integer, meaning: Number of the offer., role: key, known: before, example: 12}
-  area: {type: number, meaning: Floor area., unit: m2, role: feature, known: before, range: [5.5, 2000], example: 120}
-  rooms: {type: integer, meaning: Number of rooms., role: feature, known: before, missing: true, range: [1, 60], outside: flag, example: 4}
-  altitude: {type: number, meaning: Altitude., unit: m, role: feature, known: before, missing: true, range: [null, 9000], example: -2.5}
-  garden: {type: boolean, meaning: Whether it has a garden., role: feature, known: before, example: true}
-  heating: {type: string, meaning: What it is heated with., role: feature, known: before, categories: [gas, "no", oil], outside: flag, example: gas}
-  owner: {type: string, meaning: Sex of the seller., role: protected, known: before, missing: true, categories: [f, m]}
-  price: {type: number, meaning: Price it was sold for., unit: euro, role: target, known: after, range: [0, null], example: 250000}
+  house: {type: integer, description: Number of the offer., role: id, available: before_prediction,
+    example: 12}
+  area: {type: number, description: Floor area., unit: m2, role: feature, available: before_prediction,
+    range: [5.5, 2000], example: 120}
+  rooms: {type: integer, description: Number of rooms., role: feature, available: before_prediction,
+    nullable: true, range: [1, 60], out_of_range: warn, example: 4}
+  altitude: {type: number, description: Altitude., unit: m, role: feature, available: before_prediction,
+    nullable: true, range: [null, 9000], example: -2.5}
+  garden: {type: boolean, description: Whether it has a garden., role: feature, available: before_prediction,
+    example: true}
+  heating: {type: string, description: What it is heated with., role: feature, available: before_prediction,
+    categories: [gas, "no", oil], out_of_range: warn, example: gas}
+  owner: {type: string, description: Sex of the seller., role: protected, available: before_prediction,
+    nullable: true, categories: [f, m]}
+  price: {type: number, description: Price it was sold for., unit: euro, role: target, available: after_prediction,
+    range: [0, null], example: 250000}
 """
 
 

@@ -100,7 +100,7 @@ def test_semicolons_latin_1_and_decimal_commas(project):
     made, frame = adopted(project, [written(project, table, sep=";", encoding="latin-1", decimal=",")], target="answer")
     assert by_row(frame, "grosse") == price.tolist() and by_row(frame, "ort") == towns.tolist() and by_row(frame, "signal") == SIGNAL.tolist()
     source = yaml.safe_load((project / "params.yaml").read_text())["tables"]["sources"]["shop"]
-    assert source == {"path": "data/raw/shop.csv", "encoding": "latin-1", "text": True, "delimiter": ";"}
+    assert source == {"path": "data/raw/shop.csv", "encoding": "latin-1", "all_text": True, "delimiter": ";"}
     assert made.contract.labels == ["no", "yes"] and by_row(frame, "answer") == (ANSWER == "yes").tolist()
 
 
@@ -254,7 +254,7 @@ def test_a_name_of_two_lines(project):
 def test_identifiers_are_counted_and_not_estimated(project, prefix):
     for rows in (200, 500):
         table = base().drop(columns="row id").head(rows).assign(employee=[f"{prefix}{i:05}" for i in range(rows)])
-        assert role(plan([written(project, table)], target="answer"), "employee") == "key"
+        assert role(plan([written(project, table)], target="answer"), "employee") == "id"
 
 
 def test_a_sign_is_no_class(project):
@@ -339,7 +339,7 @@ def test_empty_constant_and_identifier_columns(project):
     )
     made, frame = adopted(project, [written(project, table)], target="answer")
     assert [role(made, name) for name in ("row_id", "uuid", "empty", "nothing", "same", "customer_id", "remark", "shop_id", "price")] == [
-        "key",
+        "id",
         "ignored",
         "ignored",
         "ignored",
@@ -424,7 +424,7 @@ def test_copies_of_the_answer_are_kept_out(project):
     )
     made, _ = adopted(project, [written(project, table)], target="answer")
     assert [role(made, name) for name in ("copy_of_it", "reason", "signal")] == ["ignored", "ignored", "feature"]
-    assert made.contract.columns["copy_of_it"].known == made.contract.columns["reason"].known == "after"
+    assert made.contract.columns["copy_of_it"].available == made.contract.columns["reason"].available == "after_prediction"
     assert "`copy_of_it`" in made.notes[0] + made.notes[1] and noted(made, "`reason`", "filled in only where the target is True")
 
 
@@ -439,7 +439,8 @@ def test_time_and_what_was_closed_after_it(project):
     opened = pd.date_range("2022-03-01", periods=N, freq="31h")
     table = base(opened_at=opened, closed_at=opened + pd.to_timedelta(chance.integers(1, 90, N), "h"), ordered_at=opened - pd.Timedelta("40D"))
     made, frame = adopted(project, [written(project, table)], target="answer", time="opened_at")
-    assert role(made, "opened_at") == "time" and role(made, "closed_at") == "ignored" and made.contract.columns["closed_at"].known == "after"
+    assert role(made, "opened_at") == "time" and role(made, "closed_at") == "ignored"
+    assert made.contract.columns["closed_at"].available == "after_prediction"
     assert {"opened_at_weekday", "opened_at_hour", "opened_at_month", "ordered_at_year", "ordered_at_month"} <= set(made.contract.features)
     assert not any(name.startswith("closed_at_") or name == "opened_at_year" for name in frame) and noted(made, "`closed_at` is later than the time")
     assert made.split["kind"] == "time"
@@ -556,7 +557,7 @@ def test_two_tables_with_a_query(project):
     query = project.parent / "joined.sql"
     query.write_text('-- all visits\nWITH s AS (SELECT * FROM shops)\nSELECT v.*, s."Fläche", s.town FROM visits AS v JOIN s ON s.shop = v.shop; \n')
     made, frame = adopted(project, files, target="answer", query=str(query))
-    assert by_row(frame, "flache", "visit_id")[:4] == [100.5, 80.0, 33.25, 7.0] and made.name == "joined" and role(made, "visit_id") == "key"
+    assert by_row(frame, "flache", "visit_id")[:4] == [100.5, 80.0, 33.25, 7.0] and made.name == "joined" and role(made, "visit_id") == "id"
     sources = yaml.safe_load((project / "params.yaml").read_text())["tables"]["sources"]
     assert sources["visits"] == {"path": "data/raw/visits.csv", "delimiter": ","} and sources["shops"]["encoding"] == "latin-1"
     query.write_text("SELECT nothing FROM visits")
@@ -649,7 +650,7 @@ def test_a_plan_changes_nothing_and_shows_everything(project):
     made = plan([file], target="answer")
     shown = diff(made)
     assert "+++ b/contract.yaml" in shown and "+task: binary" in shown and "-  query: sql/earlier.sql" in shown and "--- a/sql/known.yaml" in shown
-    assert "signal" in describe(made) and "1. `when_` holds moments" in describe(made) and as_dict(made)["columns"][0]["role"] == "key"
+    assert "signal" in describe(made) and "1. `when_` holds moments" in describe(made) and as_dict(made)["columns"][0]["role"] == "id"
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
     assert describe(plan([file], target="answer")) == describe(made) and plan([file], target="answer").texts == made.texts
 

@@ -15,7 +15,7 @@ from mle_project.candidates import build_family
 from mle_project.contract import example_record, parse_contract
 from mle_project.evaluation import all_metrics, answers
 from mle_project.explain import explain
-from mle_project.frames import model_input, target_values
+from mle_project.frames import encode_target, feature_frame
 from mle_project.project import ProjectError
 
 # What the service's environment lacks is made impossible to import, then the model answers from JSON records.
@@ -46,14 +46,14 @@ def test_a_fresh_process_gives_the_notebooks_numbers(sample, test_rows, tmp_path
     predictor = Predictor(sample.root / "models" / "final")
     found = np.array(shown["found"])
     np.testing.assert_array_equal(found, predictor.answer_frame(test_rows))
-    scores = all_metrics(predictor.contract.task, target_values(test_rows, predictor.contract), found)
+    scores = all_metrics(predictor.contract.task, encode_target(test_rows, predictor.contract), found)
     assert scores == pytest.approx(printed["test"], abs=1e-9)
 
 
 def test_the_native_model_agrees(sample, test_rows):
     predictor = Predictor(sample.root / "models" / "final")
     native = joblib.load(sample.root / "models" / "final" / "native.joblib")
-    expected = answers(native, model_input(test_rows, predictor.contract), predictor.contract.task)
+    expected = answers(native, feature_frame(test_rows, predictor.contract), predictor.contract.task)
     assert largest_difference(expected, predictor.answer_frame(test_rows), usual_size(expected)) <= TOLERANCE[predictor.contract.task]
 
 
@@ -62,11 +62,12 @@ def measured():
     """Thirty numbers, some of them usually hundredths, and two classes that weights of any size tell apart."""
     table = load_breast_cancer(as_frame=True)
     x = table.data.astype(np.float32).rename(columns=lambda name: name.replace(" ", "_"))
-    feature = {"type": "number", "meaning": "A measure.", "role": "feature", "known": "before", "missing": False, "example": 1.0}
+    feature = {"type": "number", "description": "A measure.", "role": "feature", "available": "before_prediction", "example": 1.0}
     columns = {name: feature for name in x}
-    columns["bad"] = {"type": "boolean", "meaning": "The target.", "role": "target", "known": "after", "missing": False}
+    columns["bad"] = {"type": "boolean", "description": "The target.", "role": "target", "available": "after_prediction"}
     columns["bad"]["labels"] = {False: "benign", True: "malignant"}
-    return parse_contract(yaml.safe_dump({"record": "One cell.", "task": "binary", "columns": columns}, sort_keys=False)), x, table.target.to_numpy()
+    text = yaml.safe_dump({"description": "One cell.", "task": "binary", "columns": columns}, sort_keys=False)
+    return parse_contract(text), x, table.target.to_numpy()
 
 
 @pytest.mark.parametrize("scale", ["standard", "robust"])
@@ -76,7 +77,7 @@ def test_a_linear_model_in_small_units_is_compiled_to_the_last_digit(measured, s
     """A million where a hundredth is usual, and large weights: 6e-6 apart while scales, ranks and sums were rounded otherwise."""
     contract, x, y = measured
     asked = {"shape": shape, "scale": scale, "reduction": reduction, "variance": 0.99, "regularisation": 1e-4}
-    model, rows = build_family("linear", asked, contract, 0).fit(x, y), probes(x, len(contract.numbers))
+    model, rows = build_family("linear", asked, contract, 0).fit(x, y), probes(x, len(contract.numeric_features))
     compiled = ask(open_session(compile_model(model, contract)), rows.to_numpy(np.float32), np.empty((len(rows), 0), object))
     assert largest_difference(answers(model, rows, "binary"), compiled) < np.finfo(np.float32).eps
 
@@ -95,7 +96,7 @@ def test_another_family_arrives_in_the_same_form(changeable, family):
     said = predictor.describe(predictor.answer_records([record]))[0]
     key = "value" if predictor.contract.task == "regression" else "label"
     assert steps[0].values == record and (key == "value" or steps[-1].values[key] == said[key])
-    expected = answers(joblib.load(folder / "native.joblib"), model_input(rows, predictor.contract), predictor.contract.task)
+    expected = answers(joblib.load(folder / "native.joblib"), feature_frame(rows, predictor.contract), predictor.contract.task)
     assert largest_difference(expected, predictor.answer_frame(rows), usual_size(expected)) <= TOLERANCE[predictor.contract.task]
 
 

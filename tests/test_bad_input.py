@@ -94,14 +94,14 @@ def out_of_range(project):
     content["columns"][FEATURE].pop("categories", None)
     rule = {"categories": ["no such word"]} if content["columns"][FEATURE]["type"] == "string" else {"range": [1e20, 2e20]}
     kind = "string" if "categories" in rule else "number"
-    content["columns"][FEATURE] |= {"type": kind, "outside": "reject", "example": None, "missing": True, **rule}
+    content["columns"][FEATURE] |= {"type": kind, "out_of_range": "reject", "example": None, "nullable": True, **rule}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 def wrong_contract(project):
     path = project.root / "contract.yaml"
     content = yaml.safe_load(path.read_text())
-    content["columns"][FEATURE]["known"] = "after"
+    content["columns"][FEATURE]["available"] = "after_prediction"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 

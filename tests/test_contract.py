@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 from collections import defaultdict
 
 import pandas as pd
@@ -13,10 +14,19 @@ from pydantic import ValidationError
 from tables_of_other_kinds import HOUSES, PLANTS, houses, plants
 
 from mle_project.cli import main
-from mle_project.contract import EXAMPLE, ContractError, example_record, parse_contract, request_model
-from mle_project.frames import check, failures, frame_blocks, record_blocks, records_frame, violations
+from mle_project.contract import (
+    CONTRACT_SCHEMA,
+    EXAMPLE,
+    ContractError,
+    contract_schema,
+    example_record,
+    parse_contract,
+    request_model,
+    schema_comment,
+)
+from mle_project.frames import failure_cases, frame_to_arrays, records_frame, records_to_arrays, validate, violations
 from mle_project.project import root
-from mle_project.records import bad_values, broken_records, payload, valid_records
+from mle_project.records import invalid_records, invalid_values, sample_records, valid_records
 
 TEXTS = {"project": (root() / "contract.yaml").read_text(), "visits": EXAMPLE, "plants": PLANTS, "houses": HOUSES}
 CONTRACTS = {name: parse_contract(text) for name, text in TEXTS.items()}
@@ -51,7 +61,7 @@ def frame_refuses(records, contract):
     for number, record in enumerate(records):
         alike[frozenset(record)].append(number)
     for numbers in alike.values():
-        found = failures(records_frame([records[number] for number in numbers]), contract)
+        found = failure_cases(records_frame([records[number] for number in numbers]), contract)
         whole = found["row"].isna().any()
         for place, number in enumerate(numbers):
             refused[number] = bool(whole or (found["row"] == place).any())
@@ -61,7 +71,7 @@ def frame_refuses(records, contract):
 @each_contract
 def test_frames_and_requests_accept_the_same_generated_records(name):
     contract, (good, bad) = CONTRACTS[name], (200, 800)
-    records = drawn(valid_records(contract), good) + [record for record, _, _ in drawn(broken_records(contract), bad)]
+    records = drawn(valid_records(contract), good) + [record for record, _, _ in drawn(invalid_records(contract), bad)]
     model = request_model(contract)
     by_request, by_frame = [request_refuses(model, record) for record in records], frame_refuses(records, contract)
     different = [record for record, one, other in zip(records, by_request, by_frame, strict=True) if one != other]
@@ -74,7 +84,7 @@ def test_frames_and_requests_accept_the_same_generated_records(name):
 def test_every_known_bad_value_of_every_column_is_refused_by_both(name):
     contract = CONTRACTS[name]
     usual = example_record(contract)
-    records = [{**usual, column: value} for column in usual for made in bad_values(contract.columns[column]).values() for value in made]
+    records = [{**usual, column: value} for column in usual for made in invalid_values(contract.columns[column]).values() for value in made]
     model = request_model(contract)
     assert all(request_refuses(model, record) for record in records)
     assert all(frame_refuses(records, contract))
@@ -103,7 +113,7 @@ def test_values_mixed_at_random_are_judged_alike(name):
 def test_json_text_is_judged_like_the_record_it_holds(name):
     contract = CONTRACTS[name]
     model = request_model(contract)
-    for record in drawn(valid_records(contract), 50) + [record for record, _, _ in drawn(broken_records(contract), 200)]:
+    for record in drawn(valid_records(contract), 50) + [record for record, _, _ in drawn(invalid_records(contract), 200)]:
         try:
             model.model_validate_json(json.dumps(record))
             refused = False
@@ -116,19 +126,19 @@ def test_json_text_is_judged_like_the_record_it_holds(name):
 def test_a_frame_with_dtypes_is_judged_like_its_objects(name):
     """Parquet and pandas give columns of numbers, not objects; the rules see values either way."""
     contract = CONTRACTS[name]
-    records = drawn(valid_records(contract), 60) + [record for record, _, fault in drawn(broken_records(contract), 200) if fault == "outside"]
+    records = drawn(valid_records(contract), 60) + [record for record, _, fault in drawn(invalid_records(contract), 200) if fault == "out_of_range"]
     frame = records_frame(records)
     typed = frame.infer_objects()
     assert {"float64", "str"} <= {str(kind) for kind in typed.dtypes}
-    by_value, by_dtype = (failures(one, contract).sort_values(["column", "row"]).values.tolist() for one in (frame, typed))
+    by_value, by_dtype = (failure_cases(one, contract).sort_values(["column", "row"]).values.tolist() for one in (frame, typed))
     assert by_value == by_dtype
 
 
 @each_contract
 def test_records_and_frames_enter_the_model_as_the_same_numbers(name):
     contract = CONTRACTS[name]
-    records = drawn(valid_records(contract), 100) + payload(contract, 200)
-    by_record, by_frame = record_blocks(records, contract), frame_blocks(records_frame(records), contract)
+    records = drawn(valid_records(contract), 100) + sample_records(contract, 200)
+    by_record, by_frame = records_to_arrays(records, contract), frame_to_arrays(records_frame(records), contract)
     assert by_record[0].tobytes() == by_frame[0].tobytes()
     assert by_record[1].tolist() == by_frame[1].tolist()
 
@@ -144,8 +154,8 @@ def test_the_service_documents_an_example_that_works(name):
 @each_contract
 def test_payloads_are_valid_and_repeat(name):
     contract = CONTRACTS[name]
-    sent = payload(contract, 300, seed=5)
-    assert sent == payload(contract, 300, seed=5) != payload(contract, 300, seed=6)
+    sent = sample_records(contract, 300, seed=5)
+    assert sent == sample_records(contract, 300, seed=5) != sample_records(contract, 300, seed=6)
     assert not any(frame_refuses(sent, contract)) and json.loads(json.dumps(sent)) == sent
     model = request_model(contract)
     assert not any(request_refuses(model, record) for record in sent)
@@ -157,7 +167,7 @@ def test_a_gap_in_one_record_is_not_a_missing_value():
     usual = example_record(contract)
     without = {key: value for key, value in usual.items() if key != "items"}
     records = [usual, {**usual, "items": None}, {**usual, "items": math.nan}, without]
-    found = failures(records_frame(records), contract)
+    found = failure_cases(records_frame(records), contract)
     assert found[["column", "rule", "row"]].values.tolist() == [["items", "is an integer", 2], ["items", "is an integer", 3]]
 
 
@@ -173,49 +183,146 @@ def test_a_column_that_stands_twice_is_reported():
     assert violations(pd.concat([frame, frame[["door"]]], axis=1), contract)["rule"].tolist() == ["is there once"]
 
 
-# Wrong contracts: what is written in place of what, the line it is refused with, and what the message says.
+# Wrong contracts: what is written in place of what, the key whose line it is refused with (= is the changed line),
+# and what the message says.
+BEFORE, AFTER = "available: before_prediction", "available: after_prediction"
 MISTAKES = [
-    ("role: target, known: after", "role: feature, known: after", "back", "becomes known only after the prediction"),
-    ("known: before, range: [0, 600]", "known: after, range: [0, 600]", "minutes", "becomes known only after the prediction"),
+    (f"role: target, {AFTER}", f"role: feature, {AFTER}", "back", "becomes known only after the prediction"),
+    (f"{BEFORE},\n    unit", f"{AFTER},\n    unit", "minutes", "becomes known only after the prediction"),
     ("type: number", "type: float", "minutes", "unknown type `float`; known: string, integer, number, boolean, timestamp"),
-    ("role: key", "role: time", "day", "`day` is a second time column beside `visit`"),
-    ("type: boolean, meaning: Has a card., role: feature, known: before", "type: boolean, meaning: Has a card., role: target, known: after",
-     "back", "`back` is a second target column beside `member`"),
+    ("role: id", "role: time", "day", "`day` is a second time column beside `visit`"),
+    (f"Has a card., role: feature, {BEFORE}", f"Has a card., role: target, {AFTER}", "back",
+     "`back` is a second target column beside `member`"),
     ("  visit:", "  door:", "door", "`door` stands twice (first on line 5). Keep one."),
-    ("unit: minutes", "units: minutes", "minutes", "unknown key `units`. Known keys: type, meaning"),
-    ("range: [0, 600]", "range: [600, 0]", "minutes", "a range that is not [low, high]"),
-    ("range: [0, 600]", "range: [0]", "minutes", "a range that is not [low, high]"),
-    ("range: [0, 600]", "range: [0, .nan]", "minutes", "a range that is not [low, high]"),
-    ("range: [0, 600]", "range: 600", "minutes", "`range` of column `minutes` must be a list"),
-    ("categories: [north, south]", "categories: [north, no]", "door", "a category that is not a non-empty string; quote it"),
-    ("categories: [north, south]", "categories: [north, north]", "door", "repeats a category"),
-    ("type: boolean, meaning: Has a card.,", "type: boolean, meaning: Has a card., categories: [a],", "member", "only strings have them"),
+    ("unit: minutes", "units: minutes", "=", "unknown key `units`. Known keys: type, description"),
+    ("role: id", "rol: id", "visit", "unknown key `rol`. Known keys: type, description"),
+    ("range: [0, 600]", "range: [600, 0]", "=", "a range that is not [low, high]"),
+    ("range: [0, 600]", "range: [0]", "=", "a range that is not [low, high]"),
+    ("range: [0, 600]", "range: [0, .nan]", "=", "a range that is not [low, high]"),
+    ("range: [0, 600]", "range: [0, '600']", "=", "a range that is not [low, high]"),
+    ("range: [0, 600]", "range: 600", "=", "`range` of column `minutes` must be a list, as in [a, b]."),
+    ("categories: [north, south]", "categories: north", "=", "`categories` of column `door` must be a list"),
+    ("categories: [north, south]", "categories: [north, no]", "=", "a category that is not a non-empty string; quote it"),
+    ("categories: [north, south]", "categories: [north, '']", "=", "a category that is not a non-empty string; quote it"),
+    ("categories: [north, south]", "categories: [north, north]", "=", "repeats a category"),
+    ("description: Has a card.,", "description: Has a card., categories: [a],", "member", "only strings have them"),
+    ("description: Has a card.,", "description: Has a card., range: [0, 1],", "member", "has a range and is not a number"),
     ("example: 12.5", "example: 1200", "minutes", "the example 1200, which is not between 0 and 600"),
     ("example: card", "example: beans", "payment", "the example 'beans', which is not one of card, cash"),
     ("example: true", 'example: "yes"', "member", "the example 'yes', which is not a boolean"),
     (", example: 12.5", "", "minutes", "has no example"),
-    ("outside: unknown, example: 3", "outside: keep, example: 3", "items", "says outside: keep; it must be one of: reject, unknown, flag"),
-    ("role: key", "role: index", "visit", "unknown role `index`"),
-    ("missing: true, range", "missing: perhaps, range", "items", "says missing: and neither true nor false"),
-    ("labels: {false: gone, true: back}", "labels: {0: gone, 1: back}", "back", "labels that are not words for its classes"),
+    ("as_missing, example: 3", "keep, example: 3", "=", "unknown out_of_range `keep`; known: reject, as_missing, warn"),
+    ("role: id", "role: index", "visit", "unknown role `index`; known: feature, target"),
+    (f"role: id, {BEFORE}", "role: id, available: sometimes", "visit", "unknown available `sometimes`; known: before_prediction, after"),
+    ("nullable: true, range", "nullable: perhaps, range", "=", "says nullable: and neither true nor false"),
+    ("slice: true", "slice: 1", "=", "says slice: and neither true nor false"),
+    ("description: Has a card.", "description: ' '", "member", "has no description; say in a sentence what it is"),
+    ("description: Has a card.", "description: 5", "member", "has no description; say in a sentence what it is"),
+    ("unit: minutes", "unit: 5", "=", "has a unit that is not a word; quote it"),
+    ("labels: {false: gone, true: back}", "labels: {0: gone, 1: back}", "=", "labels that are not words for its classes"),
+    ("labels: {false: gone, true: back}", "labels: {a: gone}", "back", "labels that are not words for its classes"),
+    ("labels: {false: gone, true: back}", "nullable: true", "back", "is the target and may be missing"),
     ("type: timestamp", "type: string", "day", "is the time and must be a timestamp or an integer"),
-    ("role: target, known: after", "role: target, known: before", "back", "then nothing is left to predict"),
-    ("type: integer, meaning: Things", "meaning: Things", "items", "does not say its `type`"),
+    ("role: time", "role: feature", "day", "is a feature of type timestamp"),
+    (f"role: target, {AFTER}", f"role: target, {BEFORE}", "back", "then nothing is left to predict"),
+    ("type: integer, description: Things", "description: Things", "items", "does not say its `type`. Add the line."),
     ("task: binary", "task: regression", "back", "must be a number or an integer"),
     ("task: binary", "task: guess", "task", "task `guess` is not one of"),
     ("task: binary\n", "task: binary\nowner: me\n", "owner", "unknown key `owner`"),
+    ("description: One visit to a shop, as known when it ends", "description:", "=", "is not a sentence"),
+]
+# The words of earlier contracts, and what they are called now.
+FORMER_WORDS = [
+    ("description: One visit", "record: One visit", "record", "`record: One visit to a shop, as known when it ends` is now `description: One"),
+    ("description: Has a card.", "meaning: Has a card.", "member", "`meaning: Has a card.` is now `description: Has a card.`."),
+    ("nullable: true, range", "missing: true, range", "=", "`missing: true` is now `nullable: true`. Change the line."),
+    (BEFORE, "known: before", "visit", "`known: before` is now `available: before_prediction`."),
+    (AFTER, "known: after", "back", "`known: after` is now `available: after_prediction`."),
+    (BEFORE, "available: before", "visit", "`available: before` is now `available: before_prediction`."),
+    ("out_of_range: as_missing", "outside: unknown", "=", "`outside: unknown` is now `out_of_range: as_missing`."),
+    ("out_of_range: as_missing", "outside: reject", "=", "`outside: reject` is now `out_of_range: reject`."),
+    ("out_of_range: as_missing", "out_of_range: flag", "=", "`out_of_range: flag` is now `out_of_range: warn`."),
+    ("role: id", "role: key", "visit", "`role: key` is now `role: id`."),
 ]
 
 
-@pytest.mark.parametrize(("right", "wrong", "place", "message"), MISTAKES)
+@pytest.mark.parametrize(("right", "wrong", "place", "message"), [*MISTAKES, *FORMER_WORDS])
 def test_a_wrong_contract_is_refused_with_its_line(right, wrong, place, message):
     assert right in EXAMPLE
     text = EXAMPLE.replace(right, wrong, 1)
-    line = max(number for number, content in enumerate(text.splitlines(), 1) if content.strip().startswith(f"{place}:"))
+    begins = [number for number, content in enumerate(text.splitlines(), 1) if content.strip().startswith(f"{place}:")]
+    line = EXAMPLE[: EXAMPLE.index(right)].count("\n") + 1 if place == "=" else max(begins)
     with pytest.raises(ContractError) as refusal:
         parse_contract(text)
     assert str(refusal.value).startswith(f"contract.yaml:{line}: ") and message in str(refusal.value)
     assert "\n" not in str(refusal.value) and str(refusal.value).endswith(".")
+
+
+def test_a_column_may_be_called_by_a_former_word():
+    text = EXAMPLE.replace("  member:", "  known:").replace("  items:", "  missing:")
+    assert {"known", "missing"} <= set(parse_contract(text).columns)
+
+
+@pytest.mark.parametrize("key", ["description", "task", "columns"])
+def test_a_contract_without_a_key_is_refused(key):
+    text = "".join(line for line in ["description: A visit\n", "task: binary\n", "columns: {}\n"] if not line.startswith(key))
+    with pytest.raises(ContractError, match=f"contract.yaml:1: the key `{key}` is missing. A contract has description, task"):
+        parse_contract(text)
+
+
+def test_a_contract_with_other_columns_counts_its_features_anew():
+    contract = parse_contract(EXAMPLE)
+    assert contract.numeric_features == ["minutes", "items", "member"]
+    columns = {**contract.columns, "items": contract.columns["items"].model_copy(update={"role": "ignored"})}
+    other = contract.with_columns(columns)
+    assert other.numeric_features == ["minutes", "member"] and other.columns["items"].name == "items"
+    assert (other.path, other.target.line) == (contract.path, contract.target.line)
+
+
+# The schemas that editors read.
+def schema_faults(schema, text, folder):
+    """What check-jsonschema, which reads YAML as editors do, says of a file."""
+    (folder / "given.yaml").write_text(text)
+    command = ["check-jsonschema", "--schemafile", str(schema), str(folder / "given.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout if done.returncode else ""
+
+
+def test_the_schema_in_git_is_what_the_model_gives():
+    written = json.loads((root() / CONTRACT_SCHEMA).read_text())
+    assert written == contract_schema(), f"{CONTRACT_SCHEMA} is not what nbs/ gives; type `mle schemas`"
+    assert (root() / "contract.yaml").read_text().startswith(schema_comment(CONTRACT_SCHEMA))
+
+
+@each_contract
+def test_a_contract_keeps_the_schema(name, tmp_path):
+    assert not schema_faults(root() / CONTRACT_SCHEMA, TEXTS[name], tmp_path)
+
+
+SCHEMA_MISTAKES = [
+    ("unit: minutes", "units: minutes", "units"),
+    ("role: id", "role: key", "key"),
+    ("type: number", "type: float", "float"),
+    (f"role: target, {AFTER}", f"role: feature, {AFTER}", "before_prediction"),
+    (f"role: target, {AFTER}", f"role: target, {BEFORE}", "after_prediction"),
+    ("range: [0, 600]", "range: [0]", "[0]"),
+    ("range: [0, 600]", "range: [0, many]", "many"),
+    ("categories: [north, south]", "categories: [north, north]", "north"),
+    ("nullable: true, range", "nullable: perhaps, range", "perhaps"),
+    ("type: integer, description: Things", "description: Things", "'type' is a required property"),
+    ("description: Has a card.", "description: ' '", "description"),
+    ("task: binary", "task: guess", "guess"),
+    ("task: binary\n", "task: binary\nowner: me\n", "owner"),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "word"), SCHEMA_MISTAKES)
+def test_a_wrong_contract_breaks_the_schema(right, wrong, word, tmp_path):
+    text = EXAMPLE.replace(right, wrong, 1)
+    assert text != EXAMPLE and word in schema_faults(root() / CONTRACT_SCHEMA, text, tmp_path)
+    with pytest.raises(ContractError):
+        parse_contract(text)
 
 
 def test_a_contract_that_is_no_yaml_says_where():
@@ -234,13 +341,13 @@ def test_mle_check_says_what_is_wrong_with_a_file(kind, tmp_path):
     for name in ("good.csv", "good.parquet"):
         fine = asked(table.frame, name)
         assert fine.exit_code == 0 and "900 rows keep the contract" in fine.output, fine.output
-    number = table.contract.numbers[0]
-    bad = table.frame.assign(**{number: [-1e9, *table.frame[number][1:]], "hat": 1}).drop(columns=table.contract.strings[0])
+    number = table.contract.numeric_features[0]
+    bad = table.frame.assign(**{number: [-1e9, *table.frame[number][1:]], "hat": 1}).drop(columns=table.contract.categorical_features[0])
     for name in ("bad.csv", "bad.parquet"):
         refused = asked(bad, name)
         assert refused.exit_code == 1 and "row 0: -1000000000.0" in refused.output and "is in the contract" in refused.output
         told = json.loads(asked(bad, name, "--json").output)
-        assert {(one["column"], one["count"]) for one in told} == {(number, 1), ("hat", 900), (table.contract.strings[0], 900)}
+        assert {(one["column"], one["count"]) for one in told} == {(number, 1), ("hat", 900), (table.contract.categorical_features[0], 900)}
 
 
 def write(frame, path):
@@ -274,5 +381,5 @@ def test_mle_check_refuses_a_file_that_is_no_table(content, message, tmp_path):
 def test_an_error_about_a_frame_names_what_to_mend():
     table = plants()
     with pytest.raises(ContractError) as refusal:
-        check(table.frame.assign(length="long"), table.contract, "plants.csv", list(table.contract.columns))
+        validate(table.frame.assign(length="long"), table.contract, "plants.csv", list(table.contract.columns))
     assert str(refusal.value).splitlines()[1] == "  length: is a number fails in 900 of 900 rows. row 0: 'long'; row 1: 'long'; row 2: 'long'"

@@ -26,9 +26,9 @@ from tables_of_other_kinds import houses, plants
 from mle_project import engines, tables
 from mle_project.contract import ContractError, example_contract, parse_contract
 from mle_project.engines import batches, check_rows, read_rows, thin
-from mle_project.frames import check, frame_blocks, target_values
+from mle_project.frames import encode_target, frame_to_arrays, validate
 from mle_project.project import ProjectError, root
-from mle_project.records import payload
+from mle_project.records import sample_records
 from mle_project.sources import local_files
 from mle_project.tables import SPLITS, check_splits, run_query, split_names, summary, target_course, write_splits
 
@@ -36,7 +36,7 @@ ROOT = root()
 
 
 def visits(rows=900):
-    frame = pd.DataFrame(payload(example_contract(), rows, seed=1, gaps=0.1))
+    frame = pd.DataFrame(sample_records(example_contract(), rows, seed=1, gaps=0.1))
     days, back = pd.date_range("2024-01-01", periods=rows), np.random.default_rng(0).random(rows) < 0.4
     split = {"kind": "time", "validation": "2025-01-01", "test": "2025-09-01"}
     return example_contract(), frame.assign(visit=range(rows), day=days, back=back), split
@@ -83,17 +83,17 @@ def test_batches_divide_a_table_as_a_whole_frame_is_divided(name, rows, tmp_path
 @each_table
 def test_faults_are_told_as_of_the_whole_frame(name, tmp_path, monkeypatch):
     contract, frame, _ = KINDS[name]()
-    number, string = contract.numbers[0], contract.strings[0]
+    number, string = contract.numeric_features[0], contract.categorical_features[0]
     broken = frame.assign(**{number: frame[number].where(frame.index % 50 != 49, -1e29), string: frame[string].where(frame.index < 600)})
-    broken = broken.drop(columns=contract.strings[-1]).assign(extra=1)
+    broken = broken.drop(columns=contract.categorical_features[-1]).assign(extra=1)
     monkeypatch.setattr(engines, "BATCH", 70)
     paths = stored(broken, tmp_path, 2)
     with pytest.raises(ContractError) as whole:
-        check(pd.read_parquet(tmp_path), contract, "it", list(contract.columns))
+        validate(pd.read_parquet(tmp_path), contract, "it", list(contract.columns))
     with pytest.raises(ContractError) as parts:
         check_rows(paths, contract, "it")
     assert str(parts.value) == str(whole.value)
-    assert f"{contract.strings[-1]}: is there fails in 900 of 900 rows" in str(parts.value) and "row 49: " in str(parts.value)
+    assert f"{contract.categorical_features[-1]}: is there fails in 900 of 900 rows" in str(parts.value) and "row 49: " in str(parts.value)
     with pytest.raises(ContractError, match="it has no rows"):
         check_rows(stored(frame.head(0), tmp_path / "none"), contract, "it")
 
@@ -103,7 +103,7 @@ def test_the_numbers_and_the_picture_are_those_of_the_whole_frame(name, tmp_path
     contract, frame, _ = KINDS[name]()
     monkeypatch.setattr(engines, "BATCH", 70)
     [path] = stored(frame, tmp_path)
-    target = target_values(frame, contract)
+    target = encode_target(frame, contract)
     said = summary(path, contract)
     assert said["rows"] == 900 and said["target_mean"] == round(float(target.mean()), 6)
     assert (said.get("from"), said.get("to")) == ((str(frame["day"].min()), str(frame["day"].max())) if contract.time else (None, None))
@@ -128,17 +128,22 @@ def test_read_rows_reads_what_thin_keeps(tmp_path, monkeypatch):
 
 
 ODD = """
-record: One measurement
+description: One measurement
 task: binary
 columns:
-  number: {type: integer, meaning: Its number., role: key, known: before}
-  when: {type: timestamp, meaning: Its day., role: time, known: before}
-  price: {type: number, meaning: A decimal., role: feature, known: before, missing: true}
-  gaps: {type: integer, meaning: A whole number., role: feature, known: before, missing: true}
-  nothing: {type: string, meaning: Never there., role: feature, known: before, missing: true}
-  flag: {type: boolean, meaning: A flag., role: feature, known: before, missing: true}
-  note: {type: timestamp, meaning: When it was written down., role: ignored, known: before, missing: true}
-  good: {type: boolean, meaning: Whether it is good., role: target, known: after}
+  number: {type: integer, description: Its number., role: id, available: before_prediction}
+  when: {type: timestamp, description: Its day., role: time, available: before_prediction}
+  price: {type: number, description: A decimal., role: feature, available: before_prediction,
+    nullable: true}
+  gaps: {type: integer, description: A whole number., role: feature, available: before_prediction,
+    nullable: true}
+  nothing: {type: string, description: Never there., role: feature, available: before_prediction,
+    nullable: true}
+  flag: {type: boolean, description: A flag., role: feature, available: before_prediction,
+    nullable: true}
+  note: {type: timestamp, description: When it was written down., role: ignored, available: before_prediction,
+    nullable: true}
+  good: {type: boolean, description: Whether it is good., role: target, available: after_prediction}
 """
 
 
@@ -169,7 +174,7 @@ def test_odd_types_are_stored_as_later_stages_need_them(tmp_path, monkeypatch):
             "note": "datetime64[us]",
             "good": "bool",
         }
-        numbers, strings = frame_blocks(frame, contract)
+        numbers, strings = frame_to_arrays(frame, contract)
         assert (strings == "").all() and np.isnan(numbers).any()
     assert frames["train"]["price"].tolist()[0] == 1.1 and frames["test"]["gaps"].iloc[-1] == 7 and frames["train"]["gaps"].isna().all()
     assert frames["train"]["flag"].tolist()[:3] == [True, None, False]
@@ -233,24 +238,35 @@ def test_memory_does_not_grow_with_the_table(tmp_path):
 
 # Engines.
 KIND = """
-record: One event
+description: One event
 task: binary
 columns:
-  word: {type: string, meaning: A word., role: key, known: before}
-  number: {type: integer, meaning: A number., role: key, known: before}
-  at: {type: timestamp, meaning: When., role: time, known: before}
-  size: {type: number, meaning: A size., role: feature, known: before, missing: true}
-  large: {type: integer, meaning: A large number., role: feature, known: before, example: 7}
-  gaps: {type: integer, meaning: A number with gaps., role: feature, known: before, missing: true}
-  flag: {type: boolean, meaning: A flag., role: feature, known: before, missing: true}
-  cost: {type: number, meaning: A decimal., role: feature, known: before, missing: true}
-  before: {type: number, meaning: The size before., role: feature, known: before, missing: true}
-  never: {type: string, meaning: Nothing., role: feature, known: before, missing: true}
-  day: {type: timestamp, meaning: A day., role: ignored, known: before, missing: true}
-  zoned: {type: timestamp, meaning: A moment with a zone., role: ignored, known: before, missing: true}
-  fine: {type: timestamp, meaning: A moment in nanoseconds., role: ignored, known: before, missing: true}
-  text: {type: string, meaning: A text., role: ignored, known: before, missing: true}
-  late: {type: boolean, meaning: Late., role: target, known: after}
+  word: {type: string, description: A word., role: id, available: before_prediction}
+  number: {type: integer, description: A number., role: id, available: before_prediction}
+  at: {type: timestamp, description: When., role: time, available: before_prediction}
+  size: {type: number, description: A size., role: feature, available: before_prediction,
+    nullable: true}
+  large: {type: integer, description: A large number., role: feature, available: before_prediction,
+    example: 7}
+  gaps: {type: integer, description: A number with gaps., role: feature, available: before_prediction,
+    nullable: true}
+  flag: {type: boolean, description: A flag., role: feature, available: before_prediction,
+    nullable: true}
+  cost: {type: number, description: A decimal., role: feature, available: before_prediction,
+    nullable: true}
+  before: {type: number, description: The size before., role: feature, available: before_prediction,
+    nullable: true}
+  never: {type: string, description: Nothing., role: feature, available: before_prediction,
+    nullable: true}
+  day: {type: timestamp, description: A day., role: ignored, available: before_prediction,
+    nullable: true}
+  zoned: {type: timestamp, description: A moment with a zone., role: ignored, available: before_prediction,
+    nullable: true}
+  fine: {type: timestamp, description: A moment in nanoseconds., role: ignored, available: before_prediction,
+    nullable: true}
+  text: {type: string, description: A text., role: ignored, available: before_prediction,
+    nullable: true}
+  late: {type: boolean, description: Late., role: target, available: after_prediction}
 """
 WORDS = ["Zürich", "東京", "zoo", "Zoo", "a,b", 'say "hi"', "two\nlines", "back\\slash", "🦉", "été", " space ", "NULL"]
 SQL = """

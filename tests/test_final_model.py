@@ -12,7 +12,7 @@ from mle_project.calibration import Calibrated, fit_calibration
 from mle_project.candidates import build_family
 from mle_project.evaluation import all_metrics, answers, decisions, interval_coverage, measure_of
 from mle_project.explain import explain
-from mle_project.frames import model_input, target_values
+from mle_project.frames import encode_target, feature_frame
 
 
 def random_answers(task, rows=500, seed=0):
@@ -43,7 +43,7 @@ def test_what_is_explained_is_what_is_answered(table, family, tmp_path):
     """Step by step the fitted model comes to the compiled model's answer; the calibration is inside both."""
     given = table()
     contract, frame = given.contract, given.frame
-    x, y = model_input(frame, contract), target_values(frame, contract)
+    x, y = feature_frame(frame, contract), encode_target(frame, contract)
     model = build_family(family, {"trees": 100} if family == "boosting" else {}, contract, 0).fit(x, y)
     if contract.task != "regression":
         model = Calibrated(model, {"method": "scaling", "power": 0.8, "factors": [1.0, 1.3, 0.7]})

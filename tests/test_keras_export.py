@@ -21,27 +21,34 @@ from mle_project.calibration import corrected
 from mle_project.contract import EXAMPLE, parse_contract
 from mle_project.evaluation import answers
 from mle_project.features import law_faults
-from mle_project.frames import model_input, records_frame
+from mle_project.frames import feature_frame, records_frame
 from mle_project.keras_export import serving_request
-from mle_project.records import payload, valid_records
+from mle_project.records import sample_records, valid_records
 
 WORDS = """
-record: A word
+description: A word
 task: multiclass
 columns:
-  hired bikes: {type: string, meaning: Any word., role: feature, known: before, missing: true, example: a}
-  from: {type: string, meaning: One of two., role: feature, known: before, missing: true, categories: [ü, ☃], outside: unknown, example: ü}
-  kind: {type: string, meaning: The answer., role: target, known: after, categories: [x, y, z], example: x}
+  hired bikes: {type: string, description: Any word., role: feature, available: before_prediction,
+    nullable: true, example: a}
+  from: {type: string, description: One of two., role: feature, available: before_prediction,
+    nullable: true, categories: [ü, ☃], out_of_range: as_missing, example: ü}
+  kind: {type: string, description: The answer., role: target, available: after_prediction,
+    categories: [x, y, z], example: x}
 """
 
 MEASURES = """
-record: A measurement
+description: A measurement
 task: regression
 columns:
-  Température (°C): {type: number, meaning: Warmth., role: feature, known: before, missing: true, range: [-50.1, 60], outside: unknown, example: 1.5}
-  1st: {type: boolean, meaning: Whether it is the first., role: feature, known: before, missing: true, example: true}
-  n/a: {type: integer, meaning: A count., role: feature, known: before, range: [0, null], outside: flag, example: 3}
-  level: {type: number, meaning: The answer., role: target, known: after, example: 2}
+  Température (°C): {type: number, description: Warmth., role: feature, available: before_prediction,
+    nullable: true, range: [-50.1, 60], out_of_range: as_missing, example: 1.5}
+  1st: {type: boolean, description: Whether it is the first., role: feature, available: before_prediction,
+    nullable: true, example: true}
+  n/a: {type: integer, description: A count., role: feature, available: before_prediction,
+    range: [0, null], out_of_range: warn, example: 3}
+  level: {type: number, description: The answer., role: target, available: after_prediction,
+    example: 2}
 """
 
 TEXTS = {"visits": EXAMPLE, "plants": plants().text, "words": WORDS, "measures": MEASURES}
@@ -60,14 +67,14 @@ import numpy as np
 from mle_project.calibration import NONE, with_calibration
 from mle_project.candidates import build_family
 from mle_project.contract import parse_contract
-from mle_project.frames import model_input, records_frame
+from mle_project.frames import feature_frame, records_frame
 from mle_project.keras_export import export_network
-from mle_project.records import payload
+from mle_project.records import sample_records
 given = json.load(open(sys.argv[1]))
 for name, text in given["contracts"].items():
     contract = parse_contract(text)
-    rows = records_frame(payload(contract, 500, seed=1))
-    x, chance = model_input(rows, contract), np.random.default_rng(0)
+    rows = records_frame(sample_records(contract, 500, seed=1))
+    x, chance = feature_frame(rows, contract), np.random.default_rng(0)
     y = chance.normal(200, 30, 500) if contract.task == "regression" else np.arange(500) % len(contract.classes)
     network = build_family("network", {"epochs": 3, "units": 16}, contract, 0).fit(x, y)
     network = with_calibration(network, given["calibrations"].get(name, NONE))
@@ -133,7 +140,7 @@ def exported(tmp_path_factory) -> tuple[Path, Path]:
 def records() -> dict[str, list[dict]]:
     "Usual records, and any that the contract lets in: gaps, extremes, words never seen."
     contracts = {name: parse_contract(text) for name, text in TEXTS.items()}
-    return {name: payload(contract, 100, seed=2) + drawn(valid_records(contract), 100) for name, contract in contracts.items()}
+    return {name: sample_records(contract, 100, seed=2) + drawn(valid_records(contract), 100) for name, contract in contracts.items()}
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +161,7 @@ def test_two_exports_have_equal_bytes(exported):
 def test_tensorflow_alone_gives_the_artifacts_answers(name, exported, records, told):
     predictor, found = Predictor(exported[0] / name / "float"), told[name]
     contract = predictor.contract
-    assert found.pop("inputs") == dict.fromkeys(contract.numbers, "float32") | dict.fromkeys(contract.strings, "string")
+    assert found.pop("inputs") == dict.fromkeys(contract.numeric_features, "float32") | dict.fromkeys(contract.categorical_features, "string")
     expected = predictor.answer_records(records[name])
     said = pd.DataFrame(predictor.describe(expected))
     assert set(found) == set(said)
@@ -181,7 +188,7 @@ def test_a_calibration_is_in_the_answers(exported, records):
     "What comes out is what the network says, corrected; without the correction it is something else."
     for name, calibration in CALIBRATIONS.items():
         folder = exported[0] / name / "float"
-        model, rows = joblib.load(folder / "native.joblib"), model_input(records_frame(records[name]), Predictor(folder).contract)
+        model, rows = joblib.load(folder / "native.joblib"), feature_frame(records_frame(records[name]), Predictor(folder).contract)
         plain, found = answers(model.model, rows, "multiclass"), Predictor(folder).answer_records(records[name])
         assert largest_difference(corrected(plain, calibration), found) <= TOLERANCE["binary"] < 0.01 < largest_difference(plain, found)
 
@@ -209,7 +216,7 @@ def test_a_network_forced_to_win_goes_the_whole_way(changeable):
     rows = pd.read_parquet(changeable.root / "data" / "tables" / "test.parquet").head(300)
     with serving(changeable) as served:
         contract, found = served.predictor.contract, served.predictor.answer_frame(rows)
-        native = answers(joblib.load(final / "native.joblib"), model_input(rows, contract), contract.task)
+        native = answers(joblib.load(final / "native.joblib"), feature_frame(rows, contract), contract.task)
         assert largest_difference(native, found, usual_size(native)) <= TOLERANCE[contract.task]
         status, answer = served.post({"records": json.loads(rows[contract.features].to_json(orient="records"))})
         assert status == 200 and answer == {"predictions": served.predictor.describe(found), "model": served.predictor.digest}

@@ -15,9 +15,9 @@ from mle_project.candidates import FAMILIES, build_family
 from mle_project.contract import EXAMPLE, parse_contract
 from mle_project.evaluation import answers
 from mle_project.features import COLUMNAR, SELECTIONS, columnar, law_faults
-from mle_project.frames import frame_blocks, model_input, records_frame, target_values
+from mle_project.frames import encode_target, feature_frame, frame_to_arrays, records_frame
 from mle_project.project import ProjectError, root
-from mle_project.records import payload, valid_records
+from mle_project.records import sample_records, valid_records
 
 FEWER = [{"reduction": name, "kept": 0.5} for name in (*SELECTIONS, "pca")]
 OPTIONS = {
@@ -36,7 +36,7 @@ def answers_at_random(contract, count):
 
 def generated(contract, count=150):
     """Rows as a model takes them: usual ones, and any that the contract lets in: gaps, extremes, strings never seen."""
-    return model_input(records_frame(payload(contract, count) + drawn(valid_records(contract), count // 2)), contract)
+    return feature_frame(records_frame(sample_records(contract, count) + drawn(valid_records(contract), count // 2)), contract)
 
 
 @pytest.fixture(scope="module", params=CONTRACTS)
@@ -61,25 +61,25 @@ def test_what_was_never_seen_is_one_and_the_same(name, options, rows):
     contract, x = rows
     if options in NOT_OFFERED.get(contract.task, []):
         return
-    usual, k = x.head(150), len(contract.numbers)
+    usual, k = x.head(150), len(contract.numeric_features)
     fitted = COLUMNAR[name](contract, **options).fit(usual, answers_at_random(contract, len(usual)))
     strange = pd.concat([usual.head(1)] * 2, ignore_index=True)
-    for column in contract.strings:
+    for column in contract.categorical_features:
         pair = fitted.transform(strange.assign(**{column: ["never seen", "ü ☃"]}))
         assert np.array_equal(pair[0], pair[1], equal_nan=True) and np.isfinite(pair[:, k:]).all()
-    gaps = fitted.transform(usual.assign(**{column: np.float32(np.nan) for column in contract.numbers}))
+    gaps = fitted.transform(usual.assign(**{column: np.float32(np.nan) for column in contract.numeric_features}))
     assert len(gaps) == len(usual)
 
 
 def test_a_value_outside_is_treated_as_the_contract_says():
     """`unknown`: like a missing value, even when the training rows held it; `flag`: kept as it is."""
     contract = plants().contract
-    at = {name: place for place, name in enumerate(contract.numbers)}
+    at = {name: place for place, name in enumerate(contract.numeric_features)}
     usual = {"length": 80.0, "width": 30.0, "lobes": 5, "hairy": True, "edge": "wavy", "finder": "Ada", "site": "hill"}
     records = [{**usual, **change} for change in ({"lobes": 99, "site": "moon"}, {"lobes": None, "site": None}, {"width": 5000.0, "finder": "Zoe"})]
-    numbers, strings = frame_blocks(records_frame(records), contract)
-    assert np.isnan(numbers[:2, at["lobes"]]).all() and strings[:2, contract.strings.index("site")].tolist() == ["", ""]
-    assert numbers[2, at["width"]] == 5000 and strings[2, contract.strings.index("finder")] == "Zoe"
+    numbers, strings = frame_to_arrays(records_frame(records), contract)
+    assert np.isnan(numbers[:2, at["lobes"]]).all() and strings[:2, contract.categorical_features.index("site")].tolist() == ["", ""]
+    assert numbers[2, at["width"]] == 5000 and strings[2, contract.categorical_features.index("finder")] == "Zoe"
 
 
 # Planted operations, each a way to break the law that has been seen in real projects.
@@ -234,7 +234,7 @@ def rows_of(name):
         return table.text, table.contract, table.frame
     text = EXAMPLE if name == "visits" else (root() / "contract.yaml").read_text()
     contract = parse_contract(text)
-    frame = records_frame(payload(contract, 600, seed=1))
+    frame = records_frame(sample_records(contract, 600, seed=1))
     target = np.random.default_rng(0).integers(0, 2, 600) == 1
     return text, contract, frame.assign(**{contract.target.name: target})
 
@@ -248,12 +248,12 @@ def artifact(request, tmp_path_factory):
     text, contract, frame = rows_of(name)
     hp = keras_tuner.HyperParameters()
     hp.values = dict(FAST[family])
-    x, y = model_input(frame, contract), target_values(frame, contract)
+    x, y = feature_frame(frame, contract), encode_target(frame, contract)
     model = FAMILIES[family](hp, contract, 0).fit(x, y)
     folder = tmp_path_factory.mktemp("law") / "final"
     save(folder, model, contract, text, {"threshold": 0.5}, x, tolerance=1e-5)
     seal(folder)
-    records = payload(contract, 120, seed=2) + drawn(valid_records(contract), 60)
+    records = sample_records(contract, 120, seed=2) + drawn(valid_records(contract), 60)
     return Predictor(folder), model, records, family
 
 
@@ -274,7 +274,7 @@ def test_every_choice_of_a_pipeline_passes_the_gate(family, values, name, tmp_pa
     text, contract, frame = rows_of(name)
     if contract.task == "multiclass" and values.get("encoding") == "target":
         return
-    x, y = model_input(frame, contract), target_values(frame, contract)
+    x, y = feature_frame(frame, contract), encode_target(frame, contract)
     model = build_family(family, values, contract, 0).fit(x, y)
     assert save(tmp_path / "final", model, contract, text, {"threshold": 0.5}, x)["compared_rows"] > len(x)
 
@@ -294,8 +294,8 @@ def test_records_and_frames_get_the_same_answers(artifact):
 def test_the_compiled_model_answers_like_the_fitted_one_on_rows_made_to_hurt(artifact):
     predictor, model, records, _ = artifact
     contract = predictor.contract
-    usual = model_input(records_frame(records[:120]), contract)
-    hurt, k = probes(usual, len(contract.numbers)), len(contract.numbers)
+    usual = feature_frame(records_frame(records[:120]), contract)
+    hurt, k = probes(usual, len(contract.numeric_features)), len(contract.numeric_features)
     native = answers(model, hurt, contract.task)
     compiled = predictor.session.run(None, {"numbers": hurt.iloc[:, :k].to_numpy(np.float32), "strings": hurt.iloc[:, k:].to_numpy(object)})[-1]
     assert np.isfinite(compiled).all()
@@ -307,9 +307,9 @@ def test_the_compiled_model_answers_like_the_fitted_one_on_rows_made_to_hurt(art
 def test_a_column_without_any_value_stops_no_family(table, family):
     """A sensor that came after the first fold: no value in the rows to fit on, values in those to answer."""
     kind = table(300)
-    x, y = model_input(kind.frame, kind.contract), target_values(kind.frame, kind.contract)
+    x, y = feature_frame(kind.frame, kind.contract), encode_target(kind.frame, kind.contract)
     before = x.assign(**{x.columns[1]: np.float32(np.nan)})
     fitted = build_family(family, {}, kind.contract, 0).fit(before, y)
-    native, k = answers(fitted, x, kind.contract.task), len(kind.contract.numbers)
+    native, k = answers(fitted, x, kind.contract.task), len(kind.contract.numeric_features)
     found = ask(open_session(compile_model(fitted, kind.contract)), x.iloc[:, :k].to_numpy(np.float32), x.iloc[:, k:].to_numpy(object))
     assert np.isfinite(native).all() and largest_difference(native, found, usual_size(native)) < 1e-6

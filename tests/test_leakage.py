@@ -23,7 +23,7 @@ from mle_project.artifact import compile_model
 from mle_project.contract import ContractError, example_contract, parse_contract, read_contract
 from mle_project.features import for_sums, for_trees
 from mle_project.folds import make_folds
-from mle_project.frames import model_input, target_values
+from mle_project.frames import encode_target, feature_frame
 from mle_project.leakage import (
     MAY_READ,
     bin_shares,
@@ -42,7 +42,7 @@ from mle_project.leakage import (
 from mle_project.notebooks import stage_code, stage_notebook
 from mle_project.point_in_time import peeks
 from mle_project.project import ProjectError, root, section
-from mle_project.records import payload
+from mle_project.records import sample_records
 from mle_project.tables import SPLITS, check_splits, register, split_names
 
 ROOT = root()
@@ -51,7 +51,7 @@ ROOT = root()
 def visits(rows=600):
     """Rows of the example contract, in the order of time."""
     chance, contract = np.random.default_rng(0), example_contract()
-    frame = pd.DataFrame(payload(contract, rows, seed=1, gaps=0.1))
+    frame = pd.DataFrame(sample_records(contract, rows, seed=1, gaps=0.1))
     return frame.assign(visit=range(rows), day=pd.date_range("2024-01-01", periods=rows), back=chance.random(rows) < 0.4)
 
 
@@ -74,13 +74,13 @@ def test_every_guard_is_content_with_an_honest_split(name):
     contract, splits, split = divided(name)
     check_splits(splits, contract)
     known = pd.concat([splits["train"], splits["validation"]], ignore_index=True)
-    x, y = model_input(known, contract), target_values(known, contract)
+    x, y = feature_frame(known, contract), encode_target(known, contract)
     model = Pipeline([("columns", for_trees(contract)), ("model", LogisticRegression())])
     model[:-1].fit(x, y)
     folds = make_folds(splits["train"], contract, 3)
     findings = [
         no_test_set(splits, {stage: stage_code(stage) for stage in ("tables", "model_selection", "final_model", "leakage")}),
-        preprocessing(model, x, y, model_input(splits["test"], contract), len(x)),
+        preprocessing(model, x, y, feature_frame(splits["test"], contract), len(x)),
         selection(model, {"features": contract.features}, contract),
         duplicates(splits, contract, 0.01),
         illegitimate(splits["train"], contract, 0.995),
@@ -110,16 +110,16 @@ def test_a_test_split_without_rows_is_found():
 def test_an_operation_fitted_on_the_test_split_is_found(name):
     contract, splits, _ = divided(name)
     known, everything = pd.concat([splits["train"], splits["validation"]]), pd.concat(list(splits.values()))
-    x, y = model_input(known, contract), target_values(known, contract)
-    cheating = Pipeline([("columns", for_sums(contract).fit(model_input(everything, contract))), ("model", LogisticRegression())])
-    found = preprocessing(cheating, x, y, model_input(splits["test"], contract), len(x))
+    x, y = feature_frame(known, contract), encode_target(known, contract)
+    cheating = Pipeline([("columns", for_sums(contract).fit(feature_frame(everything, contract))), ("model", LogisticRegression())])
+    found = preprocessing(cheating, x, y, feature_frame(splits["test"], contract), len(x))
     assert found.faults == ("the operation `for_sums` was fitted on other rows than training and validation",)
     assert preprocessing(cheating, x, y, x, len(x) + 7).faults[-1].startswith(f"the model was fitted on {len(x) + 7:,} rows")
 
 
 def test_a_feature_dropped_outside_the_pipeline_is_found():
     contract, splits, _ = divided("houses")
-    x, y = model_input(splits["train"], contract)[["area", "altitude", "garden", "heating"]], splits["train"]["garden"]
+    x, y = feature_frame(splits["train"], contract)[["area", "altitude", "garden", "heating"]], splits["train"]["garden"]
     model = Pipeline([("columns", OrdinalEncoder()), ("model", LogisticRegression())]).fit(x.fillna(0), y)
     assert selection(model, {}, contract).faults == ("the model does not take `rooms`: it was dropped before the pipeline",)
 
@@ -135,7 +135,7 @@ def test_folds_refit_everything_on_their_own_rows():
         other.loc[other.index[after], ["minutes", "items"]] = 599.0
         models = []
         for frame in (train, other):
-            x, y = model_input(frame, contract), target_values(frame, contract)
+            x, y = feature_frame(frame, contract), encode_target(frame, contract)
             models.append(compile_model(build_family("linear", {"shape": "rank"}, contract, 0).fit(x.iloc[before], y[before]), contract))
         assert models[0] == models[1]
 
@@ -149,7 +149,7 @@ def test_a_row_in_two_splits_is_found(name):
     assert found.faults[0] == "20 rows of test have the key of a row of train"
     with pytest.raises(ProjectError, match="is not unique: 40 rows share one"):
         check_splits(twice, contract)
-    renamed = twice["test"].assign(**{contract.role("key")[0]: [f"new {place}" for place in range(len(twice["test"]))]})
+    renamed = twice["test"].assign(**{contract.role("id")[0]: [f"new {place}" for place in range(len(twice["test"]))]})
     copies = duplicates(splits | {"test": renamed}, contract, 0.01).faults
     assert any("equal a training or validation row in every feature" in fault for fault in copies)
 
@@ -158,15 +158,15 @@ def test_a_row_in_two_splits_is_found(name):
 @each_table
 def test_a_feature_that_is_the_answer_is_found(name):
     contract, splits, _ = divided(name)
-    told = contract.numbers[0]
-    train = splits["train"].assign(**{told: target_values(splits["train"], contract).astype(float)})
+    told = contract.numeric_features[0]
+    train = splits["train"].assign(**{told: encode_target(splits["train"], contract).astype(float)})
     assert any(fault.startswith(f"`{told}` alone reaches") for fault in illegitimate(train, contract, 0.99).faults)
 
 
 def test_a_feature_known_after_is_refused_with_its_line():
     for text, line in ((plants().text, 7), (houses().text, 6)):
         wrong = text.splitlines()
-        wrong[line - 1] = wrong[line - 1].replace("known: before", "known: after")
+        wrong[line - 1] = wrong[line - 1].replace("available: before_prediction", "available: after_prediction")
         with pytest.raises(ContractError, match=rf"^contract.yaml:{line}: .* becomes known only after the prediction"):
             parse_contract("\n".join(wrong))
 
@@ -204,7 +204,7 @@ def test_a_group_on_both_sides_is_found():
 def test_a_random_split_keeps_the_shares_of_the_target():
     for name, table in (("plants", plants()), ("houses", houses())):
         split = {"kind": "random", "validation": 0.2, "test": 0.2, "seed": 3}
-        names, y = split_names(table.frame, table.contract, split), target_values(table.frame, table.contract)
+        names, y = split_names(table.frame, table.contract, split), encode_target(table.frame, table.contract)
         assert abs((names == "test").mean() - 0.2) < 0.01 and abs((names == "validation").mean() - 0.2) < 0.01
         means = pd.Series(y).groupby(names.to_numpy()).mean()
         assert means.max() - means.min() < 0.05 * y.std(), name
@@ -214,7 +214,7 @@ def test_a_random_split_keeps_the_shares_of_the_target():
 @each_table
 def test_a_test_split_of_other_rows_is_named(name):
     contract, splits, _ = divided(name)
-    word = contract.strings[0]
+    word = contract.categorical_features[0]
     biased = splits | {"test": splits["test"].assign(**{word: contract.columns[word].categories[0]})}
     found = sampling_bias(biased, contract, 0.5)
     assert found.state == "to judge" and f"The largest index is {found.found.split()[4]} (`{word}`)" in found.found
@@ -224,13 +224,13 @@ def test_a_test_split_of_other_rows_is_named(name):
 def test_reference_bins_hold_every_row_once(name):
     contract, splits, _ = divided(name)
     bins = reference_bins(splits["train"], contract)
-    strange = splits["test"].assign(**{contract.numbers[0]: np.nan})
+    strange = splits["test"].assign(**{contract.numeric_features[0]: np.nan})
     for frame in (splits["train"], strange, splits["test"].head(0)):
         for column, shares in bin_shares(frame, contract, bins).items():
             assert abs(shares.sum() - (len(frame) > 0)) < 1e-9 and len(shares) == len(bins[column]) + 2
     shares = bin_shares(splits["train"], contract, bins)
     assert all(stability(share, share) == 0 for share in shares.values())
-    assert stability(shares[contract.numbers[0]], bin_shares(strange, contract, bins)[contract.numbers[0]]) > 1
+    assert stability(shares[contract.numeric_features[0]], bin_shares(strange, contract, bins)[contract.numeric_features[0]]) > 1
 
 
 # The canary of the test split.
@@ -342,9 +342,9 @@ def test_the_canary_dies_when_tuning_reads_the_test_split(tmp_path, monkeypatch,
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     """The sources in DuckDB, what became known when, and some moments to draw the line at."""
-    if not (ROOT / "sql" / "known.yaml").exists():
-        pytest.skip("no sql/known.yaml: nothing says when the sources' values become known")
-    given, known = section("tables"), yaml.safe_load((ROOT / "sql" / "known.yaml").read_text())
+    if not (ROOT / "sql" / "availability.yaml").exists():
+        pytest.skip("no sql/availability.yaml: nothing says when the sources' values become known")
+    given, known = section("tables"), yaml.safe_load((ROOT / "sql" / "availability.yaml").read_text())
     engine = ibis.duckdb.connect(threads=2)
     engine.raw_sql("SET TimeZone = 'UTC'")
     for name, source in given["sources"].items():
@@ -358,10 +358,10 @@ def sources(tmp_path_factory):
 
 def test_no_row_holds_what_was_not_known_when_it_was_asked(sources):
     engine, query, known, moments, contract = sources
-    found, compared = peeks(engine, query, known, moments, contract.role("key"), contract.features)
+    found, compared = peeks(engine, query, known, moments, contract.role("id"), contract.features)
     assert found.empty, found.to_string()
     assert compared > 8 * 1000
-    told, _ = peeks(engine, query, known, moments, contract.role("key"), [contract.target.name])
+    told, _ = peeks(engine, query, known, moments, contract.role("id"), [contract.target.name])
     assert len(told) == len(moments)  # the answers of those rows were rewritten: they were not known
 
 
@@ -381,7 +381,7 @@ def weather_of_the_departure(query):
 @pytest.mark.parametrize("plant", [outcome_of_its_own, weather_of_the_departure])
 def test_a_planted_column_that_knows_too_much_is_found(plant, sources):
     engine, query, known, moments, contract = sources
-    found, _ = peeks(engine, plant(query), known, moments[:2], contract.role("key"), [*contract.features, "planted"])
+    found, _ = peeks(engine, plant(query), known, moments[:2], contract.role("id"), [*contract.features, "planted"])
     assert set(found["column"]) == {"planted"} and found["rows"].min() > 0
 
 
@@ -391,13 +391,13 @@ def test_a_window_that_peeks_is_found(sources):
     engine, query, known, moments, contract = sources
     peeking, windows = re.subn(r"(RANGE BETWEEN \d+ PRECEDING AND) CURRENT ROW", r"\1 90 FOLLOWING", query)
     assert windows > 3
-    found, _ = peeks(engine, peeking, known, moments[:2], contract.role("key"), contract.features)
+    found, _ = peeks(engine, peeking, known, moments[:2], contract.role("id"), contract.features)
     assert found["column"].nunique() > 3
 
 
 def test_the_project_names_what_became_known_when(sources):
-    """Each column of a source with an outcome stands in sql/known.yaml; what is left is schedule and description."""
+    """Each column of a source with an outcome stands in sql/availability.yaml; what is left is schedule and description."""
     engine, _, known, _, _ = sources
     for name, source in known["sources"].items():
         columns = set(engine.con.sql(f"DESCRIBE {name}_all").df()["column_name"])
-        assert {column for event in source["events"] for column in event["becomes"]} <= columns
+        assert {column for event in source["events"] for column in event["replaced_by"]} <= columns

@@ -19,7 +19,7 @@ from test_service import Served, serving
 
 from mle_project.artifact import save, seal
 from mle_project.candidates import build_family
-from mle_project.frames import model_input, target_values
+from mle_project.frames import encode_target, feature_frame
 from mle_project.page import content_policy, model_facts
 from mle_project.reasons import reasons
 
@@ -43,7 +43,8 @@ def long_plants() -> Kind:
     "Leaves with 60 more readings."
     kind, chance = plants(300), np.random.default_rng(1)
     more = pd.DataFrame({f"reading_{number}": chance.normal(number, 1 + number, len(kind.frame)).round(2) for number in range(60)})
-    line = "  {}: {{type: number, meaning: A <b>reading</b>., unit: mm, role: feature, known: before, missing: true, example: 1.5}}\n"
+    line = "  {}: {{type: number, description: A <b>reading</b>., unit: mm, role: feature, "
+    line += "available: before_prediction, nullable: true, example: 1.5}}\n"
     text = kind.text.replace("  species:", "".join(line.format(name) for name in more) + "  species:")
     return Kind(text, pd.concat([kind.frame, more], axis=1), kind.split)
 
@@ -51,9 +52,9 @@ def long_plants() -> Kind:
 def with_model(project: Project, kind: Kind) -> Project:
     "The project with a small model for a table of another kind, and its contract."
     folder, contract, about = project.root / "models" / "final", kind.contract, {"family": "boosting", "fitted_on": {"rows": len(kind.frame)}}
-    x = model_input(kind.frame, contract)
+    x = feature_frame(kind.frame, contract)
     interval = {"half_width": 30_000.0, "coverage": 0.9} if contract.task == "regression" else None
-    model = build_family("boosting", {"trees": 30}, contract, 0).fit(x, target_values(kind.frame, contract))
+    model = build_family("boosting", {"trees": 30}, contract, 0).fit(x, encode_target(kind.frame, contract))
     save(folder, model, contract, kind.text, about | {"interval": interval, "threshold": None}, x, tolerance=1e-3)
     (folder / "card.md").write_text("# Model card\n")
     (project.root / ".mle").mkdir(exist_ok=True)
@@ -161,7 +162,7 @@ def test_the_example_is_asked_and_explained(binary):
 
 @example_only
 def test_a_refusal_stands_beside_its_field(binary):
-    name = next(name for name in binary.fields if not binary.contract.columns[name].missing)
+    name = next(name for name in binary.fields if not binary.contract.columns[name].nullable)
     binary.run("inputs.get(arguments[0]).value = ''", name)
     binary.ask(".alert")
     spot = binary.input(name)
@@ -253,7 +254,7 @@ def test_the_readmes_requests_work_as_typed(served, sample):
 
 def test_a_long_contract(multiclass):
     assert len(multiclass.all(".field")) == len(multiclass.fields) == 67
-    assert multiclass.run("return document.querySelectorAll('b').length") == 0  # a meaning is text, not markup
+    assert multiclass.run("return document.querySelectorAll('b').length") == 0  # a description is text, not markup
     hidden = next(field for field in multiclass.all("details .field") if not field.is_displayed())
     name = hidden.find_element("css selector", "label").get_attribute("textContent").split()[0]
     multiclass.one("#search").send_keys(name)

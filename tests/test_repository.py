@@ -1,5 +1,6 @@
 """What is in git: the package in step with the notebooks, clean notebooks, locked requirements, true workflow files."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,9 +12,10 @@ import yaml
 from conftest import BIN, ROOT, example_only, package_texts
 
 from mle_project.cli import main, notebook_stages
+from mle_project.contract import schema_comment
 from mle_project.notebooks import order_faults, package_modules, source_notebooks, stage_notebook
 from mle_project.project import ProjectError
-from mle_project.stages import check_parameters, declared
+from mle_project.stages import PARAMS_SCHEMA, check_parameters, declared, params_schema
 
 NOTEBOOKS = source_notebooks()
 
@@ -69,6 +71,30 @@ def test_sections_and_notebooks_name_the_same_parameters():
 def test_a_type_that_is_none_is_said():
     with pytest.raises(ProjectError, match="08_tables.ipynb names a type that is none: .*`Positive`.* Use str, bool, PositiveInt"):
         check_parameters("tables", {"rows": "Positive|None"}, {"rows": 1})
+
+
+def test_the_schema_of_params_is_what_the_notebooks_declare():
+    assert json.loads((ROOT / PARAMS_SCHEMA).read_text()) == params_schema(notebook_stages()), f"{PARAMS_SCHEMA}: type `mle schemas`"
+    assert (ROOT / "params.yaml").read_text().startswith(schema_comment(PARAMS_SCHEMA))
+    subprocess.run(["check-jsonschema", "--schemafile", ROOT / PARAMS_SCHEMA, ROOT / "params.yaml"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "value", "word"),
+    [
+        ("tables", "threads", 0, "threads"),
+        ("eda", "seed", "0", "seed"),
+        ("tables", "treads", 2, "treads"),
+        ("model_selection", "families", "linear", "families"),
+    ],
+)
+def test_wrong_parameters_break_their_schema(stage, key, value, word, tmp_path):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params[stage][key] = value
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    command = ["check-jsonschema", "--schemafile", ROOT / PARAMS_SCHEMA, tmp_path / "params.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and f"$.{stage}" in done.stdout and word in done.stdout, done.stdout
 
 
 def test_every_stage_has_its_page():

@@ -24,9 +24,9 @@ from mle_project.artifact import Predictor, save, seal
 from mle_project.candidates import build_family
 from mle_project.chunks import json_values, read_chunks, typed_cells
 from mle_project.contract import EXAMPLE, ContractError, parse_contract
-from mle_project.frames import failures, model_input, no_gap, read_file, target_values, typed
+from mle_project.frames import encode_target, failure_cases, feature_frame, parse_cells, read_file, reject_nan
 from mle_project.project import ProjectError
-from mle_project.records import payload
+from mle_project.records import sample_records
 from mle_project.scoring import score_file
 
 FAMILIES = ("prior", "linear", "forest", "boosting", "network")
@@ -34,7 +34,7 @@ FAMILIES = ("prior", "linear", "forest", "boosting", "network")
 
 def visits(rows: int = 900) -> tuple[str, pd.DataFrame]:
     """A binary table with a key and a time, from the contract that examples use."""
-    frame = pd.DataFrame(payload(parse_contract(EXAMPLE), rows))
+    frame = pd.DataFrame(sample_records(parse_contract(EXAMPLE), rows))
     chance = np.random.default_rng(0).normal(0, 100, rows)
     late = (frame["minutes"] + chance > frame["minutes"].median()).to_numpy()
     times = pd.date_range("2024-05-01", periods=rows, freq="61min")
@@ -53,9 +53,9 @@ def models(tmp_path_factory):
         if (table, family) not in made:
             text, frame = TABLES[table]()
             contract = parse_contract(text)
-            x = model_input(frame, contract)
+            x = feature_frame(frame, contract)
             smaller = {"forest": {"trees": 40, "leaves": 250}, "boosting": {"trees": 100}, "network": {"epochs": 3}}.get(family, {})
-            fitted = build_family(family, smaller, contract, 0).fit(x, target_values(frame, contract))
+            fitted = build_family(family, smaller, contract, 0).fit(x, encode_target(frame, contract))
             folder = tmp_path_factory.mktemp("model") / f"{table}-{family}"
             save(folder, fitted, contract, text, {"threshold": 0.5, "family": family}, x, tolerance=1e-4)
             seal(folder)
@@ -100,7 +100,7 @@ def test_columns_of_text_are_typed_as_cells_are(kind):
     @given(st.lists(CELLS, min_size=1, max_size=4))
     def holds(cells):
         quick = typed_cells(pa.chunked_array([[cell or None for cell in cells]], pa.string()), kind)
-        slow = typed(pd.Series(cells, dtype=object), kind)
+        slow = parse_cells(pd.Series(cells, dtype=object), kind)
         for a, b in zip(quick, slow, strict=True):
             assert repr(a) == repr(b) or (b is None and pd.isna(a)) or a == b, (kind, cells)
 
@@ -112,9 +112,9 @@ def test_json_values_are_judged_as_they_are(kind):
     """A column with a dtype breaks the contract where its values one by one do."""
     contract = parse_contract(
         "record: r\ntask: regression\ncolumns:\n"
-        f"  v: {{type: {kind}, meaning: Any., role: key, known: before, missing: true}}\n"
-        "  x: {type: number, meaning: Any., role: feature, known: before, example: 1}\n"
-        "  y: {type: number, meaning: Any., role: target, known: after}\n"
+        f"  v: {{type: {kind}, description: Any., role: id, available: before_prediction, nullable: true}}\n"
+        "  x: {type: number, description: Any., role: feature, available: before_prediction, example: 1}\n"
+        "  y: {type: number, description: Any., role: target, available: after_prediction}\n"
     )
     odd = st.sampled_from(["\ud800", 2**53 + 1, 1e31, 10**400])
     values = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), odd)
@@ -122,8 +122,8 @@ def test_json_values_are_judged_as_they_are(kind):
     @settings(max_examples=150, database=None, derandomize=True, deadline=None)
     @given(st.lists(values, min_size=1, max_size=4))
     def holds(found):
-        quick, slow = json_values(found, kind), pd.Series([no_gap(value) for value in found], dtype=object)
-        judged = [failures(pd.DataFrame({"v": one}), contract, ["v"]).values.tolist() for one in (quick, slow)]
+        quick, slow = json_values(found, kind), pd.Series([reject_nan(value) for value in found], dtype=object)
+        judged = [failure_cases(pd.DataFrame({"v": one}), contract, ["v"]).values.tolist() for one in (quick, slow)]
         assert judged[0] == judged[1], found
 
     holds()
@@ -133,7 +133,7 @@ def test_json_values_are_judged_as_they_are(kind):
 def test_a_quick_look_never_passes_what_the_contract_refuses(table):
     """Columns with their usual dtypes and now and then a strange value: the look is as strict as the check."""
     contract = parse_contract(TABLES[table]()[0])
-    usual = pd.DataFrame(payload(contract, 3))
+    usual = pd.DataFrame(sample_records(contract, 3))
     seen = {True: 0, False: 0}
     floats = st.floats(width=32) | st.sampled_from([0.0, 5.5, 600.0, 600.0000001, -1e-9, 1e30, 1.0000001e30, np.nan])
     kinds = {"float64": floats, "float32": floats, "int64": st.integers(-(2**63), 2**63 - 1) | st.integers(0, 30), "int8": st.integers(-128, 127)}
@@ -147,7 +147,7 @@ def test_a_quick_look_never_passes_what_the_contract_refuses(table):
         values = data.draw(st.lists(kinds[dtype], min_size=3, max_size=3))
         with np.errstate(over="ignore"):
             frame = usual.assign(**{name: pd.Series(values, dtype="object" if dtype == "strange" else dtype)})[contract.features]
-        broken = len(failures(frame, contract))
+        broken = len(failure_cases(frame, contract))
         seen[scoring.plainly_keeps(frame, contract)] += 1
         assert not (broken and scoring.plainly_keeps(frame, contract)), (name, values)
 
@@ -166,7 +166,7 @@ def test_chunks_together_are_the_whole_file(table, tmp_path):
             parts = list(read_chunks(path, contract, rows))
             assert [len(part) for part in parts] == [rows] * (900 // rows) + [900 % rows] * bool(900 % rows)
             found = pd.concat(parts, ignore_index=True)
-            assert not len(failures(found, contract, list(found)))
+            assert not len(failure_cases(found, contract, list(found)))
             kept = [name for name in found if contract.columns[name].type != "timestamp"]
             assert same(found[kept].astype(object), whole[kept]), (name, rows)
 
@@ -237,11 +237,12 @@ def test_the_columns_of_an_answer(models, tmp_path):
 def test_a_copied_column_keeps_its_name_beside_an_answer(name, kind, tmp_path):
     text, frame = visits()
     frame = frame.rename(columns={"visit": name}).astype({name: kind})
-    line = f"{name}: {{type: {'string' if kind is str else 'integer'}, meaning: A number., role: key, known: before, example: {kind(7)!r}}}"
+    line = f"{name}: {{type: {'string' if kind is str else 'integer'}, description: A number., role: id, "
+    line += f"available: before_prediction, example: {kind(7)!r}}}"
     text = re.sub(r"visit: .*", line, text)
     contract = parse_contract(text)
-    x = model_input(frame, contract)
-    save(tmp_path / "m", build_family("prior", {}, contract, 0).fit(x, target_values(frame, contract)), contract, text, {"threshold": 0.5}, x)
+    x = feature_frame(frame, contract)
+    save(tmp_path / "m", build_family("prior", {}, contract, 0).fit(x, encode_target(frame, contract)), contract, text, {"threshold": 0.5}, x)
     seal(tmp_path / "m")
     score_file(write(frame, tmp_path / "in.csv"), tmp_path / "out.csv", Predictor(tmp_path / "m"), progress=False)
     said = [f"predicted_{one}" if one == name else one for one in ("row", "label", "probability", "model")]

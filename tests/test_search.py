@@ -18,13 +18,13 @@ from mle_project.contract import EXAMPLE, parse_contract
 from mle_project.evaluation import scorer
 from mle_project.features import SELECTIONS, fewer
 from mle_project.folds import make_folds
-from mle_project.frames import model_input, target_values
+from mle_project.frames import encode_target, feature_frame
 from mle_project.project import ProjectError
 from mle_project.search import Search, score_folds, tune
 
 
 def search(table, family, metric, **options) -> Search:
-    x, y = model_input(table.frame, table.contract), target_values(table.frame, table.contract)
+    x, y = feature_frame(table.frame, table.contract), encode_target(table.frame, table.contract)
     return Search(family, x, y, make_folds(table.frame, table.contract, 2), table.contract, metric, **options)
 
 

@@ -25,9 +25,9 @@ from test_artifact import FRESH
 from mle_project.artifact import TOLERANCE, Predictor, largest_difference, seal, usual_size
 from mle_project.contract import example_record, request_model
 from mle_project.evaluation import answers
-from mle_project.frames import model_input, record_blocks, records_frame
+from mle_project.frames import feature_frame, records_frame, records_to_arrays
 from mle_project.intake import Rules, quick_check
-from mle_project.records import broken_records, payload, valid_records
+from mle_project.records import invalid_records, sample_records, valid_records
 
 JSON = {"content-type": "application/json"}
 
@@ -115,7 +115,7 @@ def records(sample, served) -> list[dict]:
     contract = served.predictor.contract
     rows = pd.read_parquet(sample.root / "data" / "tables" / "test.parquet").head(1500)
     real = json.loads(rows[contract.features].to_json(orient="records"))
-    made = payload(contract, 1500, seed=3, gaps=0.3)
+    made = sample_records(contract, 1500, seed=3, gaps=0.3)
     strange: list[dict] = []
 
     @settings(max_examples=300, database=None, derandomize=True, deadline=None)
@@ -143,7 +143,7 @@ def test_five_places_give_the_same_numbers(served, sample, records, tmp_path):
     assert shown["digest"] == predictor.digest and shown["found"] == expected.tolist()
 
     frame = records_frame(records)[predictor.contract.features]
-    native = answers(joblib.load(predictor.folder / "native.joblib"), model_input(frame, predictor.contract), task)
+    native = answers(joblib.load(predictor.folder / "native.joblib"), feature_frame(frame, predictor.contract), task)
     assert largest_difference(native, expected, usual_size(native)) <= TOLERANCE[task]
 
     status, answer = served.post({"records": records})
@@ -187,7 +187,7 @@ def test_the_quick_check_and_pydantic_agree(sample):
     @given(valid_records(contract))
     def good(record):
         record_type.model_validate(record)
-        found, (numbers, strings) = quick_check(rules, [record]), record_blocks([record], contract)
+        found, (numbers, strings) = quick_check(rules, [record]), records_to_arrays([record], contract)
         if found:  # whole numbers beyond 2**53 are left to pydantic
             np.testing.assert_array_equal(found.numbers, numbers)
             assert found.strings.tolist() == strings.tolist()
@@ -195,7 +195,7 @@ def test_the_quick_check_and_pydantic_agree(sample):
             raise AssertionError(f"refused: {record}")
 
     @settings(max_examples=600, database=None, derandomize=True, deadline=None)
-    @given(broken_records(contract))
+    @given(invalid_records(contract))
     def bad(case):
         with pytest.raises(ValueError):
             record_type.model_validate(case[0])

