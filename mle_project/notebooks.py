@@ -6,7 +6,6 @@ __all__ = ['clean', 'is_clean', 'clean_file', 'before_save', 'after_save', 'plai
 
 # %% ../nbs/37_notebooks.ipynb #2b60381d
 import ast
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from nbdev.doclinks import nbdev_export
 
 from .project import ProjectError
 from .project import root
+from .project import write_text_atomically
 
 # %% ../nbs/37_notebooks.ipynb #81905097
 def clean(
@@ -50,9 +50,7 @@ def clean_file(
     path: str | Path,  # a notebook, cleaned in place
 ) -> None:
     "Strip a notebook file of what does not belong in git."
-    temporary = Path(path).with_suffix(".part")
-    temporary.write_text(_cleaned(Path(path)))
-    os.replace(temporary, path)
+    write_text_atomically(path, _cleaned(Path(path)))
 
 # %% ../nbs/37_notebooks.ipynb #cc7f1bd0
 def _is_source(path: str | Path) -> bool:

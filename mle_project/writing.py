@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from contextlib import ExitStack
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .contract import Contract
 from .contract import example_record
 from .contract import read_contract
 from .project import ProjectError
+from .project import atomic_path
 from .project import root
 
 # %% ../nbs/46_writing.ipynb #d368cf80
@@ -46,30 +48,57 @@ def refuse_uncommitted(folder: Path, paths: Sequence[str]) -> None:
 
 # %% ../nbs/46_writing.ipynb #fcf2a1fa
 @contextmanager
-def _beside(folder: Path, texts: Mapping[str, str], copies: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-    "Temporary files beside their places with the new content; those that are left at the end go, and so do folders made for nothing."
-    made: dict[str, Path] = {}
-    folders = [parent for path in [*texts, *copies] for parent in (folder / path).parents if not parent.exists()]
+def _folders(paths: Sequence[Path]) -> Iterator[None]:
+    "The folders of some files; those that were made for nothing go at the end."
+    made = {parent for path in paths for parent in path.parents if not parent.exists()}
     try:
-        for path in [*texts, *copies]:
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            made[path] = target.with_name(f".{target.name}.new")
-            if path in texts:
-                made[path].write_text(texts[path])
-            else:
-                subprocess.run(["cp", "--reflink=auto", "--", str(copies[path]), str(made[path])], check=True, capture_output=True)
-            if target.is_file() and path in texts:
-                shutil.copymode(target, made[path])
-        yield made
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
-        for part in made.values():
-            part.unlink(missing_ok=True)
-        for empty in sorted(set(folders), key=lambda path: -len(path.parts)):
-            if empty.is_dir() and not any(empty.iterdir()):
-                empty.rmdir()
+        for folder in sorted(made, key=lambda path: -len(path.parts)):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _write_parts(
+    parts: Mapping[str, Path], folder: Path, texts: Mapping[str, str], copies: Mapping[str, Path]
+) -> None:
+    "Write the new content of each file where it waits for its turn."
+    for path, text in texts.items():
+        parts[path].write_text(text)
+        if (folder / path).is_file():
+            shutil.copymode(folder / path, parts[path])
+    for path, source in copies.items():
+        command = ["cp", "--reflink=auto", "--", str(source), str(parts[path])]
+        subprocess.run(command, check=True, capture_output=True)
 
 # %% ../nbs/46_writing.ipynb #b6bdf414
+@contextmanager
+def _old_files(targets: Sequence[Path]) -> Iterator[dict[Path, Path]]:
+    "Where old files wait, by their own places; at an error they come back and new ones go."
+    old: dict[Path, Path] = {}
+    absent = [target for target in targets if not target.exists()]
+    try:
+        yield old
+    except BaseException:
+        for target in absent:
+            target.unlink(missing_ok=True)
+        for target, kept in old.items():
+            if kept.exists():
+                os.replace(kept, target)
+        raise
+
+
+def _move_aside(target: Path, old: dict[Path, Path]) -> None:
+    "Give a file's place free, and remember where it waits."
+    if target.is_dir():
+        raise IsADirectoryError(0, "a folder is in the way", str(target))
+    if target.exists():
+        old[target] = target.with_name(f".{target.name}.old")
+        os.replace(target, old[target])
+
+
 def write_together(
     folder: Path,  # of the project
     texts: Mapping[str, str],  # the new content of files, by path
@@ -78,27 +107,13 @@ def write_together(
     backups: bool = False,  # keep what was there as FILE.bak
 ) -> None:
     "Change several files of a project together or not at all."
-    old: dict[Path, Path] = {}
-    placed: list[Path] = []
+    targets = {path: folder / path for path in [*texts, *(copies or {})]}
     try:
-        with _beside(folder, texts, copies or {}) as made:
-            try:
-                for target in [folder / path for path in [*made, *removed]]:
-                    if target.is_dir():
-                        raise IsADirectoryError(0, "a folder is in the way", str(target))
-                    if target.exists():
-                        old[target] = target.with_name(f".{target.name}.old")
-                        os.replace(target, old[target])
-                for path, part in made.items():
-                    os.replace(part, folder / path)
-                    placed.append(folder / path)
-            except BaseException:
-                for target in placed:
-                    target.unlink(missing_ok=True)
-                for target, kept in old.items():
-                    if kept.exists():
-                        os.replace(kept, target)
-                raise
+        with _folders([*targets.values()]), _old_files([*targets.values()]) as old, ExitStack() as places:
+            parts = {path: places.enter_context(atomic_path(target)) for path, target in targets.items()}
+            _write_parts(parts, folder, texts, copies or {})
+            for target in [*targets.values(), *(folder / path for path in removed)]:
+                _move_aside(target, old)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.stderr.decode().strip()
         raise ProjectError(f"{getattr(error, 'filename', None) or 'copying'}: {reason}. Nothing was changed.") from None
