@@ -6,7 +6,6 @@ __all__ = ['SAMPLE', 'Plan', 'plan', 'describe', 'as_dict', 'diff', 'apply']
 # %% ../nbs/47_adopt.ipynb #0867c73d
 import difflib
 import glob
-import io
 import re
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -57,6 +56,7 @@ from .writing import refuse_uncommitted
 from .writing import uncommitted
 from .writing import with_part
 from .writing import with_plots
+from .writing import with_value
 from .writing import write_together
 
 # %% ../nbs/47_adopt.ipynb #d0cff644
@@ -192,30 +192,10 @@ def _copies(engine: duckdb.DuckDBPyConnection, decisions: Sequence[Decision], ro
 # %% ../nbs/47_adopt.ipynb #840e0c45
 def _params(folder: Path, changes: Mapping[str, Any]) -> str:
     "The text of `params.yaml` with keys changed, named section.key."
-    from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedMap
-    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
-
-    def written(value: Any) -> Any:
-        if isinstance(value, str):
-            return value if re.fullmatch(r"[A-Za-z_][\w./*-]*", value) else DoubleQuotedScalarString(value)
-        if isinstance(value, Mapping):
-            made = CommentedMap({key: written(one) for key, one in value.items()})
-            if not any(isinstance(one, Mapping) for one in value.values()):
-                made.fa.set_flow_style()
-            return made
-        return value
-
-    editor = YAML()
-    editor.preserve_quotes, editor.width = True, 4096
-    editor.representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
-    content = editor.load((folder / "params.yaml").read_text())
-    for name, value in changes.items():
-        section, key = name.split(".")
-        content[section][key] = written(value)
-    out = io.StringIO()
-    editor.dump(content, out)
-    return out.getvalue()
+    text = (folder / "params.yaml").read_text()
+    for place, value in changes.items():
+        text = with_value(text, place, value)
+    return text
 
 # %% ../nbs/47_adopt.ipynb #f74265fe
 def _changes(folder: Path, contract: Contract, split: Mapping[str, Any], folds: tuple[int, int | None], equal: float) -> dict[str, Any]:

@@ -6,7 +6,6 @@ __all__ = ['DATES', 'AFFINITIES', 'EXACT', 'SETTINGS', 'ARROW', 'RELATIONS', 'HA
 
 # %% ../nbs/04_databases.ipynb #e9cf2790
 import hashlib
-import os
 import sqlite3
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .project import ProjectError
+from .project import atomic_path
 
 # %% ../nbs/04_databases.ipynb #d22e35ec
 @contextmanager
@@ -52,18 +52,23 @@ def _write_parquet(where: str, batches: Iterable[pa.RecordBatch], schema: pa.Sch
     "One Parquet file from batches that the schema can hold."
     from tqdm import tqdm
 
-    part = path.with_name(path.name + ".part")
-    with pq.ParquetWriter(part, schema, compression="zstd") as writer, tqdm(desc=path.stem, unit=" rows", unit_scale=True, delay=5) as bar:
+    with (
+        atomic_path(path) as part,
+        pq.ParquetWriter(part, schema, compression="zstd") as writer,
+        tqdm(desc=path.stem, unit=" rows", unit_scale=True, delay=5) as bar,
+    ):
         for batch in batches:
             try:
                 batch = batch.cast(schema)
                 batch.validate(full=True)
             except pa.ArrowInvalid as error:
-                raise ProjectError(f"{where}: a value does not fit its column ({error}). Make a view that casts it, and name the view.") from None
+                raise ProjectError(
+                    f"{where}: a value does not fit its column ({error}). "
+                    "Make a view that casts it, and name the view."
+                ) from None
             _check_dates(where, batch)
             writer.write_batch(batch)
             bar.update(batch.num_rows)
-    os.replace(part, path)
     return path
 
 # %% ../nbs/04_databases.ipynb #7d108617

@@ -7,7 +7,6 @@ __all__ = ['IMPORTERS', 'ROOMS', 'clean', 'is_clean', 'clean_file', 'source_note
 
 # %% ../nbs/37_notebooks.ipynb #2b60381d
 import ast
-import os
 import re
 import symtable
 from importlib.util import resolve_name
@@ -23,6 +22,7 @@ from nbdev.doclinks import nbdev_export
 
 from .project import ProjectError
 from .project import root
+from .project import write_text_atomically
 
 # %% ../nbs/37_notebooks.ipynb #81905097
 def clean(
@@ -56,9 +56,7 @@ def clean_file(
     path: str | Path,  # a notebook, cleaned in place
 ) -> None:
     "Strip a notebook file of what does not belong in git."
-    temporary = Path(path).with_suffix(".part")
-    temporary.write_text(_cleaned(Path(path)))
-    os.replace(temporary, path)
+    write_text_atomically(path, _cleaned(Path(path)))
 
 # %% ../nbs/37_notebooks.ipynb #cc7f1bd0
 def _is_source(path: str | Path) -> bool:

@@ -2,13 +2,16 @@
 
 # %% auto #0
 __all__ = ['STAGING', 'ENVIRONMENT', 'ProjectError', 'root', 'Section', 'read_yaml', 'section', 'require', 'output',
-           'end_with_parent']
+           'atomic_path', 'write_text_atomically', 'end_with_parent']
 
 # %% ../nbs/00_project.ipynb #8f54d175
 import ctypes
 import os
 import signal
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +87,31 @@ def output(
     target = Path(os.environ.get(STAGING) or root()) / path
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
+
+# %% ../nbs/00_project.ipynb #9c84b358
+@contextmanager
+def atomic_path(
+    target: str | Path,  # a file, which may exist
+) -> Iterator[Path]:  # where to write it
+    "A name beside a file; what is written there takes the file's place when all went well."
+    target = Path(target)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text_atomically(
+    target: str | Path,  # a file; where it exists it keeps its mode
+    text: str,
+) -> None:
+    "Replace the text of a file in one step."
+    with atomic_path(target) as part:
+        part.write_text(text)
+        if Path(target).exists():
+            shutil.copymode(target, part)
 
 # %% ../nbs/00_project.ipynb #5ffc3977
 def end_with_parent() -> None:

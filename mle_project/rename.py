@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 from .project import ProjectError
+from .project import write_text_atomically
 
 # %% ../nbs/48_rename.ipynb #ac29b26e
 def package_name(
@@ -76,20 +77,12 @@ def rename(
     before = {path: (folder / path).read_text() for path in changed}
     try:
         for path, text in changed.items():
-            _write(folder / path, text)
+            write_text_atomically(folder / path, text)
         os.rename(folder / old, folder / name)
         (folder / name / "_modidx.py").unlink(missing_ok=True)  # not in git; nbdev writes it again
     except OSError as error:
         for path, text in before.items():
             if (folder / path).read_text() != text:
-                _write(folder / path, text)
+                write_text_atomically(folder / path, text)
         raise ProjectError(f"{error.filename}: {error.strerror}. Nothing was changed.") from None
     return sorted(re.sub(rf"^{old}/", f"{name}/", path) for path in changed)
-
-
-def _write(path: Path, text: str) -> None:
-    "Replace a file's text, keeping its mode."
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.chmod(path.stat().st_mode)
-    os.replace(part, path)

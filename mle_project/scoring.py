@@ -41,6 +41,7 @@ from .frames import to_python
 from .frames import failure_cases
 from .frames import frame_to_arrays
 from .project import ProjectError
+from .project import atomic_path
 
 # %% ../nbs/26_scoring.ipynb #c765e718
 ARROW = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(), "timestamp": pa.timestamp("us")}
@@ -127,14 +128,11 @@ def landing(
     target: Path,  # a file, which may exist
 ) -> Iterator[Path]:  # where to write it
     "A name beside a file; what is written there takes the file's place when all went well."
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        yield part
-        os.replace(part, target)
+        with atomic_path(target) as part:
+            yield part
     except OSError as error:
         raise ProjectError(f"{target} cannot be written: {error}.") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _spelled(table: pa.Table) -> pa.Table:

@@ -34,6 +34,7 @@ from .engines import write_query
 from .frames import count_out_of_range
 from .frames import encode_target
 from .project import ProjectError
+from .project import atomic_path
 from .project import root
 from .sources import local_files
 
@@ -239,20 +240,24 @@ def write_splits(
     folder: Path,  # where to put the tables
 ) -> dict[str, Path]:  # train.parquet, validation.parquet and test.parquet, by split
     "Divide the rows, check the division and write the three tables."
-    parts = {name: folder / f"{name}.part" for name in SPLITS}
+    targets = {name: folder / f"{name}.parquet" for name in SPLITS}
     try:
-        with contextlib.ExitStack() as stack:
-            tables = {name: stack.enter_context(contextlib.closing(_Table(part, schema))) for name, part in parts.items()}
-            for batch, names in _named(paths, contract, schema, split, rows):
-                for name in SPLITS:
-                    tables[name].add(batch.filter(pa.array(names == name)))
-        check_splits(parts, contract)
-        return {name: part.replace(part.with_suffix(".parquet")) for name, part in parts.items()}
+        with contextlib.ExitStack() as places:
+            parts = {name: places.enter_context(atomic_path(target)) for name, target in targets.items()}
+            with contextlib.ExitStack() as stack:
+                tables = {
+                    name: stack.enter_context(contextlib.closing(_Table(part, schema)))
+                    for name, part in parts.items()
+                }
+                for batch, names in _named(paths, contract, schema, split, rows):
+                    for name in SPLITS:
+                        tables[name].add(batch.filter(pa.array(names == name)))
+            check_splits(parts, contract)
     except pa.ArrowInvalid as error:
-        raise ProjectError(f"a column cannot be stored as {contract.path} describes it: {error}. Cast it in the query.") from error
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+        raise ProjectError(
+            f"a column cannot be stored as {contract.path} describes it: {error}. Cast it in the query."
+        ) from error
+    return targets
 
 # %% ../nbs/08_tables.ipynb #bf552689
 def summary(

@@ -6,7 +6,6 @@ __all__ = ['MARKS', 'BROKEN', 'opened', 'readable']
 # %% ../nbs/05_texts.ipynb #dbeb705d
 import codecs
 import gzip
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .project import ProjectError
+from .project import atomic_path
 
 # %% ../nbs/05_texts.ipynb #8254d8f1
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -65,10 +65,8 @@ def _plain_text(path: Path, stated: str | None, target: Path) -> Path:
         for _ in _pieces(path, encoding):
             pass
         return path
-    part = target.with_name(target.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as out:
+    with atomic_path(target) as part, part.open("w", encoding="utf-8", newline="") as out:
         out.writelines(_pieces(path, encoding))
-    os.replace(part, target)
     return target
 
 # %% ../nbs/05_texts.ipynb #031b3793
