@@ -39,6 +39,7 @@ from .dialect import refuse_absent
 from .dialect import say
 from .dialect import workbench
 from .evaluation import METRICS
+from .formatting import format_table
 from .profiling import Target
 from .profiling import contract_names
 from .profiling import decide_split
@@ -327,18 +328,11 @@ def _guessed(sources: Mapping[str, tuple[dict[str, Any], list[Path]]]) -> list[N
     codes = {name: options["encoding"] for name, (options, _) in sources.items() if options.get("encoding", "utf").lower()[:3] != "utf"}
     return [Note(2, f"`{name}` is not UTF-8 and was read as {code}; look whether its letters come out right") for name, code in codes.items()]
 
-# %% ../nbs/47_adopt.ipynb #e94c7514
-def _columns(rows: Sequence[Sequence[str]]) -> str:
-    "Rows as aligned columns; the first is the head, the last column is not padded."
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]) - 1)]
-    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows]
-    return "\n".join("  " + line for line in [lines[0], "-" * max(map(len, lines[:1])), *lines[1:]])
-
 # %% ../nbs/47_adopt.ipynb #e7d69624
 def describe(plan: Plan) -> str:
     "What was decided and why, for a person."
-    head = ["column", "type", "role", "why"]
-    table = _columns([head, *([d.name, d.kind, d.role + (" (after)" if d.available == "after_prediction" else ""), d.why] for d in plan.decisions)])
+    rows = [[d.name, d.kind, d.role + (" (after)" if d.available == "after_prediction" else ""), d.why] for d in plan.decisions]
+    table = format_table(["column", "type", "role", "why"], rows, left=(0, 1, 2, 3))
     classes = ", ".join(f"{label} {count:,}" for label, count in plan.target.counts.items())
     about = f"{plan.name}: {plan.rows:,} rows, {len(plan.contract.features)} features of {len(plan.decisions)} columns. "
     about += f"Task: {plan.target.task}, `{plan.contract.target.name}`{f' ({classes})' if classes else ''}. "

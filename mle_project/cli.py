@@ -10,11 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .formatting import format_table
+from .formatting import format_value
 from .lock import verify
 from .project import ProjectError
 from .project import read_yaml
@@ -219,7 +222,7 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
     elif found:
         rows = [[one["column"], one["rule"], f"{one['count']:,}", one["examples"]] for one in found]
-        click.echo(_table([["column", "rule", "count", "example rows, from 0"], *rows], left=(0, 1, 3)))
+        click.echo(format_table(["column", "rule", "count", "example rows, from 0"], rows, left=(0, 1, 3)))
     else:
         click.echo(f"{file.name}: {len(frame):,} rows keep the contract")
         for name, count in count_out_of_range(frame, contract).items():
@@ -292,18 +295,16 @@ def explain(record: Path, model: Path | None, as_json: bool) -> None:
     steps = steps_of(joblib.load(predictor.folder / "native.joblib"), predictor.contract, given, predictor.about.get("threshold"))
     said, why = predictor.describe(predictor.answer_records([given]))[0], reasons(predictor, given)
     if as_json:
-        shown = {"steps": [vars(step) for step in steps], "reasons": why, "answer": said, "model": predictor.digest}
-        click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        found = {"steps": [vars(step) for step in steps], "reasons": why, "answer": said, "model": predictor.digest}
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
+    shown = partial(format_value, significant=6, missing="missing")
     for number, step in enumerate(steps, 1):
-        click.echo(f"\n{number:2}  {step.name}\n" + "\n".join(f"      {name:32} {_short(value)}" for name, value in step.values.items()))
-    rows = [[one["field"], _short(one["value"]), _short(one["typical"]), f"{one['effect']:+.4g}"] for one in why[:12]]
-    click.echo("\nWhat pushed it, strongest first\n" + _table([["field", "value", "typical", "effect"], *rows]))
+        lines = [f"      {name:32} {shown(value)}" for name, value in step.values.items()]
+        click.echo(f"\n{number:2}  {step.name}\n" + "\n".join(lines))
+    rows = [[one["field"], shown(one["value"]), shown(one["typical"]), f"{one['effect']:+.4g}"] for one in why[:12]]
+    click.echo("\nWhat pushed it, strongest first\n" + format_table(["field", "value", "typical", "effect"], rows))
     click.echo(f"\nThe compiled model says {json.dumps(said, ensure_ascii=False)}\nmodel {predictor.digest}")
-
-# %% ../nbs/49_cli.ipynb #d15a136c
-def _short(value: Any) -> str:
-    return "missing" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 # %% ../nbs/49_cli.ipynb #5bba137b
 @main.command()
@@ -370,14 +371,6 @@ def readme() -> None:
     click.echo("README.md is up to date now" if changed else "README.md was up to date")
 
 # %% ../nbs/49_cli.ipynb #2ae0adcd
-def _table(rows: list[list[str]], left: tuple[int, ...] = (0,)) -> str:
-    "Rows as aligned columns, those in `left` to the left; the first row is the head."
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    padded = [[cell.ljust(widths[i]) if i in left else cell.rjust(widths[i]) for i, cell in enumerate(row)] for row in rows]
-    lines = ["  ".join(row).rstrip() for row in padded]
-    return "\n".join("  " + line for line in [lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
-
-
 def stage_rows() -> list[list[str]]:
     "One row for each stage: its name, how long it last took, its report."
     path = root() / ".mle" / "times.json"
@@ -398,7 +391,7 @@ def family_rows(folder: Path) -> list[list[str]]:
     rows = [["family", "score on folds", "spread", "s to fit", "us per row", "kB on disk"]]
     for name, row in found.items():
         took_it = [f"{took[name][key]:g}" if name in took else "-" for key in ("fit_seconds", "microseconds_per_row")]
-        rows.append([name, f"{row['score']:.6g}", f"{row['spread']:.2g}", *took_it, f"{row['bytes'] / 1000:,.0f}"])
+        rows.append([name, format_value(row["score"], significant=6), f"{row['spread']:.2g}", *took_it, f"{row['bytes'] / 1000:,.0f}"])
     return rows
 
 # %% ../nbs/49_cli.ipynb #fa06425c
@@ -414,8 +407,10 @@ def summary(as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     columns = {found["family"]: found["test"], **{name: one["test"] for name, one in found["beside"].items()}}
-    head, rows = [["test metric", *columns]], [[name, *(f"{one[name]:.6g}" for one in columns.values())] for name in found["test"]]
-    tables = [stage_rows(), family_rows(path.parent), head + rows]
-    click.echo("\n" + "\n\n".join(_table(table) for table in tables if table))
+    scores = [["test metric", *columns]]
+    for name in found["test"]:
+        scores.append([name, *(format_value(one[name], significant=6) for one in columns.values())])
+    tables = [stage_rows(), family_rows(path.parent), scores]
+    click.echo("\n" + "\n\n".join(format_table(table[0], table[1:]) for table in tables if table))
     click.echo("\n  model   " + found["model"] + "\n  read    reports/final_model.html, models/final/card.md")
     click.echo("  serve   source .venv/bin/activate && bentoml serve      edit    make lab      change    params.yaml, then dvc repro\n")

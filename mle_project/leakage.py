@@ -25,6 +25,7 @@ from .frames import encode_target
 from .evaluation import all_metrics
 from .features import COLUMNAR
 from .features import for_trees
+from .rendering import render
 from .tables import thin
 
 # %% ../nbs/23_leakage.ipynb #f5185dbf
@@ -285,17 +286,6 @@ def sampling_bias(splits: Splits, contract: Contract, limit: float) -> Finding:
 # %% ../nbs/23_leakage.ipynb #fef08962
 def leakage_page(findings: Sequence[Finding]) -> str:  # Markdown
     "The eight types, their guards and what they found, for a reviewer."
-    head = "| type | | guard | found |\n|---|---|---|---|\n"
-    lines = []
-    for one in findings:
-        state = "**" + "; ".join(one.faults) + ".** " if one.faults else ""
-        lines.append(f"| {one.type} {one.name} | {one.state} | {one.guard} | {state}{one.found} |")
-    total, open_ones = sum(len(one.faults) for one in findings), [one.type for one in findings if one.to_judge]
-    said = "No leakage was found." if not total else f"Faults: {total}. The numbers of this run cannot be trusted before they are mended."
-    said += f" A person has to judge {', '.join(open_ones)}." if open_ones else ""
-    proof = (
-        "Two proofs run with the tests. With the test rows' features replaced by absurd values and their labels shuffled, every hyperparameter, "
-        "threshold and fitted parameter of the run stays the same, bit for bit. With everything that became known after a moment rewritten in "
-        "the sources, the rows asked until then stay the same, bit for bit."
-    )
-    return f"# Leakage\n\n{said}\n\n{head}" + "\n".join(lines) + f"\n\n{proof} The types are those of Kapoor and Narayanan (Patterns, 2023).\n"
+    faults = sum(len(one.faults) for one in findings)
+    to_judge = [one.type for one in findings if one.to_judge]
+    return render("leakage.md.j2", findings=findings, faults=faults, to_judge=to_judge)

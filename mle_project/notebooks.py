@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['IMPORTERS', 'ROOMS', 'clean', 'is_clean', 'clean_file', 'source_notebooks', 'before_save', 'after_save', 'plain_code',
-           'cell_code', 'notebook_code', 'module_file', 'imported_modules', 'stage_notebook', 'stage_code',
-           'export_all', 'package_modules', 'order_faults']
+           'cell_code', 'notebook_code', 'module_file', 'imported_modules', 'named_templates', 'stage_notebook',
+           'stage_code', 'export_all', 'package_modules', 'order_faults']
 
 # %% ../nbs/37_notebooks.ipynb #2b60381d
 import ast
@@ -296,6 +296,27 @@ def imported_modules(
                     waiting.append((whole, _module_text(whole, package)))
     return sorted(found)
 
+# %% ../nbs/37_notebooks.ipynb #5ac73ff7
+def _strings(code: str) -> set[str]:
+    "The strings that stand in plain code."
+    constants = (node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant))
+    return {value for value in constants if isinstance(value, str)}
+
+
+def named_templates(
+    code: str,  # plain code
+    folder: Path,  # of the templates
+) -> list[str]:  # names of files, sorted
+    "The templates that the code names, directly or through one another."
+    texts = {path.name: path.read_text() for path in folder.glob("*.j2")}
+    found: set[str] = set()
+    waiting = texts.keys() & _strings(code)
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= {other for other in texts if other in texts[name]} - found
+    return sorted(found)
+
 # %% ../nbs/37_notebooks.ipynb #d4326222
 def stage_notebook(
     stage: str,  # a stage's name
@@ -310,7 +331,7 @@ def stage_notebook(
 def stage_code(
     stage: str,  # a stage's name
 ) -> str:
-    "All code that a stage runs, in plain form: its notebook's and that of the modules it imports."
+    "What a stage runs, in plain form: its notebook's code, that of the modules it imports, and the templates these name."
     package = root() / "mle_project"
     code = notebook_code(stage_notebook(stage))
     parts = [f"# {stage}", code]
@@ -320,6 +341,9 @@ def stage_code(
         raise ProjectError(f"stage `{stage}`, {error}") from None
     for name in names:
         parts += [f"# {name}", plain_code(_module_text(name, package))]
+    for name in named_templates("\n".join(parts), package / "templates"):
+        lines = (package / "templates" / name).read_text().splitlines()
+        parts += [f"# {package.name}/templates/{name}", *(f"#   {line}" for line in lines)]
     return "\n".join(parts) + "\n"
 
 # %% ../nbs/37_notebooks.ipynb #c451ca27

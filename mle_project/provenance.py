@@ -16,6 +16,7 @@ from typing import Any
 import click
 import yaml
 
+from .formatting import format_value
 from .lock import cache_folder
 from .lock import content_digest
 from .lock import recorded
@@ -133,7 +134,7 @@ def in_words(
         *(f"code         {name}  md5 {digest}" for name, digest in found["code"].items()),
         *(f"data         {name}  md5 {digest}" for name, digest in found["data"].items()),
         *(f"source       {name}  {digest}" for name, digest in found["sources"].items()),
-        "test         " + ", ".join(f"{name} {value:.6g}" for name, value in found["test"].items()),
+        "test         " + ", ".join(f"{name} {format_value(value, significant=6)}" for name, value in found["test"].items()),
         "parameters   " + yaml.safe_dump(found["params"], sort_keys=False, width=130).strip().replace("\n", "\n             "),
     ]
     if not found["recorded"]:
