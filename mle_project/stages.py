@@ -335,7 +335,7 @@ def input_digest(stage: str) -> str:
     for name in declared_paths(stage, "deps"):
         top = root() / name
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
-            if path.is_file():
+            if path.is_file() and path.parent.name != "__pycache__":  # as in .dvcignore; a run writes there
                 found.update(path.as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()
 

@@ -1,5 +1,6 @@
 """What a stage depends on: a changed literal in a module, imported in any form, changes the stage's code. And the laws of the rooms."""
 
+import compileall
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import ROOT
 from mle_project import notebooks
 from mle_project.notebooks import imported_modules, order_faults, stage_code, stage_notebook
 from mle_project.project import ProjectError
+from mle_project.stages import input_digest
 
 DEEP = "mle_project.room.deep"
 # what the stage's notebook says -> it reads mle_project/room/deep.py
@@ -186,6 +188,16 @@ def test_a_stage_has_its_notebook_at_the_top(project):
         stage_notebook("work")
     write_notebook(project / "nbs" / "01_work.ipynb", "2")
     assert stage_code("work") == "# work\n# %%\n2\n"
+
+
+def test_what_python_compiles_is_no_input_of_a_stage(project):
+    "A stage may depend on a folder of the package; importing it writes files there."
+    (project / "dvc.yaml").write_text("stages: {work: {cmd: mle run work, deps: [mle_project/room]}}\n")
+    before = input_digest("work")
+    compileall.compile_dir(project / "mle_project", quiet=1)
+    assert list(project.rglob("deep*.pyc")) and input_digest("work") == before
+    (project / "mle_project" / "room" / "deep.py").write_text("")
+    assert input_digest("work") != before
 
 
 # The laws of the rooms
