@@ -189,8 +189,10 @@ def _header(path: Path, kind: str, delimiter: str | None) -> list[str]:
     if kind == "parquet":
         return [f"{field.name} {field.type}" for field in pq.read_schema(path)]
     with duckdb.connect() as engine:
-        stated = {"header": True, "all_varchar": True, "comment": "", "skiprows": 0, "hive_partitioning": False}
-        return engine.read_csv(duckdb_path(path), delimiter=delimiter, **stated).columns
+        table = engine.read_csv(
+            duckdb_path(path), header=True, all_varchar=True, delimiter=delimiter, comment="", skiprows=0, hive_partitioning=False
+        )
+        return table.columns
 
 
 def _check_columns(where: str, paths: Sequence[Path], kind: str, delimiter: str | None) -> None:
