@@ -13,8 +13,10 @@ unexport VIRTUAL_ENV PYTHONPATH
 ifneq ($(words $(wildcard dvc.yaml params.yaml requirements/dev.txt)),3)
 $(error $(CURDIR) is not a clone of the project. Go to your clone first, or type make -C CLONE)
 endif
-ifneq ($(findstring :,$(CURDIR)),)
-$(error The path $(CURDIR) has a colon, which cannot stand in PATH. Move or rename the folder)
+# PATH cannot hold a colon, DVC fails on braces, and DuckDB does not write where a backslash is.
+REFUSED := $(strip $(foreach sign,\ : { },$(findstring $(sign),$(CURDIR))))
+ifneq ($(REFUSED),)
+$(error The path $(CURDIR) holds $(REFUSED), which not all programs used here can take. Rename the folder)
 endif
 
 .PHONY: help env repro test twice drills lab serve image spark shap hooks lock clean

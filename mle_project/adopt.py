@@ -80,7 +80,10 @@ class Plan:
 # %% ../nbs/47_adopt.ipynb #ac94fe0c
 def _paths(files: Sequence[str]) -> list[Path]:
     "The files that a person named, patterns resolved."
-    found = [Path(name) for pattern in files for name in (sorted(glob.glob(pattern, recursive=True)) or [pattern])]
+    found = []
+    for pattern in files:  # a file of just this name is meant, also where its name would do for a pattern
+        names = [] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+        found += [Path(name) for name in names or [pattern]]
     if not found:
         raise ProjectError("no file is named. Say which: mle adopt FILE --target COLUMN.")
     refuse_absent(found)

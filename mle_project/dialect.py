@@ -27,6 +27,7 @@ from .project import ProjectError
 from .sources import Files
 from .sources import SQLITE
 from .sources import local_files
+from .texts import duckdb_path
 from .texts import opened
 
 # %% ../nbs/42_dialect.ipynb #13070de6
@@ -89,7 +90,7 @@ def find_delimiter(
     "What stands between the cells; a `ProjectError` when the file is no table with a header."
     row: Any = None
     with suppress(duckdb.Error):
-        row = duckdb.connect().execute("SELECT Delimiter, Quote, SkipRows, len(Columns) FROM sniff_csv(?)", [str(path)]).fetchone()
+        row = duckdb.connect().execute("SELECT Delimiter, Quote, SkipRows, len(Columns) FROM sniff_csv(?)", [duckdb_path(path)]).fetchone()
     delimiter, quote, skipped, columns = row or (",", '"', 0, 1)
     line = ",".join(_header(path, "\0"))
     if re.fullmatch(r"sep=.", line):
@@ -129,7 +130,7 @@ def guessed_dates(
         return []
     asked = ", ".join(f"count(*) FILTER (WHERE NOT regexp_matches({quoted(name)}, '^\\s*\\d{{4}}'))" for name in moments)
     form = f"header = true, all_varchar = true, delim = {literal(str(files.delimiter))}, quote = '\"', escape = '\"', comment = '', skip = 0"
-    counts = duckdb.execute(f"SELECT {asked} FROM read_csv(?, {form})", [[str(path) for path in files.paths]]).fetchall()[0]
+    counts = duckdb.execute(f"SELECT {asked} FROM read_csv(?, {form})", [list(map(duckdb_path, files.paths))]).fetchall()[0]
     said = "with --query DuckDB guesses whether the day or the month stands first; see that it is right"
     return [f"`{name}` of {table}: {said}" for name, count in zip(moments, counts, strict=True) if count]
 
@@ -155,7 +156,7 @@ def literal(text: str) -> str:
 def workbench(memory: str = "1GB") -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
     "An empty database on disk and its folder; both are gone at the end."
     with tempfile.TemporaryDirectory() as folder, duckdb.connect(f"{folder}/bench.duckdb") as engine:
-        engine.execute(f"SET memory_limit = '{memory}'; SET threads = 2; SET TimeZone = 'UTC'; SET temp_directory = '{folder}/spill'")
+        engine.execute(f"SET memory_limit = '{memory}'; SET threads = 2; SET TimeZone = 'UTC'; SET temp_directory = {literal(folder + '/spill')}")
         yield engine, Path(folder)
 
 
@@ -224,10 +225,12 @@ def load(
                     raise ProjectError(f"{Path(path).name} has {how}. Make their headers equal, or say --query what to join.")
             columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names[0])
             reader = f"read_csv(?, header = true, delim = {literal(str(files.delimiter))}, quote = '\"', escape = '\"', auto_detect = false, "
-            reader += f"columns = {{{columns}}})"
+            reader += f"columns = {{{columns}}}, hive_partitioning = false)"
+        elif files.format == "parquet":
+            reader = "read_parquet(?, hive_partitioning = false)"
         else:
-            reader = "read_parquet(?)" if files.format == "parquet" else "read_json(?, format = 'newline_delimited', sample_size = -1)"
-        engine.execute(f"CREATE OR REPLACE TABLE raw AS SELECT * FROM {reader}", [paths])
+            reader = "read_json(?, format = 'newline_delimited', sample_size = -1, hive_partitioning = false)"
+        engine.execute(f"CREATE OR REPLACE TABLE raw AS SELECT * FROM {reader}", [list(map(duckdb_path, paths))])
     except duckdb.Error as error:
         raise ProjectError(f"{shown}: {_reading_fault(str(error))}") from None
     if not engine.execute("SELECT count(*) FROM raw").fetchall()[0][0]:
@@ -241,7 +244,7 @@ def _columns(engine: duckdb.DuckDBPyConnection, path: str, delimiter: str) -> li
         header = _header(Path(path), delimiter)
         csv.writer(file, delimiter=delimiter, lineterminator="\n").writerows([header, ["x"] * len(header)])  # a row below, for DuckDB
         file.flush()
-        return engine.read_csv(file.name, header=True, all_varchar=True, delimiter=delimiter, quotechar='"', comment="").columns
+        return engine.read_csv(duckdb_path(file.name), header=True, all_varchar=True, delimiter=delimiter, quotechar='"', comment="").columns
 
 
 def _reading_fault(error: str) -> str:

@@ -31,6 +31,9 @@ from .contract import Contract
 from .contract import ContractError
 from .frames import failure_cases
 from .project import ProjectError
+from .project import root
+from .texts import duckdb_path
+from .texts import spark_path
 
 # %% ../nbs/07_engines.ipynb #2a4ede94
 ENGINES = ("duckdb", "pyspark")
@@ -119,15 +122,23 @@ def _plain(table: ibis.Table) -> ibis.Table:
     return table.mutate(**{name: table[name].cast("timestamp(6)") for name in odd}) if odd else table
 
 
+def _is_partitioned(paths: Sequence[Path]) -> bool:
+    "Whether a folder of the project is called NAME=VALUE, a column for DuckDB. A folder above it is none."
+    inside = [path.relative_to(root()) for path in paths if path.is_relative_to(root())]
+    return any("=" in folder for path in inside for folder in path.parts[:-1])
+
+
 def _read(engine: Any, files: Any) -> ibis.Table:
     "Files as a table of DuckDB that is not read yet."
-    paths = [str(path) for path in files.paths]
+    paths = [duckdb_path(path) for path in files.paths]
+    hive = {"hive_partitioning": _is_partitioned(files.paths)}
     if files.format == "parquet":
-        return engine.read_parquet(paths)
+        return engine.read_parquet(paths, **hive)
     if files.format == "jsonl":
-        return engine.read_json(paths, format="newline_delimited", sample_size=-1)
+        return engine.read_json(paths, format="newline_delimited", sample_size=-1, **hive)
     words = ["", *files.null_values]
-    stated = {"quote": '"', "escape": '"', "comment": "", "skip": 0, **({"delim": files.delimiter} if files.delimiter else {})}
+    stated = {"quote": '"', "escape": '"', "comment": "", "skip": 0, **hive}
+    stated |= {"delim": files.delimiter} if files.delimiter else {}
     return engine.read_csv(paths, header=True, nullstr=words, sample_size=-1, all_varchar=files.all_text, **stated)
 
 # %% ../nbs/07_engines.ipynb #3e111b71
@@ -157,7 +168,7 @@ def load(
     if engine.name == "pyspark":
         from pyspark.sql import SparkSession
 
-        read = SparkSession.active().read.parquet(*map(str, _for_spark(name, files, folder)))
+        read = SparkSession.active().read.parquet(*map(spark_path, _for_spark(name, files, folder)))
         zoned = {column: read[column].cast("timestamp_ntz") for column, kind in read.dtypes if kind == "timestamp"}
         read.withColumns(zoned).createOrReplaceTempView(name)
     elif files.format == "parquet":

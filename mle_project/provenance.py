@@ -164,7 +164,8 @@ def made_again(
     own = found["environment"]["same_as_now"]
     say(f"rebuild: {found['commit'][:12]} in {top}, in {'this environment' if own else 'an environment built for it'}")
     if not own:
-        subprocess.run(["make", "-C", str(top), "env"], check=True)
+        # Said here for old commits, whose Makefile would take an absolute path apart at its blanks.
+        subprocess.run(["make", "-C", str(top), "env", "VENV=.venv"], check=True)
     run_graph(top, {}, force=True, target="final_model", bin=None if own else top / ".venv" / "bin")
     made = recorded((top / "dvc.lock").read_text())
     wanted = {name: one.digest for name, one in recorded(lock).items() if name in made and one.stage in TRAINED}

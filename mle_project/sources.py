@@ -32,6 +32,7 @@ from .databases import sqlite_fingerprint
 from .databases import sqlite_parquet
 from .project import ProjectError
 from .project import root
+from .texts import duckdb_path
 from .texts import readable
 
 # %% ../nbs/06_sources.ipynb #9e890043
@@ -188,7 +189,10 @@ def _header(path: Path, kind: str, delimiter: str | None) -> list[str]:
     if kind == "parquet":
         return [f"{field.name} {field.type}" for field in pq.read_schema(path)]
     with duckdb.connect() as engine:
-        return engine.read_csv(str(path), header=True, all_varchar=True, delimiter=delimiter, comment="", skiprows=0).columns
+        table = engine.read_csv(
+            duckdb_path(path), header=True, all_varchar=True, delimiter=delimiter, comment="", skiprows=0, hive_partitioning=False
+        )
+        return table.columns
 
 
 def _check_columns(where: str, paths: Sequence[Path], kind: str, delimiter: str | None) -> None:

@@ -42,6 +42,7 @@ from .scoring import refuse_broken
 from .scoring import report
 from .scoring import write_broken
 from .scoring import writer
+from .texts import spark_path
 
 # %% ../nbs/27_spark.ipynb #6fec6ed0
 SPARK_MASTER = "MLE_SPARK_MASTER"
@@ -160,10 +161,11 @@ def _spark_table(spark: Any, source: Path, predictor: Predictor, scratch: Path) 
         starts[part.name] = total
         total += pyarrow.parquet.read_metadata(part).num_rows
     archive = f"model-{predictor.digest[:16]}"
-    spark.sparkContext.addArchive(f"{shutil.make_archive(str(scratch / archive), 'zip', predictor.folder)}#{archive}")
+    packed = Path(shutil.make_archive(str(scratch / archive), "zip", predictor.folder))
+    spark.sparkContext.addArchive(f"{packed.as_uri()}#{archive}")  # an address: Spark cuts a bare path at its first odd character
     place = [functions.col("_metadata.file_name").alias("__file"), functions.col("_metadata.row_index").alias("__row")]
     names = [functions.col("`" + name.replace("`", "``") + "`") for name in used]
-    rows = spark.read.parquet(*[str(part.absolute()) for part in parts]).select(*names, *place)
+    rows = spark.read.parquet(*map(spark_path, parts)).select(*names, *place)
     schema = answer_schema(predictor, used)
     shown = from_arrow_schema(schema.append(pa.field(FAULT, pa.string())), prefer_timestamp_ntz=True)
     answer = partial(_spark_answers, archive=archive, columns=used, starts=starts, schema=schema)
@@ -181,7 +183,7 @@ def _settle(spark: Any, answered: Path, target: Path, schema: pa.Schema) -> None
     "Put the sound answers where they belong: a folder of parts, or one file in the order of the source."
     from pyspark.sql import functions
 
-    clean = spark.read.parquet(str(answered)).where(functions.col(FAULT).isNull()).drop(FAULT)
+    clean = spark.read.parquet(spark_path(answered)).where(functions.col(FAULT).isNull()).drop(FAULT)
     parts = answered.with_name("parts")
     (clean.orderBy("row") if target.suffix else clean).write.parquet(str(parts))
     if target.suffix:

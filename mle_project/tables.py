@@ -37,6 +37,7 @@ from .project import ProjectError
 from .project import atomic_path
 from .project import root
 from .sources import local_files
+from .texts import duckdb_path
 
 _all_ = ["read_rows", "thin"]  # of the notebook `engines`; later notebooks need them with the tables
 
@@ -198,7 +199,7 @@ def check_splits(
             if isinstance(table, pd.DataFrame):
                 engine.register(name, pa.Table.from_pandas(table[[*keys, contract.target.name]], preserve_index=False))
             else:
-                engine.read_parquet(str(table)).create_view(name)
+                engine.read_parquet(duckdb_path(table), hive_partitioning=False).create_view(name)
             _check_target(engine, name, contract)
         columns = ", ".join(f'"{key}"' for key in keys)
         everything = " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in splits)

@@ -1,5 +1,6 @@
 """A clone's path may hold blanks, quotes and brackets; `make` changes nothing outside the clone."""
 
+import glob
 import os
 import shutil
 import subprocess
@@ -7,8 +8,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import ROOT
+
+from mle_project import dialect, engines
+from mle_project.adopt import _paths as named_files
+from mle_project.engines import open_engine
+from mle_project.sources import local_files
 
 ODD = """Mein "Projekt" [ä] 100% (neu)'s & #1 $HOME"""
 # What stands in for the downloads of `make env`: a Python whose environments find the packages of
@@ -119,7 +126,58 @@ def test_make_works_in_a_clone_only(tmp_path):
     assert f"{tmp_path} is not a clone of the project" in done.stdout
 
 
-def test_make_refuses_a_colon(tmp_path):
-    clone = small_clone(tmp_path / "a:b")
+@pytest.mark.parametrize("sign", [":", "{", "}", "\\"])
+def test_make_refuses_what_other_programs_cannot_take(tmp_path, sign):
+    clone = small_clone(tmp_path / f"a{sign}b")
     done = make(clone, "help")
-    assert done.returncode != 0 and "has a colon" in done.stdout and "rename the folder" in done.stdout
+    assert done.returncode != 0 and f"{clone} holds {sign}, which" in done.stdout, done.stdout
+    assert "Rename the folder" in done.stdout
+
+
+@pytest.fixture
+def siblings(tmp_path: Path) -> tuple[Path, Path]:
+    "A project, and one whose name the project's name matches where it is taken for a pattern."
+    folders = tmp_path / "ml [ab] it's year=1", tmp_path / "ml a it's year=1"
+    for place, folder in enumerate(folders):
+        raw = folder / "data" / "raw"
+        raw.mkdir(parents=True)
+        frame = pd.DataFrame({"place": [place] * 3, "name": ["x", "y", "z"]})
+        frame.to_csv(raw / "t.csv", index=False)
+        frame.to_parquet(raw / "t.parquet")
+        frame.to_json(raw / "t.jsonl", orient="records", lines=True)
+        for name in ("dvc.yaml", "params.yaml"):
+            shutil.copy2(ROOT / name, folder / name)
+    return folders
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_a_source_is_the_file_of_this_project(siblings, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(siblings[0])
+    files = local_files("t", {"path": f"data/raw/*.{kind}"}, tmp_path)
+    with open_engine("duckdb", 2, tmp_path) as engine:
+        engines.load(engine, "t", files, tmp_path)
+        found = engine.table("t").execute()
+    assert found.to_dict("list") == {"place": [0, 0, 0], "name": ["x", "y", "z"]}
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_adopt_reads_the_file_that_was_named(siblings, kind, tmp_path):
+    (path,) = named_files([str(siblings[0] / "data" / "raw" / f"t.{kind}")])
+    assert path.is_relative_to(siblings[0])
+    with dialect.workbench() as (engine, folder):
+        dialect.load(engine, dialect.find_source("t", [path], folder)[1], path.name)
+        found = engine.sql("SELECT * FROM raw").df()
+    assert list(found.columns) == ["place", "name"] and set(found["place"].astype(int)) == {0}
+    together = named_files([f"{glob.escape(str(siblings[0]))}/data/raw/*.{kind}"])
+    assert together == [path]
+
+
+def test_folders_of_the_project_may_be_columns(siblings, tmp_path, monkeypatch):
+    monkeypatch.chdir(siblings[0])
+    part = siblings[0] / "data" / "raw" / "part=7"
+    part.mkdir()
+    shutil.copy2(siblings[0] / "data" / "raw" / "t.parquet", part)
+    files = local_files("t", {"path": "data/raw/part=*/*.parquet"}, tmp_path)
+    with open_engine("duckdb", 2, tmp_path) as engine:
+        engines.load(engine, "t", files, tmp_path)
+        assert set(engine.table("t").execute()["part"]) == {7}
