@@ -6,7 +6,6 @@ __all__ = ['MARKS', 'BROKEN', 'opened', 'readable', 'duckdb_path', 'spark_path']
 # %% ../nbs/05_texts.ipynb #dbeb705d
 import codecs
 import gzip
-import os
 import re
 import zipfile
 import zlib

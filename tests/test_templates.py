@@ -10,7 +10,6 @@ import yaml
 from conftest import ROOT, Project, copy_project
 from jinja2 import UndefinedError
 
-from mle_project.cli import notebook_stages
 from mle_project.contract import example_contract
 from mle_project.leakage import Finding, leakage_page
 from mle_project.notebooks import stage_code
@@ -32,8 +31,8 @@ def here(tmp_path, monkeypatch) -> Path:
 
 
 def all_code() -> dict[str, str]:
-    """The code of every stage of the project that we are in."""
-    return {stage: stage_code(stage) for stage in notebook_stages()}
+    """The code of three stages of the project that we are in: one renders nothing."""
+    return {stage: stage_code(stage) for stage in ("eda", "final_model", "leakage")}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -62,6 +63,13 @@ def elsewhere(wheel, tmp_path_factory) -> Elsewhere:
     install = [uv, "pip", "install", "--quiet", "--python", venv / "bin" / "python", "-c", place / "constraints.txt", wheel]
     subprocess.run(install, check=True, cwd=place)
     return Elsewhere(venv, folder)
+
+
+def test_the_templates_are_in_it(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {path.name for path in (ROOT / "mle_project" / "templates").iterdir()} == {
+        name.rpartition("/")[2] for name in names if name.startswith("mle_project/templates/")
+    }
 
 
 def test_what_development_needs_is_not_there(elsewhere):
