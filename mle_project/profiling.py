@@ -54,7 +54,7 @@ def _claimed(name: str) -> bool:
             column = "{type: number, description: A number., role: feature, available: before_prediction, example: 1}"
             target = "target_: {type: number, description: Another., role: target, available: after_prediction}"
             sqlglot.parse_one(f"SELECT a AS {name}, EXTRACT(YEAR FROM {name}) FROM {name} WHERE {name} IS NOT NULL", read="duckdb")
-            request_model(parse_contract(f"record: One\ntask: regression\ncolumns:\n  {name}: {column}\n  {target}\n"))
+            request_model(parse_contract(f"description: One\ntask: regression\ncolumns:\n  {name}: {column}\n  {target}\n"))
             return False
         except Exception:
             return True

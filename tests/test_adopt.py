@@ -16,10 +16,11 @@ import yaml
 from conftest import ROOT
 
 from mle_project.adopt import Plan, apply, as_dict, describe, diff, plan
-from mle_project.contract import ContractError, parse_contract, request_model
+from mle_project.contract import CONTRACT_SCHEMA, ContractError, parse_contract, request_model, schema_comment
 from mle_project.frames import violations
 from mle_project.profiling import split_shares
 from mle_project.project import ProjectError
+from mle_project.stages import PARAMS_SCHEMA
 from mle_project.tables import run_query
 
 N = 600
@@ -190,7 +191,7 @@ def test_booleans_in_words(project):
         assert by_row(frame, name) == truth.tolist()
     assert by_row(frame, "german")[:3] == truth[:3].tolist() and frame.sort_values("row_id")["german"].isna().tolist() == [i == 3 for i in range(N)]
     types = {d.name: d.kind for d in made.decisions}
-    assert types["digit"] == "integer" and types["third"] == "string" and made.contract.columns["german"].missing
+    assert types["digit"] == "integer" and types["third"] == "string" and made.contract.columns["german"].nullable
 
 
 def test_numbers_as_people_write_them(project):
@@ -287,7 +288,7 @@ def test_words_for_gaps_depend_on_the_column(project):
     assert [None if pd.isna(v) else v for v in by_row(frame, "number")] == [i / 4 if i % 5 else None for i in range(N)]
     assert by_row(frame, "country") == table["country"].tolist()
     assert [None if pd.isna(v) else v for v in by_row(frame, "state")] == np.where(table["state"] == "N/A", None, table["state"]).tolist()
-    assert made.contract.columns["number"].missing and not made.contract.columns["country"].missing and noted(made, "`country`", "kept as values")
+    assert made.contract.columns["number"].nullable and not made.contract.columns["country"].nullable and noted(made, "`country`", "kept as values")
 
 
 def test_a_word_that_is_a_gap_among_numbers_is_one_among_texts_too(project):
@@ -664,7 +665,9 @@ def test_what_is_written(project):
     readme = (project / "README.md").read_text()
     assert readme.startswith("# A project\n\n<!-- table -->\nThe table: One row of shop.csv.") and readme.endswith("<!-- /table -->\n\nThe end.\n")
     assert not [path for path in project.rglob("*") if path.suffix in (".bak", ".new", ".old")]
-    assert (project / "contract.yaml").read_text().count("  # ") == len(made.decisions)
+    contract = (project / "contract.yaml").read_text()
+    assert contract.startswith(schema_comment(CONTRACT_SCHEMA)) and contract.count("  # ") == len(made.decisions)
+    subprocess.run(["check-jsonschema", "--schemafile", ROOT / CONTRACT_SCHEMA, project / "contract.yaml"], check=True)
 
 
 def test_the_comments_of_the_real_parameters_stay(project):
@@ -673,6 +676,7 @@ def test_the_comments_of_the_real_parameters_stay(project):
     made = plan([written(project, base())], target="answer")
     old, new = (ROOT / "params.yaml").read_text().splitlines(), made.texts["params.yaml"].splitlines()
     assert [line for line in old if line.strip().startswith("#")] == [line for line in new if line.strip().startswith("#")]
+    assert new[0] + "\n" == schema_comment(PARAMS_SCHEMA)
     assert set(new) - set(old) <= {line for line in new if line.strip().startswith(("shop:", "query:", "split:", "rows:", "folds:"))}
 
 

@@ -44,7 +44,7 @@ def read(here: Path, source: dict) -> pa.Table:
     paths = [str(path) for path in files.paths]
     if files.format == "jsonl":
         return duckdb.read_json(paths, format="newline_delimited").to_arrow_table()
-    return duckdb.read_csv(paths, header=True, delimiter=files.delimiter, na_values=["", *files.missing]).to_arrow_table()
+    return duckdb.read_csv(paths, header=True, delimiter=files.delimiter, na_values=["", *files.null_values]).to_arrow_table()
 
 
 def refused(source: object, here: Path, *words: str) -> str:
@@ -170,7 +170,7 @@ def test_text_of_every_kind_reads_the_same(kind, here):
 def test_options_reach_the_engine(here):
     (here / "a.txt").write_text("a;b\n1;none\n2;n/a\n")
     files = local_files("orders", {"path": str(here / "a.txt"), "null_values": ["none", "n/a"], "delimiter": ";", "all_text": True}, here / "out")
-    assert (files.missing, files.delimiter, files.text, files.encoding, files.format) == (["none", "n/a"], ";", True, None, "csv")
+    assert (files.null_values, files.delimiter, files.all_text, files.encoding, files.format) == (["none", "n/a"], ";", True, None, "csv")
     (here / "b.tsv").write_text("a\tb\n1\t2\n")
     with zipfile.ZipFile(here / "c.tsv.zip", "w") as archive:
         archive.write(here / "b.tsv", "b.tsv")
