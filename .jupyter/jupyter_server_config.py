@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from mle_project.notebooks import after_save, before_save
-from mle_project.project import ENVIRONMENT
+from mle_project.core.project import ENVIRONMENT
 
 os.environ.update(ENVIRONMENT)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from mle_project.artifact import Predictor
 from mle_project.lock import recorded
-from mle_project.project import ProjectError
+from mle_project.core.project import ProjectError
 from mle_project.twice import clone, run_graph, shrink
 
 ROOT = Path(__file__).resolve().parents[1]

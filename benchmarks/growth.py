@@ -18,7 +18,7 @@ from budgets import ROOT, Cost, measure
 PREPARE = """
 import json, sys, yaml, duckdb
 from pathlib import Path
-from mle_project.project import section
+from mle_project.core.project import section
 from mle_project.sources import local_files
 
 times, folder = int(sys.argv[1]), Path("data/raw")

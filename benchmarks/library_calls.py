@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from mle_project.project import ENVIRONMENT
+from mle_project.core.project import ENVIRONMENT
 
 os.environ.update(ENVIRONMENT)
 
@@ -20,11 +20,12 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 
 from mle_project.candidates import build_family  # noqa: E402
-from mle_project.contract import read_contract  # noqa: E402
+from mle_project.core.contract import read_contract  # noqa: E402
 from mle_project.evaluation import all_metrics, answers  # noqa: E402
 from mle_project.folds import make_folds  # noqa: E402
-from mle_project.frames import encode_target, feature_frame  # noqa: E402
-from mle_project.tables import run_query, thin  # noqa: E402
+from mle_project.core.arrays import encode_target, feature_frame  # noqa: E402
+from mle_project.tables import run_query  # noqa: E402
+from mle_project.engines import thin  # noqa: E402
 
 seconds = {"read and join": 0.0, "fit": 0.0, "score": 0.0}
 

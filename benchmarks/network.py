@@ -18,7 +18,7 @@ import pandas as pd  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from mle_project.artifact import Predictor, ask, open_session  # noqa: E402
-from mle_project.frames import frame_to_arrays  # noqa: E402
+from mle_project.core.arrays import frame_to_arrays  # noqa: E402
 from mle_project.keras_export import serving_columns  # noqa: E402
 
 

@@ -26,8 +26,9 @@ import urllib.request
 from pathlib import Path
 
 from mle_project.artifact import Predictor
-from mle_project.frames import feature_frame, records_frame
-from mle_project.records import sample_records
+from mle_project.core.arrays import feature_frame
+from mle_project.core.validation import records_frame
+from mle_project.core.strategies import sample_records
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "final"

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, create_model
 
 from mle_project.artifact import Predictor
-from mle_project.contract import request_model
+from mle_project.core.request_model import request_model
 
 FOLDER = Path(os.environ["MODEL"])
 
@@ -23,7 +23,7 @@ def pipeline() -> FastAPI:
     import joblib
     import pandas as pd
 
-    from mle_project.frames import feature_frame
+    from mle_project.core.arrays import feature_frame
 
     app, predictor, model = FastAPI(), Predictor(FOLDER), joblib.load(FOLDER / "native.joblib")
     request: Any = request_type(predictor)

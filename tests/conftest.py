@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mle_project.contract import read_contract
-from mle_project.project import ENVIRONMENT
+from mle_project.core.contract import read_contract
+from mle_project.core.project import ENVIRONMENT
 
 os.environ["GOMP_SPINCOUNT"] = ENVIRONMENT["GOMP_SPINCOUNT"]  # before anything loads OpenMP
 

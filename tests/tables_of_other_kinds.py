@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mle_project.contract import Contract, parse_contract
+from mle_project.core.contract import Contract, parse_contract
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ import yaml
 from conftest import ROOT
 
 from mle_project.adopt import Plan, apply, as_dict, describe, diff, plan
-from mle_project.contract import CONTRACT_SCHEMA, ContractError, parse_contract, request_model, schema_comment
-from mle_project.frames import violations
+from mle_project.core.contract import CONTRACT_SCHEMA, ContractError, parse_contract, schema_comment
+from mle_project.core.request_model import request_model
+from mle_project.core.validation import violations
 from mle_project.profiling import split_shares
-from mle_project.project import ProjectError
+from mle_project.core.project import ProjectError
 from mle_project.stages import PARAMS_SCHEMA
 from mle_project.tables import run_query
 

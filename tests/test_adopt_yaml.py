@@ -7,7 +7,7 @@ from conftest import ROOT
 from test_adopt import project  # noqa: F401
 
 from mle_project.adopt import apply, plan
-from mle_project.project import ProjectError
+from mle_project.core.project import ProjectError
 from mle_project.writing import with_plots, with_value
 
 GRAPH = with_plots((ROOT / "dvc.yaml").read_text().partition("\nplots:\n")[0] + "\n", "binary")

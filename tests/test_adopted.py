@@ -12,7 +12,7 @@ from test_graph import ran
 from test_service import serving
 
 from mle_project.artifact import Predictor
-from mle_project.contract import example_record
+from mle_project.core.request_model import example_record
 
 
 def tumours() -> tuple[pd.DataFrame, list[str]]:

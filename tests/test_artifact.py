@@ -12,11 +12,12 @@ from sklearn.datasets import load_breast_cancer
 
 from mle_project.artifact import TOLERANCE, Predictor, ask, compile_model, largest_difference, open_session, probes, usual_size
 from mle_project.candidates import build_family
-from mle_project.contract import example_record, parse_contract
+from mle_project.core.request_model import example_record
+from mle_project.core.contract import parse_contract
 from mle_project.evaluation import all_metrics, answers
 from mle_project.explain import explain
-from mle_project.frames import encode_target, feature_frame
-from mle_project.project import ProjectError
+from mle_project.core.arrays import encode_target, feature_frame
+from mle_project.core.project import ProjectError
 
 # What the service's environment lacks is made impossible to import, then the model answers from JSON records.
 FRESH = """

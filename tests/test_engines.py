@@ -24,11 +24,12 @@ from conftest import CONTRACT, QUERY
 from tables_of_other_kinds import houses, plants
 
 from mle_project import engines, tables
-from mle_project.contract import ContractError, example_contract, parse_contract
+from mle_project.core.contract import ContractError, example_contract, parse_contract
 from mle_project.engines import batches, check_rows, read_rows, thin
-from mle_project.frames import encode_target, frame_to_arrays, validate
-from mle_project.project import ProjectError, root
-from mle_project.records import sample_records
+from mle_project.core.arrays import encode_target, frame_to_arrays
+from mle_project.core.validation import validate
+from mle_project.core.project import ProjectError, root
+from mle_project.core.strategies import sample_records
 from mle_project.sources import local_files
 from mle_project.tables import SPLITS, check_splits, run_query, split_names, summary, target_course, write_splits
 
@@ -212,7 +213,7 @@ PROBE = """
 import resource, sys
 from pathlib import Path
 import numpy as np, pandas as pd
-from mle_project.contract import parse_contract
+from mle_project.core.contract import parse_contract
 from mle_project.engines import check_rows
 from mle_project.tables import summary, target_course, write_splits
 sys.path.insert(0, "tests")

@@ -12,7 +12,7 @@ from mle_project.calibration import Calibrated, fit_calibration
 from mle_project.candidates import build_family
 from mle_project.evaluation import all_metrics, answers, decisions, interval_coverage, measure_of
 from mle_project.explain import explain
-from mle_project.frames import encode_target, feature_frame
+from mle_project.core.arrays import encode_target, feature_frame
 
 
 def random_answers(task, rows=500, seed=0):

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from mle_project import notebooks
 from mle_project.notebooks import imported_modules, order_faults, stage_code, stage_notebook
-from mle_project.project import ProjectError
+from mle_project.core.project import ProjectError
 from mle_project.stages import input_digest
 
 DEEP = "mle_project.room.deep"

@@ -18,12 +18,13 @@ from test_service import serving
 
 from mle_project.artifact import TOLERANCE, Predictor, largest_difference, read_files, usual_size
 from mle_project.calibration import corrected
-from mle_project.contract import EXAMPLE, parse_contract
+from mle_project.core.contract import EXAMPLE, parse_contract
 from mle_project.evaluation import answers
 from mle_project.features import law_faults
-from mle_project.frames import feature_frame, records_frame
+from mle_project.core.arrays import feature_frame
+from mle_project.core.validation import records_frame
 from mle_project.keras_export import serving_request
-from mle_project.records import sample_records, valid_records
+from mle_project.core.strategies import sample_records, valid_records
 
 WORDS = """
 description: A word
@@ -60,16 +61,17 @@ CALIBRATIONS |= {"plants": {"method": "scaling", "power": 0.9, "factors": [1.0, 
 EXPORT = """
 import os, sys
 from pathlib import Path
-from mle_project.project import ENVIRONMENT
+from mle_project.core.project import ENVIRONMENT
 os.environ.update({name: value for name, value in ENVIRONMENT.items() if name != "PYTHONHASHSEED"})
 import json
 import numpy as np
 from mle_project.calibration import NONE, with_calibration
 from mle_project.candidates import build_family
-from mle_project.contract import parse_contract
-from mle_project.frames import feature_frame, records_frame
+from mle_project.core.contract import parse_contract
+from mle_project.core.arrays import feature_frame
+from mle_project.core.validation import records_frame
 from mle_project.keras_export import export_network
-from mle_project.records import sample_records
+from mle_project.core.strategies import sample_records
 given = json.load(open(sys.argv[1]))
 for name, text in given["contracts"].items():
     contract = parse_contract(text)

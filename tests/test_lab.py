@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from test_service import free_port
 
-from mle_project.project import ENVIRONMENT
+from mle_project.core.project import ENVIRONMENT
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ from test_contract import CONTRACTS, drawn
 
 from mle_project.artifact import Predictor, ask, compile_model, largest_difference, open_session, probes, save, seal, usual_size
 from mle_project.candidates import FAMILIES, build_family
-from mle_project.contract import EXAMPLE, parse_contract
+from mle_project.core.contract import EXAMPLE, parse_contract
 from mle_project.evaluation import answers
 from mle_project.features import COLUMNAR, SELECTIONS, columnar, law_faults
-from mle_project.frames import encode_target, feature_frame, frame_to_arrays, records_frame
-from mle_project.project import ProjectError, root
-from mle_project.records import sample_records, valid_records
+from mle_project.core.arrays import encode_target, feature_frame, frame_to_arrays
+from mle_project.core.validation import records_frame
+from mle_project.core.project import ProjectError, root
+from mle_project.core.strategies import sample_records, valid_records
 
 FEWER = [{"reduction": name, "kept": 0.5} for name in (*SELECTIONS, "pca")]
 OPTIONS = {

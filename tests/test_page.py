@@ -19,7 +19,7 @@ from test_service import Served, serving
 
 from mle_project.artifact import save, seal
 from mle_project.candidates import build_family
-from mle_project.frames import encode_target, feature_frame
+from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.page import content_policy, model_facts
 from mle_project.reasons import reasons
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT, Project, copy_project, package_texts
 
-from mle_project.project import ProjectError
+from mle_project.core.project import ProjectError
 from mle_project.rename import package_name, refuse_name
 
 

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from mle_project.project import ProjectError, atomic_path, write_text_atomically
+from mle_project.core.project import ProjectError, atomic_path, write_text_atomically
 from mle_project.writing import write_together
 
 STOPPED = """
 import signal, sys, time
-from mle_project.project import atomic_path
+from mle_project.core.project import atomic_path
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test may run where Ctrl-C is ignored
 with atomic_path(sys.argv[1]) as part:

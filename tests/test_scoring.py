@@ -23,10 +23,11 @@ from mle_project import scoring
 from mle_project.artifact import Predictor, save, seal
 from mle_project.candidates import build_family
 from mle_project.chunks import json_values, read_chunks, typed_cells
-from mle_project.contract import EXAMPLE, ContractError, parse_contract
-from mle_project.frames import encode_target, failure_cases, feature_frame, parse_cells, read_file, reject_nan
-from mle_project.project import ProjectError
-from mle_project.records import sample_records
+from mle_project.core.contract import EXAMPLE, ContractError, parse_contract
+from mle_project.core.arrays import encode_target, feature_frame
+from mle_project.core.validation import failure_cases, parse_cells, read_file, reject_nan
+from mle_project.core.project import ProjectError
+from mle_project.core.strategies import sample_records
 from mle_project.scoring import score_file
 
 FAMILIES = ("prior", "linear", "forest", "boosting", "network")

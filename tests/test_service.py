@@ -23,11 +23,12 @@ from pydantic_core import from_json
 from test_artifact import FRESH
 
 from mle_project.artifact import TOLERANCE, Predictor, largest_difference, seal, usual_size
-from mle_project.contract import example_record, request_model
+from mle_project.core.request_model import example_record, request_model
 from mle_project.evaluation import answers
-from mle_project.frames import feature_frame, records_frame, records_to_arrays
+from mle_project.core.arrays import feature_frame, records_to_arrays
+from mle_project.core.validation import records_frame
 from mle_project.intake import Rules, quick_check
-from mle_project.records import invalid_records, sample_records, valid_records
+from mle_project.core.strategies import invalid_records, sample_records, valid_records
 
 JSON = {"content-type": "application/json"}
 

@@ -14,7 +14,7 @@ from test_service import JSON, Served, serving, started
 
 from mle_project.intake import CODES, MOST_FAULTS
 from mle_project.limits import START, Settings, variable_name, with_settings
-from mle_project.records import invalid_values, sample_records
+from mle_project.core.strategies import invalid_values, sample_records
 
 SECRET = "a value that nobody may see 4711"
 LIMITS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_service import JSON, Served, serving
 
-from mle_project.records import sample_records
+from mle_project.core.strategies import sample_records
 
 
 def workers(served: Served) -> list[int]:

@@ -14,7 +14,7 @@ import pytest
 from test_scoring import TABLES, models, same, spoiled, write  # noqa: F401
 
 from mle_project.artifact import Predictor
-from mle_project.project import ProjectError
+from mle_project.core.project import ProjectError
 from mle_project.scoring import score_file
 from mle_project.spark import score_on_spark
 
@@ -24,7 +24,7 @@ needs_spark = pytest.mark.skipif(
 
 RUN = """
 import json, sys
-from mle_project.project import ProjectError
+from mle_project.core.project import ProjectError
 from mle_project.spark import score_on_spark
 try:
     print(json.dumps(score_on_spark(**json.loads(sys.argv[1]))))

@@ -26,8 +26,8 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from mle_project.artifact import Predictor
-from mle_project.contract import example_record
-from mle_project.records import sample_records, valid_records
+from mle_project.core.request_model import example_record
+from mle_project.core.strategies import sample_records, valid_records
 
 ROOT = Path(__file__).resolve().parents[2]
 HARDENED = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "512m", "--pids-limit", "200"]
