@@ -19,7 +19,7 @@ PREPARE = """
 import json, sys, yaml, duckdb
 from pathlib import Path
 from mle_project.core.project import section
-from mle_project.sources import local_files
+from mle_project.data.sources import local_files
 
 times, folder = int(sys.argv[1]), Path("data/raw")
 sources = section("tables")["sources"]

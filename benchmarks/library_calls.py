@@ -22,10 +22,10 @@ import pandas as pd  # noqa: E402
 from mle_project.candidates import build_family  # noqa: E402
 from mle_project.core.contract import read_contract  # noqa: E402
 from mle_project.evaluation import all_metrics, answers  # noqa: E402
-from mle_project.folds import make_folds  # noqa: E402
+from mle_project.data.splits import make_folds  # noqa: E402
 from mle_project.core.arrays import encode_target, feature_frame  # noqa: E402
-from mle_project.tables import run_query  # noqa: E402
-from mle_project.engines import thin  # noqa: E402
+from mle_project.data.engines import run_query  # noqa: E402
+from mle_project.data.parquet import thin  # noqa: E402
 
 seconds = {"read and join": 0.0, "fit": 0.0, "score": 0.0}
 

@@ -28,6 +28,9 @@ from .core.project import ProjectError
 from .core.project import read_yaml
 from .core.project import root
 from .core.request_model import request_model
+from .data.engines import register
+from .data.sql import literal
+from .data.sql import quoted
 from .decisions import Decision
 from .decisions import Note
 from .decisions import contract_text
@@ -37,10 +40,8 @@ from .decisions import settle
 from .decisions import too_good
 from .dialect import find_source
 from .dialect import guessed_dates
-from .dialect import literal
 from .dialect import load
 from .dialect import looks_like_values
-from .dialect import quoted
 from .dialect import refuse_absent
 from .dialect import say
 from .dialect import workbench
@@ -53,7 +54,6 @@ from .profiling import find_column
 from .profiling import find_facts
 from .profiling import uneven_splits
 from .spelling import read_columns
-from .tables import register
 from .writing import readme_part
 from .writing import refuse_uncommitted
 from .writing import uncommitted

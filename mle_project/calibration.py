@@ -22,12 +22,12 @@ from sklearn.base import ClassifierMixin
 from sklearn.calibration import calibration_curve
 
 from .core.contract import Contract
+from .data.splits import Folds
 from .evaluation import answers
 from .evaluation import intervals
 from .evaluation import plot_curve
 from .evaluation import resampled
 from .evaluation import row_losses
-from .folds import Folds
 
 # %% ../nbs/14_calibration.ipynb #719684f8
 LEAST = 1e-3  # below it the correction is a constant factor

@@ -145,9 +145,9 @@ def sources() -> None:
     """
     from mle_project.core.project import output
     from mle_project.core.project import section
-    from mle_project.sources import changes
-    from mle_project.sources import fingerprints
-    from mle_project.sources import unwatched
+    from mle_project.data.sources import changes
+    from mle_project.data.sources import fingerprints
+    from mle_project.data.sources import unwatched
     from mle_project.stages import staged
 
     given, target = section("tables")["sources"], "data/sources.json"

@@ -22,7 +22,7 @@ from .core.contract import CONTRACT_SCHEMA
 from .core.contract import parse_contract
 from .core.contract import schema_comment
 from .core.project import ProjectError
-from .dialect import quoted
+from .data.sql import quoted
 from .leakage import strength_of_each
 from .profiling import FEW
 from .profiling import Facts

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'USUAL', 'UNWESTERN', 'find_encoding', 'find_delimiter', 'check_header', 'guessed_dates', 'looks_like_values',
-           'quoted', 'literal', 'workbench', 'say', 'refuse_absent', 'find_source', 'load']
+           'workbench', 'say', 'refuse_absent', 'find_source', 'load']
 
 # %% ../nbs/42_dialect.ipynb #873d4fd2
 import codecs
@@ -26,11 +26,13 @@ from typing import Any
 import duckdb
 
 from .core.project import ProjectError
-from .sources import Files
-from .sources import SQLITE
-from .sources import local_files
-from .texts import duckdb_path
-from .texts import opened
+from .data.encodings import duckdb_path
+from .data.encodings import opened
+from .data.sources import Files
+from .data.sources import SQLITE
+from .data.sources import local_files
+from .data.sql import literal
+from .data.sql import quoted
 
 # %% ../nbs/42_dialect.ipynb #13070de6
 MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # the one of UTF-32 begins like that of UTF-16
@@ -143,17 +145,7 @@ def looks_like_values(
     "Numbers and dates among the names of columns: a sign that the file has no header."
     return [name for name in names if re.fullmatch(r"[+-]?[\d.,]+|\d{1,4}[-./]\d{1,2}[-./]\d{1,4}.*", name.strip())]
 
-# %% ../nbs/42_dialect.ipynb #4563a21e
-def quoted(name: str) -> str:
-    "A column's name in SQL."
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    "A text in SQL."
-    return "'" + text.replace("'", "''") + "'"
-
-
+# %% ../nbs/42_dialect.ipynb #fda85ee4
 @contextmanager
 def workbench(memory: str = "1GB") -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
     "An empty database on disk and its folder; both are gone at the end."

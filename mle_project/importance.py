@@ -18,7 +18,7 @@ from .core.arrays import encode_target
 from .core.arrays import feature_frame
 from .core.contract import Contract
 from .core.project import ProjectError
-from .engines import thin
+from .data.parquet import thin
 from .evaluation import METRICS
 from .evaluation import answers
 from .evaluation import draw_blocks

@@ -28,14 +28,14 @@ from .core.contract import TASKS
 from .core.contract import parse_contract
 from .core.project import ProjectError
 from .core.request_model import request_model
-from .dialect import literal
-from .dialect import quoted
-from .engines import thin
-from .folds import make_folds
+from .data.parquet import thin
+from .data.splits import SPLITS
+from .data.splits import make_folds
+from .data.splits import split_names
+from .data.sql import literal
+from .data.sql import quoted
 from .spelling import Reading
 from .spelling import count_all
-from .tables import SPLITS
-from .tables import split_names
 
 # %% ../nbs/44_profiling.ipynb #461e53c4
 def _plain_name(name: str, place: int) -> str:

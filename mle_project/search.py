@@ -42,9 +42,9 @@ from .candidates import build_family
 from .core.contract import Contract
 from .core.project import ProjectError
 from .core.project import end_with_parent
+from .data.splits import Folds
 from .evaluation import answers
 from .evaluation import scorer
-from .folds import Folds
 
 # %% ../nbs/16_search.ipynb #4a3eb34f
 @dataclass

@@ -35,6 +35,7 @@ from .chunks import parquet_parts
 from .chunks import scored_columns
 from .core.contract import ContractError
 from .core.project import ProjectError
+from .data.encodings import spark_path
 from .scoring import answer_schema
 from .scoring import answer_table
 from .scoring import broken_cells
@@ -44,7 +45,6 @@ from .scoring import refuse_broken
 from .scoring import report
 from .scoring import write_broken
 from .scoring import writer
-from .texts import spark_path
 
 # %% ../nbs/27_spark.ipynb #6fec6ed0
 SPARK_MASTER = "MLE_SPARK_MASTER"

@@ -18,8 +18,8 @@ from typing import Any
 import duckdb
 
 from .core.contract import MAX_ABS
-from .dialect import literal
-from .dialect import quoted
+from .data.sql import literal
+from .data.sql import quoted
 
 # %% ../nbs/43_spelling.ipynb #4b6a8e2c
 @dataclass(frozen=True)

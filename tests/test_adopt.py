@@ -22,7 +22,7 @@ from mle_project.core.validation import violations
 from mle_project.profiling import split_shares
 from mle_project.core.project import ProjectError
 from mle_project.stages import PARAMS_SCHEMA
-from mle_project.tables import run_query
+from mle_project.data.engines import run_query
 
 N = 600
 chance = np.random.default_rng(7)

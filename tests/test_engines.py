@@ -25,13 +25,15 @@ from tables_of_other_kinds import houses, plants
 
 from mle_project import engines, tables
 from mle_project.core.contract import ContractError, example_contract, parse_contract
-from mle_project.engines import batches, check_rows, read_rows, thin
+from mle_project.data.parquet import batches, check_rows, read_rows, thin
 from mle_project.core.arrays import encode_target, frame_to_arrays
 from mle_project.core.validation import validate
 from mle_project.core.project import ProjectError, root
 from mle_project.core.strategies import sample_records
-from mle_project.sources import local_files
-from mle_project.tables import SPLITS, check_splits, run_query, split_names, summary, target_course, write_splits
+from mle_project.data.sources import local_files
+from mle_project.data.splits import SPLITS, check_splits, split_names, write_splits
+from mle_project.data.engines import run_query
+from mle_project.tables import summary, target_course
 
 ROOT = root()
 
@@ -214,8 +216,9 @@ import resource, sys
 from pathlib import Path
 import numpy as np, pandas as pd
 from mle_project.core.contract import parse_contract
-from mle_project.engines import check_rows
-from mle_project.tables import summary, target_course, write_splits
+from mle_project.data.parquet import check_rows
+from mle_project.tables import summary, target_course
+from mle_project.data.splits import write_splits
 sys.path.insert(0, "tests")
 from tables_of_other_kinds import plants
 few, folder = plants(20_000), Path(sys.argv[1])

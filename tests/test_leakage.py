@@ -22,14 +22,16 @@ from tables_of_other_kinds import KINDS, houses, plants
 from mle_project.artifact import compile_model
 from mle_project.core.contract import ContractError, example_contract, parse_contract, read_contract
 from mle_project.features import for_sums, for_trees
-from mle_project.folds import make_folds
+from mle_project.data.splits import make_folds
 from mle_project.core.arrays import encode_target, feature_frame
-from mle_project.leakage import MAY_READ, bin_shares, duplicates, illegitimate, no_test_set, out_of_order, preprocessing, readers_of_test, reference_bins, sampling_bias, selection, shared_groups, stability
+from mle_project.leakage import MAY_READ, duplicates, illegitimate, no_test_set, out_of_order, preprocessing, readers_of_test, sampling_bias, selection, shared_groups
+from mle_project.data.drift import bin_shares, reference_bins, stability
 from mle_project.notebooks import stage_code, stage_notebook
-from mle_project.point_in_time import peeks
+from mle_project.data.point_in_time import peeks
 from mle_project.core.project import ProjectError, root, section
 from mle_project.core.strategies import sample_records
-from mle_project.tables import SPLITS, check_splits, register, split_names
+from mle_project.data.splits import SPLITS, check_splits, split_names
+from mle_project.data.engines import register
 
 ROOT = root()
 

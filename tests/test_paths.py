@@ -14,8 +14,8 @@ from conftest import ROOT
 
 from mle_project import dialect, engines
 from mle_project.adopt import _paths as named_files
-from mle_project.engines import open_engine
-from mle_project.sources import local_files
+from mle_project.data.engines import open_engine
+from mle_project.data.sources import local_files
 
 ODD = """Mein "Projekt" [ä] 100% (neu)'s & #1 $HOME"""
 # What stands in for the downloads of `make env`: a Python whose environments find the packages of

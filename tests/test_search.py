@@ -17,7 +17,7 @@ from tables_of_other_kinds import houses, plants
 from mle_project.core.contract import EXAMPLE, parse_contract
 from mle_project.evaluation import scorer
 from mle_project.features import SELECTIONS, fewer
-from mle_project.folds import make_folds
+from mle_project.data.splits import make_folds
 from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.core.project import ProjectError
 from mle_project.search import Search, score_folds, tune

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mle_project.core.project import ProjectError
-from mle_project.sources import changes, fingerprint, fingerprints, local_files, source_kind, unwatched, watched
+from mle_project.data.sources import changes, fingerprint, fingerprints, local_files, source_kind, unwatched, watched
 
 TEXT = "id,name\n1,Zoë\n2,Ænne\n"
 
