@@ -19,9 +19,9 @@ os.environ.update(ENVIRONMENT)
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 
-from mle_project.candidates import build_family  # noqa: E402
+from mle_project.modeling.families import build_family  # noqa: E402
 from mle_project.core.contract import read_contract  # noqa: E402
-from mle_project.evaluation import all_metrics, answers  # noqa: E402
+from mle_project.modeling.metrics import all_metrics, answers  # noqa: E402
 from mle_project.data.splits import make_folds  # noqa: E402
 from mle_project.core.arrays import encode_target, feature_frame  # noqa: E402
 from mle_project.data.engines import run_query  # noqa: E402

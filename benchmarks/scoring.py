@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits  # noqa: E402
 
 from mle_project.artifact import Predictor, ask  # noqa: E402
 from mle_project.chunks import read_chunks  # noqa: E402
-from mle_project.evaluation import answers  # noqa: E402
+from mle_project.modeling.metrics import answers  # noqa: E402
 from mle_project.core.arrays import feature_frame, frame_to_arrays  # noqa: E402
 from mle_project.scoring import answer_schema, answer_table, broken_cells, processors, score_file, writer  # noqa: E402
 

@@ -45,7 +45,7 @@ from .dialect import looks_like_values
 from .dialect import refuse_absent
 from .dialect import say
 from .dialect import workbench
-from .evaluation import METRICS
+from .modeling.metrics import METRICS
 from .profiling import Target
 from .profiling import contract_names
 from .profiling import decide_split

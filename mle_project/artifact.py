@@ -298,8 +298,8 @@ def save(
     "Compile, compare and write a model; `seal` the folder once the card is in it."
     import joblib
 
-    from mle_project.evaluation import answers
-    from mle_project.features import refuse_unlawful
+    from mle_project.modeling.metrics import answers
+    from mle_project.modeling.columnar import refuse_unlawful
 
     hurt, k = probes(x, len(contract.numeric_features)), len(contract.numeric_features)
     size = usual_size(answers(model, x, contract.task))

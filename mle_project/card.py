@@ -18,8 +18,8 @@ from .core.contract import Contract
 from .core.formatting import format_interval
 from .core.formatting import format_value
 from .core.rendering import render
-from .evaluation import METRICS
 from .evaluation import standing_out
+from .modeling.metrics import METRICS
 
 # %% ../nbs/19_card.ipynb #951742e8
 def comparison(

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .calibration import corrected
 from .core.arrays import feature_frame
 from .core.contract import Contract
 from .core.project import ProjectError
 from .core.validation import records_frame
-from .evaluation import answers
+from .modeling.calibration import corrected
+from .modeling.metrics import answers
 
 # %% ../nbs/20_explain.ipynb #4f433b15
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from sklearn import metrics as skm
 
 from .core.contract import Contract
 from .core.project import ProjectError
-from .evaluation import METRICS
-from .evaluation import intervals
 from .evaluation import slice_values
+from .modeling.bootstrap import intervals
+from .modeling.metrics import METRICS
 
 # %% ../nbs/21_final_model.ipynb #f4d11c37
 def better_by(

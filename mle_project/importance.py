@@ -19,12 +19,12 @@ from .core.arrays import feature_frame
 from .core.contract import Contract
 from .core.project import ProjectError
 from .data.parquet import thin
-from .evaluation import METRICS
-from .evaluation import answers
-from .evaluation import draw_blocks
-from .evaluation import measure_of
-from .evaluation import resampled
 from .evaluation import rows_quality
+from .modeling.bootstrap import draw_blocks
+from .modeling.bootstrap import measure_of
+from .modeling.bootstrap import resampled
+from .modeling.metrics import METRICS
+from .modeling.metrics import answers
 
 # %% ../nbs/18_importance.ipynb #6f6b77f1
 Answer = Callable[[pd.DataFrame], np.ndarray]  # from what `feature_frame` returns to answers

@@ -29,17 +29,17 @@ from .artifact import probes
 from .artifact import save
 from .artifact import seal
 from .artifact import usual_size
-from .calibration import Calibrated
-from .calibration import Calibration
-from .calibration import LEAST
-from .calibration import NONE
-from .candidates import build_layers
 from .core.arrays import frame_to_arrays
 from .core.contract import Contract
 from .core.project import ProjectError
 from .core.request_model import example_record
-from .evaluation import METRICS
-from .evaluation import all_metrics
+from .modeling.calibration import Calibrated
+from .modeling.calibration import Calibration
+from .modeling.calibration import LEAST
+from .modeling.calibration import NONE
+from .modeling.metrics import METRICS
+from .modeling.metrics import all_metrics
+from .modeling.network import build_layers
 
 # %% ../nbs/22_keras_export.ipynb #3f76de91
 def _inputs(contract: Contract) -> dict[str, Any]:

@@ -28,9 +28,9 @@ from .core.rendering import render
 from .data.drift import shifts
 from .data.parquet import thin
 from .data.splits import Splits
-from .evaluation import all_metrics
-from .features import COLUMNAR
 from .features import for_trees
+from .modeling.columnar import COLUMNAR
+from .modeling.metrics import all_metrics
 
 # %% ../nbs/23_leakage.ipynb #f5185dbf
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from sklearn.inspection import permutation_importance
 
-from .candidates import build_family
 from .core.contract import Contract
-from .evaluation import answers
-from .evaluation import scorer
-from .search import Search
+from .modeling.families import build_family
+from .modeling.metrics import answers
+from .modeling.metrics import scorer
+from .modeling.tuning import Search
 
 # %% ../nbs/17_model_selection.ipynb #fdec787b
 def narrowed(

@@ -11,10 +11,10 @@ import yaml
 from sklearn.datasets import load_breast_cancer
 
 from mle_project.artifact import TOLERANCE, Predictor, ask, compile_model, largest_difference, open_session, probes, usual_size
-from mle_project.candidates import build_family
+from mle_project.modeling.families import build_family
 from mle_project.core.request_model import example_record
 from mle_project.core.contract import parse_contract
-from mle_project.evaluation import all_metrics, answers
+from mle_project.modeling.metrics import all_metrics, answers
 from mle_project.explain import explain
 from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.core.project import ProjectError

@@ -8,9 +8,10 @@ from sklearn import metrics as skm
 from tables_of_other_kinds import houses, plants
 
 from mle_project.artifact import Predictor, save, seal
-from mle_project.calibration import Calibrated, fit_calibration
-from mle_project.candidates import build_family
-from mle_project.evaluation import all_metrics, answers, decisions, interval_coverage, measure_of
+from mle_project.modeling.calibration import Calibrated, fit_calibration
+from mle_project.modeling.families import build_family
+from mle_project.modeling.metrics import all_metrics, answers, decisions, interval_coverage
+from mle_project.modeling.bootstrap import measure_of
 from mle_project.explain import explain
 from mle_project.core.arrays import encode_target, feature_frame
 

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from conftest import CONTRACT, PARAMS, example_only
 
-from mle_project.evaluation import METRICS
+from mle_project.modeling.metrics import METRICS
 from mle_project.stages import settle
 
 METRIC = next(iter(METRICS[CONTRACT.task]))

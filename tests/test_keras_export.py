@@ -17,10 +17,10 @@ from test_graph import ran
 from test_service import serving
 
 from mle_project.artifact import TOLERANCE, Predictor, largest_difference, read_files, usual_size
-from mle_project.calibration import corrected
+from mle_project.modeling.calibration import corrected
 from mle_project.core.contract import EXAMPLE, parse_contract
-from mle_project.evaluation import answers
-from mle_project.features import law_faults
+from mle_project.modeling.metrics import answers
+from mle_project.modeling.columnar import law_faults
 from mle_project.core.arrays import feature_frame
 from mle_project.core.validation import records_frame
 from mle_project.keras_export import serving_request
@@ -65,8 +65,8 @@ from mle_project.core.project import ENVIRONMENT
 os.environ.update({name: value for name, value in ENVIRONMENT.items() if name != "PYTHONHASHSEED"})
 import json
 import numpy as np
-from mle_project.calibration import NONE, with_calibration
-from mle_project.candidates import build_family
+from mle_project.modeling.calibration import NONE, with_calibration
+from mle_project.modeling.families import build_family
 from mle_project.core.contract import parse_contract
 from mle_project.core.arrays import feature_frame
 from mle_project.core.validation import records_frame

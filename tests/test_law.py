@@ -11,10 +11,11 @@ from tables_of_other_kinds import houses, plants
 from test_contract import CONTRACTS, drawn
 
 from mle_project.artifact import Predictor, ask, compile_model, largest_difference, open_session, probes, save, seal, usual_size
-from mle_project.candidates import FAMILIES, build_family
+from mle_project.modeling.families import FAMILIES, build_family
 from mle_project.core.contract import EXAMPLE, parse_contract
-from mle_project.evaluation import answers
-from mle_project.features import COLUMNAR, SELECTIONS, columnar, law_faults
+from mle_project.modeling.metrics import answers
+from mle_project.modeling.columnar import COLUMNAR, columnar, law_faults
+from mle_project.features import SELECTIONS
 from mle_project.core.arrays import encode_target, feature_frame, frame_to_arrays
 from mle_project.core.validation import records_frame
 from mle_project.core.project import ProjectError, root

@@ -114,7 +114,7 @@ def test_a_feature_dropped_outside_the_pipeline_is_found():
 
 def test_folds_refit_everything_on_their_own_rows():
     """What is fitted in a fold must not change when the rows it is scored on do."""
-    from mle_project.candidates import build_family
+    from mle_project.modeling.families import build_family
 
     contract, splits, _ = divided("visits")
     train = splits["train"]

@@ -21,7 +21,7 @@ from tables_of_other_kinds import houses, plants
 
 from mle_project import scoring
 from mle_project.artifact import Predictor, save, seal
-from mle_project.candidates import build_family
+from mle_project.modeling.families import build_family
 from mle_project.chunks import json_values, read_chunks, typed_cells
 from mle_project.core.contract import EXAMPLE, ContractError, parse_contract
 from mle_project.core.arrays import encode_target, feature_frame

@@ -15,12 +15,12 @@ from sklearn.pipeline import Pipeline
 from tables_of_other_kinds import houses, plants
 
 from mle_project.core.contract import EXAMPLE, parse_contract
-from mle_project.evaluation import scorer
+from mle_project.modeling.metrics import scorer
 from mle_project.features import SELECTIONS, fewer
 from mle_project.data.splits import make_folds
 from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.core.project import ProjectError
-from mle_project.search import Search, score_folds, tune
+from mle_project.modeling.tuning import Search, score_folds, tune
 
 
 def search(table, family, metric, **options) -> Search:

@@ -24,7 +24,7 @@ from test_artifact import FRESH
 
 from mle_project.artifact import TOLERANCE, Predictor, largest_difference, seal, usual_size
 from mle_project.core.request_model import example_record, request_model
-from mle_project.evaluation import answers
+from mle_project.modeling.metrics import answers
 from mle_project.core.arrays import feature_frame, records_to_arrays
 from mle_project.core.validation import records_frame
 from mle_project.intake import Rules, quick_check
