@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mle_project.artifact import Predictor
+from mle_project.artifact.predictor import Predictor
 from mle_project.lock import recorded
 from mle_project.core.project import ProjectError
 from mle_project.twice import clone, run_graph, shrink

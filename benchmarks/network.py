@@ -17,9 +17,9 @@ os.environ.update(GOMP_SPINCOUNT="1000", CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_L
 import pandas as pd  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from mle_project.artifact import Predictor, ask, open_session  # noqa: E402
+from mle_project.artifact.predictor import Predictor, ask, open_session  # noqa: E402
 from mle_project.core.arrays import frame_to_arrays  # noqa: E402
-from mle_project.keras_export import serving_columns  # noqa: E402
+from mle_project.artifact.saved_model import serving_columns  # noqa: E402
 
 
 def timed(function, *given) -> tuple[float, object]:

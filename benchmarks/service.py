@@ -25,7 +25,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from mle_project.artifact import Predictor
+from mle_project.artifact.predictor import Predictor
 from mle_project.core.arrays import feature_frame
 from mle_project.core.validation import records_frame
 from mle_project.core.strategies import sample_records

@@ -178,7 +178,7 @@ def fetch(url: str, digest: str, folder: Path) -> None:
     \b
     tar -czf model.tar.gz -C models/final .        packs one
     """
-    from mle_project.remote import fetch as fetch_model
+    from mle_project.artifact.download import fetch as fetch_model
 
     fetched = fetch_model(url, digest, folder)
     click.echo(f"{folder}: model {digest[:12]} {'fetched' if fetched else 'was there already'}")
@@ -260,7 +260,7 @@ def score(source: Path, target: Path, model: Path | None, engine: str, rows_per_
 
         found = score_on_spark(source, target, folder, broken=skip_broken)
     else:
-        from mle_project.artifact import Predictor
+        from mle_project.artifact.predictor import Predictor
         from mle_project.scoring import score_file
 
         found = score_file(source, target, Predictor(folder), rows_per_chunk, skip_broken)
@@ -284,7 +284,7 @@ def explain(record: Path, model: Path | None, as_json: bool) -> None:
     """
     import joblib
 
-    from mle_project.artifact import Predictor
+    from mle_project.artifact.predictor import Predictor
     from mle_project.explain import explain as steps_of
     from mle_project.explain import one_record
     from mle_project.core.validation import validate as refuse

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from pydantic_core import to_json
 
-from .artifact import Predictor
+from .artifact.predictor import Predictor
 from .core.request_model import example_record
 from .intake import CODES
 from .intake import Checked

@@ -20,7 +20,7 @@ from jinja2 import Environment
 from jinja2 import StrictUndefined
 
 import mle_project
-from .artifact import Predictor
+from .artifact.predictor import Predictor
 from .core.project import ProjectError
 from .reasons import swings
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .artifact import Predictor
+from .artifact.predictor import Predictor
 
 # %% ../nbs/28_reasons.ipynb #cec1f412
 def followed(

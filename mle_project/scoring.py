@@ -29,8 +29,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from .artifact import Predictor
-from .artifact import ask
+from .artifact.predictor import Predictor
+from .artifact.predictor import ask
 from .chunks import COPIED
 from .chunks import file_format
 from .chunks import parquet_parts

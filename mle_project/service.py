@@ -25,7 +25,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
 
 import mle_project
-from .artifact import Predictor
+from .artifact.predictor import Predictor
 from .core.contract import Contract
 from .core.project import ProjectError
 from .core.request_model import example_record

@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet
 
-from .artifact import Predictor
+from .artifact.predictor import Predictor
 from .chunks import file_format
 from .chunks import parquet_parts
 from .chunks import scored_columns

@@ -339,7 +339,7 @@ def how_far(
     import numpy as np
     import pyarrow.parquet as pq
 
-    from mle_project.artifact import Predictor
+    from mle_project.artifact.predictor import Predictor
 
     predictors = [Predictor(top / "models" / "final") for top in (one, other)]
     frame = pq.read_table(one / "data" / "tables" / "test.parquet").slice(0, rows).to_pandas()

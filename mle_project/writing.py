@@ -29,7 +29,7 @@ from ruamel.yaml.nodes import Node
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.nodes import SequenceNode
 
-from .artifact import Predictor
+from .artifact.predictor import Predictor
 from .core.contract import Contract
 from .core.contract import read_contract
 from .core.project import ProjectError

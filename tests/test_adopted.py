@@ -11,7 +11,7 @@ from sklearn import datasets
 from test_graph import ran
 from test_service import serving
 
-from mle_project.artifact import Predictor
+from mle_project.artifact.predictor import Predictor
 from mle_project.core.request_model import example_record
 
 

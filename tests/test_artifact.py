@@ -10,7 +10,9 @@ import pytest
 import yaml
 from sklearn.datasets import load_breast_cancer
 
-from mle_project.artifact import TOLERANCE, Predictor, ask, compile_model, largest_difference, open_session, probes, usual_size
+from mle_project.artifact.parity import TOLERANCE, largest_difference, probes, usual_size
+from mle_project.artifact.predictor import Predictor, ask, open_session
+from mle_project.artifact.onnx import compile_model
 from mle_project.modeling.families import build_family
 from mle_project.core.request_model import example_record
 from mle_project.core.contract import parse_contract
@@ -25,7 +27,7 @@ import sys
 for name in ("sklearn", "tensorflow", "keras", "keras_tuner", "pandas", "pandera", "nbdev", "papermill", "dvc", "skl2onnx", "ibis", "matplotlib"):
     sys.modules[name] = None
 import json
-from mle_project.artifact import Predictor
+from mle_project.artifact.predictor import Predictor
 predictor = Predictor("models/final")
 found = predictor.answer_records(json.load(open(sys.argv[1])))
 print(json.dumps({"digest": predictor.digest, "found": found.tolist()}))

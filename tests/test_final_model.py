@@ -7,7 +7,8 @@ import pytest
 from sklearn import metrics as skm
 from tables_of_other_kinds import houses, plants
 
-from mle_project.artifact import Predictor, save, seal
+from mle_project.artifact.predictor import Predictor
+from mle_project.artifact.export import save, seal
 from mle_project.modeling.calibration import Calibrated, fit_calibration
 from mle_project.modeling.families import build_family
 from mle_project.modeling.metrics import all_metrics, answers, decisions, interval_coverage

@@ -16,14 +16,15 @@ from test_contract import drawn
 from test_graph import ran
 from test_service import serving
 
-from mle_project.artifact import TOLERANCE, Predictor, largest_difference, read_files, usual_size
+from mle_project.artifact.parity import TOLERANCE, largest_difference, usual_size
+from mle_project.artifact.predictor import Predictor, read_files
 from mle_project.modeling.calibration import corrected
 from mle_project.core.contract import EXAMPLE, parse_contract
 from mle_project.modeling.metrics import answers
 from mle_project.modeling.columnar import law_faults
 from mle_project.core.arrays import feature_frame
 from mle_project.core.validation import records_frame
-from mle_project.keras_export import serving_request
+from mle_project.artifact.saved_model import serving_request
 from mle_project.core.strategies import sample_records, valid_records
 
 WORDS = """

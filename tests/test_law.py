@@ -10,7 +10,10 @@ from sklearn.pipeline import Pipeline
 from tables_of_other_kinds import houses, plants
 from test_contract import CONTRACTS, drawn
 
-from mle_project.artifact import Predictor, ask, compile_model, largest_difference, open_session, probes, save, seal, usual_size
+from mle_project.artifact.predictor import Predictor, ask, open_session
+from mle_project.artifact.onnx import compile_model
+from mle_project.artifact.parity import largest_difference, probes, usual_size
+from mle_project.artifact.export import save, seal
 from mle_project.modeling.families import FAMILIES, build_family
 from mle_project.core.contract import EXAMPLE, parse_contract
 from mle_project.modeling.metrics import answers

@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OrdinalEncoder
 from tables_of_other_kinds import KINDS, houses, plants
 
-from mle_project.artifact import compile_model
+from mle_project.artifact.onnx import compile_model
 from mle_project.core.contract import ContractError, example_contract, parse_contract, read_contract
 from mle_project.features import for_sums, for_trees
 from mle_project.data.splits import make_folds

@@ -17,7 +17,7 @@ from conftest import ROOT, Project, copy_project, example_only
 from tables_of_other_kinds import Kind, houses, plants
 from test_service import Served, serving
 
-from mle_project.artifact import save, seal
+from mle_project.artifact.export import save, seal
 from mle_project.modeling.families import build_family
 from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.page import content_policy, model_facts

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from tables_of_other_kinds import houses, plants
 
 from mle_project import scoring
-from mle_project.artifact import Predictor, save, seal
+from mle_project.artifact.predictor import Predictor
+from mle_project.artifact.export import save, seal
 from mle_project.modeling.families import build_family
 from mle_project.chunks import json_values, read_chunks, typed_cells
 from mle_project.core.contract import EXAMPLE, ContractError, parse_contract
@@ -387,7 +388,7 @@ SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from mle_project import scoring
-from mle_project.artifact import Predictor
+from mle_project.artifact.predictor import Predictor
 answer = scoring.answer_table
 def slow(*given):
     time.sleep(0.3)

@@ -22,7 +22,9 @@ from hypothesis import given, settings
 from pydantic_core import from_json
 from test_artifact import FRESH
 
-from mle_project.artifact import TOLERANCE, Predictor, largest_difference, seal, usual_size
+from mle_project.artifact.parity import TOLERANCE, largest_difference, usual_size
+from mle_project.artifact.predictor import Predictor
+from mle_project.artifact.export import seal
 from mle_project.core.request_model import example_record, request_model
 from mle_project.modeling.metrics import answers
 from mle_project.core.arrays import feature_frame, records_to_arrays

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from test_scoring import TABLES, models, same, spoiled, write  # noqa: F401
 
-from mle_project.artifact import Predictor
+from mle_project.artifact.predictor import Predictor
 from mle_project.core.project import ProjectError
 from mle_project.scoring import score_file
 from mle_project.spark import score_on_spark

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from test_scoring import TABLES, models, same, spoiled, write  # noqa: F401
 
-from mle_project.artifact import Predictor
+from mle_project.artifact.predictor import Predictor
 from mle_project.scoring import score_file
 
 ABSENT = ("nbdev", "dvc", "jupyterlab", "papermill", "tensorflow", "keras", "keras_tuner", "sklearn", "joblib", "ibis", "duckdb", "bentoml")

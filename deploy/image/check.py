@@ -25,7 +25,7 @@ import hypothesis
 import pandas as pd
 from hypothesis import strategies as st
 
-from mle_project.artifact import Predictor
+from mle_project.artifact.predictor import Predictor
 from mle_project.core.request_model import example_record
 from mle_project.core.strategies import sample_records, valid_records
 
