@@ -285,11 +285,11 @@ def explain(record: Path, model: Path | None, as_json: bool) -> None:
     import joblib
 
     from mle_project.artifact.predictor import Predictor
-    from mle_project.explain import explain as steps_of
-    from mle_project.explain import one_record
+    from mle_project.evaluation.trace import explain as steps_of
+    from mle_project.evaluation.trace import one_record
     from mle_project.core.validation import validate as refuse
     from mle_project.core.validation import records_frame
-    from mle_project.reasons import reasons
+    from mle_project.evaluation.attributions import reasons
 
     predictor = Predictor(model or root() / "models" / "final")
     given = one_record(record)

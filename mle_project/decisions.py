@@ -23,7 +23,7 @@ from .core.contract import parse_contract
 from .core.contract import schema_comment
 from .core.project import ProjectError
 from .data.sql import quoted
-from .leakage import strength_of_each
+from .evaluation.leakage import strength_of_each
 from .profiling import FEW
 from .profiling import Facts
 from .profiling import Target

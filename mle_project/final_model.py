@@ -20,7 +20,7 @@ from sklearn import metrics as skm
 
 from .core.contract import Contract
 from .core.project import ProjectError
-from .evaluation import slice_values
+from .evaluation.slices import slice_values
 from .modeling.bootstrap import intervals
 from .modeling.metrics import METRICS
 

@@ -27,6 +27,7 @@ from pydantic_core import to_json
 
 from .artifact.predictor import Predictor
 from .core.request_model import example_record
+from .evaluation.attributions import reasons
 from .intake import CODES
 from .intake import Checked
 from .intake import Desk
@@ -40,7 +41,6 @@ from .limits import Log
 from .limits import Settings
 from .limits import count_answers
 from .limits import count_rejected
-from .reasons import reasons
 
 # %% ../nbs/32_front.ipynb #90eae21d
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from jinja2 import StrictUndefined
 import mle_project
 from .artifact.predictor import Predictor
 from .core.project import ProjectError
-from .reasons import swings
+from .evaluation.attributions import swings
 
 # %% ../nbs/29_page.ipynb #324bda90
 REVISION = "MLE_REVISION"

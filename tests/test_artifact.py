@@ -17,7 +17,7 @@ from mle_project.modeling.families import build_family
 from mle_project.core.request_model import example_record
 from mle_project.core.contract import parse_contract
 from mle_project.modeling.metrics import all_metrics, answers
-from mle_project.explain import explain
+from mle_project.evaluation.trace import explain
 from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.core.project import ProjectError
 

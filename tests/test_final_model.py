@@ -13,7 +13,7 @@ from mle_project.modeling.calibration import Calibrated, fit_calibration
 from mle_project.modeling.families import build_family
 from mle_project.modeling.metrics import all_metrics, answers, decisions, interval_coverage
 from mle_project.modeling.bootstrap import measure_of
-from mle_project.explain import explain
+from mle_project.evaluation.trace import explain
 from mle_project.core.arrays import encode_target, feature_frame
 
 

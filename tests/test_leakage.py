@@ -24,7 +24,7 @@ from mle_project.core.contract import ContractError, example_contract, parse_con
 from mle_project.features import for_sums, for_trees
 from mle_project.data.splits import make_folds
 from mle_project.core.arrays import encode_target, feature_frame
-from mle_project.leakage import MAY_READ, duplicates, illegitimate, no_test_set, out_of_order, preprocessing, readers_of_test, sampling_bias, selection, shared_groups
+from mle_project.evaluation.leakage import MAY_READ, duplicates, illegitimate, no_test_set, out_of_order, preprocessing, readers_of_test, sampling_bias, selection, shared_groups
 from mle_project.data.drift import bin_shares, reference_bins, stability
 from mle_project.notebooks import stage_code, stage_notebook
 from mle_project.data.point_in_time import peeks
