@@ -256,12 +256,12 @@ def score(source: Path, target: Path, model: Path | None, engine: str, rows_per_
         signal.signal(sent, lambda number, _: sys.exit(128 + number))
     folder = model or root() / "models" / "final"
     if engine == "pyspark":
-        from mle_project.spark import score_on_spark
+        from mle_project.scoring.spark import score_on_spark
 
         found = score_on_spark(source, target, folder, broken=skip_broken)
     else:
         from mle_project.artifact.predictor import Predictor
-        from mle_project.scoring import score_file
+        from mle_project.scoring.batch import score_file
 
         found = score_file(source, target, Predictor(folder), rows_per_chunk, skip_broken)
     if as_json:

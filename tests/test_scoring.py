@@ -23,13 +23,13 @@ from mle_project import scoring
 from mle_project.artifact.predictor import Predictor
 from mle_project.artifact.export import save, seal
 from mle_project.modeling.families import build_family
-from mle_project.chunks import json_values, read_chunks, typed_cells
+from mle_project.scoring.readers import json_values, read_chunks, typed_cells
 from mle_project.core.contract import EXAMPLE, ContractError, parse_contract
 from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.core.validation import failure_cases, parse_cells, read_file, reject_nan
 from mle_project.core.project import ProjectError
 from mle_project.core.strategies import sample_records
-from mle_project.scoring import score_file
+from mle_project.scoring.batch import score_file
 
 FAMILIES = ("prior", "linear", "forest", "boosting", "network")
 

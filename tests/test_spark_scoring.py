@@ -15,8 +15,8 @@ from test_scoring import TABLES, models, same, spoiled, write  # noqa: F401
 
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.project import ProjectError
-from mle_project.scoring import score_file
-from mle_project.spark import score_on_spark
+from mle_project.scoring.batch import score_file
+from mle_project.scoring.spark import score_on_spark
 
 needs_spark = pytest.mark.skipif(
     importlib.util.find_spec("pyspark") is None or not shutil.which("java"), reason="PySpark or Java is not here: `make spark`"
@@ -25,7 +25,7 @@ needs_spark = pytest.mark.skipif(
 RUN = """
 import json, sys
 from mle_project.core.project import ProjectError
-from mle_project.spark import score_on_spark
+from mle_project.scoring.spark import score_on_spark
 try:
     print(json.dumps(score_on_spark(**json.loads(sys.argv[1]))))
 except ProjectError as error:

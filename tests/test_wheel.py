@@ -15,7 +15,7 @@ from conftest import ROOT
 from test_scoring import TABLES, models, same, spoiled, write  # noqa: F401
 
 from mle_project.artifact.predictor import Predictor
-from mle_project.scoring import score_file
+from mle_project.scoring.batch import score_file
 
 ABSENT = ("nbdev", "dvc", "jupyterlab", "papermill", "tensorflow", "keras", "keras_tuner", "sklearn", "joblib", "ibis", "duckdb", "bentoml")
 
