@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from mle_project.notebooks import after_save, before_save
+from mle_project.pipeline.notebooks import after_save, before_save
 from mle_project.core.project import ENVIRONMENT
 
 os.environ.update(ENVIRONMENT)

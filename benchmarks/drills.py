@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mle_project.artifact.predictor import Predictor
-from mle_project.lock import recorded
+from mle_project.pipeline.lockfile import recorded
 from mle_project.core.project import ProjectError
-from mle_project.twice import clone, run_graph, shrink
+from mle_project.pipeline.reproducibility import clone, run_graph, shrink
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent

@@ -23,10 +23,10 @@ from .core.formatting import format_value
 from .core.project import ProjectError
 from .core.project import read_yaml
 from .core.project import root
-from .lock import verify
-from .provenance import rebuild
-from .provenance import why
-from .twice import twice
+from .pipeline.lockfile import verify
+from .pipeline.provenance import rebuild
+from .pipeline.provenance import why
+from .pipeline.reproducibility import twice
 
 # %% ../nbs/49_cli.ipynb #aa993ec1
 class Commands(click.Group):
@@ -75,9 +75,9 @@ def notebook_stages() -> list[str]:
 @click.option("--timeout", default=3600, show_default=True, help="Seconds that one cell may take.")
 def run(stage: str, timeout: int) -> None:
     """Run the notebook of STAGE as `dvc repro` does, with its section of params.yaml."""
-    from mle_project.reports import write_page
-    from mle_project.stages import run_stage
-    from mle_project.stages import watch_parents
+    from mle_project.pipeline.reports import write_page
+    from mle_project.pipeline.runner import run_stage
+    from mle_project.pipeline.runner import watch_parents
 
     os.chdir(root())
     watch_parents()
@@ -94,9 +94,9 @@ def code() -> None:
 
     `dvc repro` calls this when a notebook changed. Stages depend on the plain code, so prose re-runs nothing.
     """
-    from mle_project.notebooks import export_all
-    from mle_project.stages import CODE
-    from mle_project.stages import staged
+    from mle_project.pipeline.stage_code import export_all
+    from mle_project.pipeline.runner import CODE
+    from mle_project.pipeline.runner import staged
 
     os.chdir(root())
     with staged("code", [CODE]) as folder:
@@ -115,7 +115,7 @@ def schemas() -> None:
 
     `mle code`, and so `dvc repro`, calls this.
     """
-    from mle_project.stages import write_schemas
+    from mle_project.pipeline.parameters import write_schemas
 
     for name in write_schemas(notebook_stages()):
         click.echo(f"schemas  {name}: written")
@@ -127,9 +127,9 @@ def pages() -> None:
 
     `dvc repro` calls this at its end.
     """
-    from mle_project.reports import write_page
-    from mle_project.stages import declared_paths
-    from mle_project.stages import staged
+    from mle_project.pipeline.reports import write_page
+    from mle_project.pipeline.runner import declared_paths
+    from mle_project.pipeline.runner import staged
 
     os.chdir(root())
     with staged("pages", declared_paths("pages", "outs")):
@@ -148,7 +148,7 @@ def sources() -> None:
     from mle_project.data.sources import changes
     from mle_project.data.sources import fingerprints
     from mle_project.data.sources import unwatched
-    from mle_project.stages import staged
+    from mle_project.pipeline.runner import staged
 
     given, target = section("tables")["sources"], "data/sources.json"
     asked = unwatched(given)
@@ -189,9 +189,9 @@ def fetch(url: str, digest: str, folder: Path) -> None:
 @click.option("--check", is_flag=True, help="Change nothing; exit 1 when something would change.")
 def clean(notebooks: tuple[Path, ...], check: bool) -> None:
     """Strip outputs and stray metadata from NOTEBOOKS (all of nbs/ by default)."""
-    from mle_project.notebooks import clean_file
-    from mle_project.notebooks import is_clean
-    from mle_project.notebooks import source_notebooks
+    from mle_project.pipeline.notebooks import clean_file
+    from mle_project.pipeline.notebooks import is_clean
+    from mle_project.pipeline.notebooks import source_notebooks
 
     paths = notebooks or tuple(source_notebooks())
     dirty = [path for path in paths if not is_clean(path)]

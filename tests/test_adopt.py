@@ -21,7 +21,7 @@ from mle_project.core.request_model import request_model
 from mle_project.core.validation import violations
 from mle_project.profiling import split_shares
 from mle_project.core.project import ProjectError
-from mle_project.stages import PARAMS_SCHEMA
+from mle_project.pipeline.parameters import PARAMS_SCHEMA
 from mle_project.data.engines import run_query
 
 N = 600

@@ -10,7 +10,7 @@ import pytest
 from conftest import CONTRACT, PARAMS, example_only
 
 from mle_project.modeling.metrics import METRICS
-from mle_project.stages import settle
+from mle_project.pipeline.runner import settle
 
 METRIC = next(iter(METRICS[CONTRACT.task]))
 STAGES = ["code", "sources", "tables", "eda", "model_selection", "importance", "final_model", "keras_export", "leakage", "bento", "pages"]

@@ -26,7 +26,7 @@ from mle_project.data.splits import make_folds
 from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.evaluation.leakage import MAY_READ, duplicates, illegitimate, no_test_set, out_of_order, preprocessing, readers_of_test, sampling_bias, selection, shared_groups
 from mle_project.data.drift import bin_shares, reference_bins, stability
-from mle_project.notebooks import stage_code, stage_notebook
+from mle_project.pipeline.stage_code import stage_code, stage_notebook
 from mle_project.data.point_in_time import peeks
 from mle_project.core.project import ProjectError, root, section
 from mle_project.core.strategies import sample_records

@@ -13,9 +13,11 @@ from conftest import BIN, ROOT, example_only, package_texts
 
 from mle_project.cli import main, notebook_stages
 from mle_project.core.contract import schema_comment
-from mle_project.notebooks import order_faults, package_modules, source_notebooks, stage_notebook
+from mle_project.pipeline.imports import order_faults, package_modules
+from mle_project.pipeline.notebooks import source_notebooks
+from mle_project.pipeline.stage_code import stage_notebook
 from mle_project.core.project import ProjectError
-from mle_project.stages import PARAMS_SCHEMA, check_parameters, declared, params_schema
+from mle_project.pipeline.parameters import PARAMS_SCHEMA, check_parameters, declared, params_schema
 
 NOTEBOOKS = source_notebooks()
 

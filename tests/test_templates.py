@@ -13,7 +13,7 @@ from jinja2 import UndefinedError
 from mle_project.core.contract import example_contract
 from mle_project.evaluation.leakage import Finding
 from mle_project.leakage import leakage_page
-from mle_project.notebooks import stage_code
+from mle_project.pipeline.stage_code import stage_code
 from mle_project.core.rendering import render
 from mle_project.writing import readme_part
 
