@@ -361,7 +361,7 @@ def rename(name: str, force: bool) -> None:
 @main.command()
 def readme() -> None:
     """Bring the README's scores, request, answer and table of settings up to date."""
-    from mle_project.limits import with_settings
+    from mle_project.serving.settings import with_settings
     from mle_project.writing import write_readme
     from mle_project.writing import write_together
 

@@ -14,7 +14,7 @@ import yaml
 from conftest import BIN, ROOT
 from test_service import free_port
 
-from mle_project.limits import Settings, variable_name
+from mle_project.serving.settings import Settings, variable_name
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 specification = importlib.util.spec_from_file_location("manifests", FOLDER / "check.py")

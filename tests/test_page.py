@@ -20,7 +20,7 @@ from test_service import Served, serving
 from mle_project.artifact.export import save, seal
 from mle_project.modeling.families import build_family
 from mle_project.core.arrays import encode_target, feature_frame
-from mle_project.page import content_policy, model_facts
+from mle_project.serving.page import content_policy, model_facts
 from mle_project.evaluation.attributions import reasons
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

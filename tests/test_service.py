@@ -29,7 +29,7 @@ from mle_project.core.request_model import example_record, request_model
 from mle_project.modeling.metrics import answers
 from mle_project.core.arrays import feature_frame, records_to_arrays
 from mle_project.core.validation import records_frame
-from mle_project.intake import Rules, quick_check
+from mle_project.serving.validation import Rules, quick_check
 from mle_project.core.strategies import invalid_records, sample_records, valid_records
 
 JSON = {"content-type": "application/json"}
