@@ -349,7 +349,7 @@ def adopt(files: tuple[str, ...], dry_run: bool, force: bool, as_json: bool, **a
 @click.option("--force", is_flag=True, help="Even when git has uncommitted changes.")
 def rename(name: str, force: bool) -> None:
     """Call the package NAME, in every file of the project."""
-    from mle_project.rename import rename as change
+    from mle_project.adopt.rename import rename as change
 
     folder = root()
     for path in change(folder, name, force):
@@ -362,8 +362,8 @@ def rename(name: str, force: bool) -> None:
 def readme() -> None:
     """Bring the README's scores, request, answer and table of settings up to date."""
     from mle_project.serving.settings import with_settings
-    from mle_project.writing import write_readme
-    from mle_project.writing import write_together
+    from mle_project.adopt.project_files import write_readme
+    from mle_project.adopt.project_files import write_together
 
     changed = write_readme()
     text = (root() / "README.md").read_text()

@@ -15,11 +15,11 @@ import sqlglot
 import yaml
 from conftest import ROOT
 
-from mle_project.adopt import Plan, apply, as_dict, describe, diff, plan
+from mle_project.adopt.plan import Plan, apply, as_dict, describe, diff, plan
 from mle_project.core.contract import CONTRACT_SCHEMA, ContractError, parse_contract, schema_comment
 from mle_project.core.request_model import request_model
 from mle_project.core.validation import violations
-from mle_project.profiling import split_shares
+from mle_project.adopt.profiling import split_shares
 from mle_project.core.project import ProjectError
 from mle_project.pipeline.parameters import PARAMS_SCHEMA
 from mle_project.data.engines import run_query

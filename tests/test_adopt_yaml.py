@@ -6,9 +6,9 @@ import yaml
 from conftest import ROOT
 from test_adopt import project  # noqa: F401
 
-from mle_project.adopt import apply, plan
+from mle_project.adopt.plan import apply, plan
 from mle_project.core.project import ProjectError
-from mle_project.writing import with_plots, with_value
+from mle_project.adopt.project_files import with_plots, with_value
 
 GRAPH = with_plots((ROOT / "dvc.yaml").read_text().partition("\nplots:\n")[0] + "\n", "binary")
 PARAMS = (ROOT / "params.yaml").read_text()

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from mle_project import dialect, engines
-from mle_project.adopt import _paths as named_files
+from mle_project.adopt.plan import _paths as named_files
 from mle_project.data.engines import open_engine
 from mle_project.data.sources import local_files
 
