@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tables_of_other_kinds import HOUSES, PLANTS, houses, plants
 
-from mle_project.cli import main
+from mle_project.cli.main import main
 from mle_project.core.contract import CONTRACT_SCHEMA, EXAMPLE, ContractError, contract_schema, parse_contract, schema_comment
 from mle_project.core.request_model import example_record, request_model
 from mle_project.core.validation import failure_cases, records_frame, validate, violations

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from conftest import BIN, ROOT, example_only, package_texts
 
-from mle_project.cli import main, notebook_stages
+from mle_project.cli.main import main
+from mle_project.cli.pipeline import notebook_stages
 from mle_project.core.contract import schema_comment
 from mle_project.pipeline.imports import order_faults, package_modules
 from mle_project.pipeline.notebooks import source_notebooks
