@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from mle_project.pipeline.notebooks import after_save, before_save
 from mle_project.core.project import ENVIRONMENT
+from mle_project.pipeline.notebooks import after_save, before_save
 
 os.environ.update(ENVIRONMENT)
 

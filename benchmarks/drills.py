@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mle_project.artifact.predictor import Predictor
-from mle_project.pipeline.lockfile import recorded
 from mle_project.core.project import ProjectError
+from mle_project.pipeline.lockfile import recorded
 from mle_project.pipeline.reproducibility import clone, run_graph, shrink
 
 ROOT = Path(__file__).resolve().parents[1]

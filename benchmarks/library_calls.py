@@ -19,13 +19,14 @@ os.environ.update(ENVIRONMENT)
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 
-from mle_project.modeling.families import build_family  # noqa: E402
-from mle_project.core.contract import read_contract  # noqa: E402
-from mle_project.modeling.metrics import all_metrics, answers  # noqa: E402
-from mle_project.data.splits import make_folds  # noqa: E402
+import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.core.arrays import encode_target, feature_frame  # noqa: E402
+from mle_project.core.contract import read_contract  # noqa: E402
 from mle_project.data.engines import run_query  # noqa: E402
 from mle_project.data.parquet import thin  # noqa: E402
+from mle_project.data.splits import make_folds  # noqa: E402
+from mle_project.modeling.families import build_family  # noqa: E402
+from mle_project.modeling.metrics import all_metrics, answers  # noqa: E402
 
 seconds = {"read and join": 0.0, "fit": 0.0, "score": 0.0}
 

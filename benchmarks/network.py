@@ -18,8 +18,8 @@ import pandas as pd  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from mle_project.artifact.predictor import Predictor, ask, open_session  # noqa: E402
-from mle_project.core.arrays import frame_to_arrays  # noqa: E402
 from mle_project.artifact.saved_model import serving_columns  # noqa: E402
+from mle_project.core.arrays import frame_to_arrays  # noqa: E402
 
 
 def timed(function, *given) -> tuple[float, object]:

@@ -26,10 +26,10 @@ import pyarrow.parquet as pq  # noqa: E402
 from threadpoolctl import threadpool_limits  # noqa: E402
 
 from mle_project.artifact.predictor import Predictor, ask  # noqa: E402
-from mle_project.scoring.readers import read_chunks  # noqa: E402
-from mle_project.modeling.metrics import answers  # noqa: E402
 from mle_project.core.arrays import feature_frame, frame_to_arrays  # noqa: E402
+from mle_project.modeling.metrics import answers  # noqa: E402
 from mle_project.scoring.batch import answer_schema, answer_table, broken_cells, processors, score_file, writer  # noqa: E402
+from mle_project.scoring.readers import read_chunks  # noqa: E402
 
 PEAK = r"""
 import re, sys

@@ -27,8 +27,8 @@ from pathlib import Path
 
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.arrays import feature_frame
-from mle_project.core.validation import records_frame
 from mle_project.core.strategies import sample_records
+from mle_project.core.validation import records_frame
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "final"

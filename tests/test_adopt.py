@@ -16,13 +16,13 @@ import yaml
 from conftest import ROOT
 
 from mle_project.adopt.plan import Plan, apply, as_dict, describe, diff, plan
+from mle_project.adopt.profiling import split_shares
 from mle_project.core.contract import CONTRACT_SCHEMA, ContractError, parse_contract, schema_comment
+from mle_project.core.project import ProjectError
 from mle_project.core.request_model import request_model
 from mle_project.core.validation import violations
-from mle_project.adopt.profiling import split_shares
-from mle_project.core.project import ProjectError
-from mle_project.pipeline.parameters import PARAMS_SCHEMA
 from mle_project.data.engines import run_query
+from mle_project.pipeline.parameters import PARAMS_SCHEMA
 
 N = 600
 chance = np.random.default_rng(7)
@@ -41,9 +41,9 @@ def project(tmp_path, monkeypatch) -> Path:
     params["tables"]["query"] = "sql/earlier.sql"
     (folder / "params.yaml").write_text("# The parameters.\n" + yaml.safe_dump(params, sort_keys=False))
     (folder / "README.md").write_text("# A project\n\n<!-- table -->\nearlier\n<!-- /table -->\n\nThe end.\n")
-    (folder / "contract.yaml").write_text("record: earlier\n")
+    (folder / "contract.yaml").write_text("description: earlier\n")
     (folder / "sql" / "earlier.sql").write_text("SELECT 1\n")
-    (folder / "sql" / "known.yaml").write_text("asked: x\n")
+    (folder / "sql" / "availability.yaml").write_text("prediction_time: x\n")
     (folder / ".gitignore").write_text("/data/\n*.bak\n")
     git(folder, "init", "-q")
     git(folder, "add", "-A")
@@ -651,7 +651,8 @@ def test_a_plan_changes_nothing_and_shows_everything(project):
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     made = plan([file], target="answer")
     shown = diff(made)
-    assert "+++ b/contract.yaml" in shown and "+task: binary" in shown and "-  query: sql/earlier.sql" in shown and "--- a/sql/known.yaml" in shown
+    assert "+++ b/contract.yaml" in shown and "+task: binary" in shown and "-  query: sql/earlier.sql" in shown
+    assert "--- a/sql/availability.yaml" in shown
     assert "signal" in describe(made) and "1. `when_` holds moments" in describe(made) and as_dict(made)["columns"][0]["role"] == "id"
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
     assert describe(plan([file], target="answer")) == describe(made) and plan([file], target="answer").texts == made.texts
@@ -696,7 +697,7 @@ def test_uncommitted_work_is_not_overwritten(project):
 def test_without_git_the_old_files_are_kept(project):
     shutil.rmtree(project / ".git")
     adopted(project, [written(project, base())], target="answer")
-    assert (project / "contract.yaml.bak").read_text() == "record: earlier\n" and (project / "sql" / "known.yaml.bak").exists()
+    assert (project / "contract.yaml.bak").read_text() == "description: earlier\n" and (project / "sql" / "availability.yaml.bak").exists()
 
 
 def test_data_of_the_same_name_are_not_overwritten(project):
@@ -721,9 +722,9 @@ def test_data_in_place_are_used_as_they_are(project):
 
 def test_a_fault_in_the_middle_leaves_everything_as_it_was(project):
     made = plan([written(project, base())], target="answer")
-    (project / "sql" / "known.yaml").unlink()
-    (project / "sql" / "known.yaml").mkdir()  # the last of the files to go cannot go: a folder is there
-    (project / "sql" / "known.yaml" / "inside").write_text("x")
+    (project / "sql" / "availability.yaml").unlink()
+    (project / "sql" / "availability.yaml").mkdir()  # the last of the files to go cannot go: a folder is there
+    (project / "sql" / "availability.yaml" / "inside").write_text("x")
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     with pytest.raises(ProjectError, match="a folder is in the way. Nothing was changed"):
         apply(made, force=True)

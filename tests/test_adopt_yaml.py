@@ -7,8 +7,8 @@ from conftest import ROOT
 from test_adopt import project  # noqa: F401
 
 from mle_project.adopt.plan import apply, plan
-from mle_project.core.project import ProjectError
 from mle_project.adopt.project_files import with_plots, with_value
+from mle_project.core.project import ProjectError
 
 GRAPH = with_plots((ROOT / "dvc.yaml").read_text().partition("\nplots:\n")[0] + "\n", "binary")
 PARAMS = (ROOT / "params.yaml").read_text()

@@ -10,16 +10,17 @@ import pytest
 import yaml
 from sklearn.datasets import load_breast_cancer
 
+import mle_project.candidates  # noqa: F401 - fills the register of families
+from mle_project.artifact.onnx import compile_model
 from mle_project.artifact.parity import TOLERANCE, largest_difference, probes, usual_size
 from mle_project.artifact.predictor import Predictor, ask, open_session
-from mle_project.artifact.onnx import compile_model
-from mle_project.modeling.families import build_family
-from mle_project.core.request_model import example_record
-from mle_project.core.contract import parse_contract
-from mle_project.modeling.metrics import all_metrics, answers
-from mle_project.evaluation.trace import explain
 from mle_project.core.arrays import encode_target, feature_frame
+from mle_project.core.contract import parse_contract
 from mle_project.core.project import ProjectError
+from mle_project.core.request_model import example_record
+from mle_project.evaluation.trace import explain
+from mle_project.modeling.families import build_family
+from mle_project.modeling.metrics import all_metrics, answers
 
 # What the service's environment lacks is made impossible to import, then the model answers from JSON records.
 FRESH = """

@@ -14,12 +14,12 @@ from pydantic import ValidationError
 from tables_of_other_kinds import HOUSES, PLANTS, houses, plants
 
 from mle_project.cli.main import main
-from mle_project.core.contract import CONTRACT_SCHEMA, EXAMPLE, ContractError, contract_schema, parse_contract, schema_comment
-from mle_project.core.request_model import example_record, request_model
-from mle_project.core.validation import failure_cases, records_frame, validate, violations
 from mle_project.core.arrays import frame_to_arrays, records_to_arrays
+from mle_project.core.contract import CONTRACT_SCHEMA, EXAMPLE, ContractError, contract_schema, parse_contract, schema_comment
 from mle_project.core.project import root
+from mle_project.core.request_model import example_record, request_model
 from mle_project.core.strategies import invalid_records, invalid_values, sample_records, valid_records
+from mle_project.core.validation import failure_cases, records_frame, validate, violations
 
 TEXTS = {"project": (root() / "contract.yaml").read_text(), "visits": EXAMPLE, "plants": PLANTS, "houses": HOUSES}
 CONTRACTS = {name: parse_contract(text) for name, text in TEXTS.items()}

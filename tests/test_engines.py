@@ -24,15 +24,15 @@ from conftest import CONTRACT, QUERY
 from tables_of_other_kinds import houses, plants
 
 from mle_project import engines, tables
-from mle_project.core.contract import ContractError, example_contract, parse_contract
-from mle_project.data.parquet import batches, check_rows, read_rows, thin
 from mle_project.core.arrays import encode_target, frame_to_arrays
-from mle_project.core.validation import validate
+from mle_project.core.contract import ContractError, example_contract, parse_contract
 from mle_project.core.project import ProjectError, root
 from mle_project.core.strategies import sample_records
+from mle_project.core.validation import validate
+from mle_project.data.engines import run_query
+from mle_project.data.parquet import batches, check_rows, read_rows, thin
 from mle_project.data.sources import local_files
 from mle_project.data.splits import SPLITS, check_splits, split_names, write_splits
-from mle_project.data.engines import run_query
 from mle_project.tables import summary, target_course
 
 ROOT = root()

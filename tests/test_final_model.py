@@ -7,14 +7,15 @@ import pytest
 from sklearn import metrics as skm
 from tables_of_other_kinds import houses, plants
 
-from mle_project.artifact.predictor import Predictor
+import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.artifact.export import save, seal
+from mle_project.artifact.predictor import Predictor
+from mle_project.core.arrays import encode_target, feature_frame
+from mle_project.evaluation.trace import explain
+from mle_project.modeling.bootstrap import measure_of
 from mle_project.modeling.calibration import Calibrated, fit_calibration
 from mle_project.modeling.families import build_family
 from mle_project.modeling.metrics import all_metrics, answers, decisions, interval_coverage
-from mle_project.modeling.bootstrap import measure_of
-from mle_project.evaluation.trace import explain
-from mle_project.core.arrays import encode_target, feature_frame
 
 
 def random_answers(task, rows=500, seed=0):

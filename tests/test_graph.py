@@ -33,7 +33,7 @@ def edit(project, notebook: str, cell_type: str, old: str, new: str) -> None:
 
 def stage_code_of(project, stage: str) -> str:
     "The plain code of a stage as the project has it now."
-    return project.run("python", "-c", f"from mle_project.notebooks import stage_code; print(stage_code('{stage}'))").stdout
+    return project.run("python", "-c", f"from mle_project.pipeline.stage_code import stage_code; print(stage_code('{stage}'))").stdout
 
 
 def stale(project) -> list[str]:

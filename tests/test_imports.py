@@ -10,10 +10,10 @@ import pytest
 from conftest import ROOT
 
 from mle_project import notebooks
-from mle_project.pipeline.imports import imported_modules, order_faults
-from mle_project.pipeline.stage_code import stage_code, stage_notebook
 from mle_project.core.project import ProjectError
+from mle_project.pipeline.imports import imported_modules, order_faults
 from mle_project.pipeline.runner import input_digest
+from mle_project.pipeline.stage_code import stage_code, stage_notebook
 
 DEEP = "mle_project.room.deep"
 # what the stage's notebook says -> it reads mle_project/room/deep.py

@@ -18,14 +18,14 @@ from test_service import serving
 
 from mle_project.artifact.parity import TOLERANCE, largest_difference, usual_size
 from mle_project.artifact.predictor import Predictor, read_files
-from mle_project.modeling.calibration import corrected
-from mle_project.core.contract import EXAMPLE, parse_contract
-from mle_project.modeling.metrics import answers
-from mle_project.modeling.columnar import law_faults
-from mle_project.core.arrays import feature_frame
-from mle_project.core.validation import records_frame
 from mle_project.artifact.saved_model import serving_request
+from mle_project.core.arrays import feature_frame
+from mle_project.core.contract import EXAMPLE, parse_contract
 from mle_project.core.strategies import sample_records, valid_records
+from mle_project.core.validation import records_frame
+from mle_project.modeling.calibration import corrected
+from mle_project.modeling.columnar import law_faults
+from mle_project.modeling.metrics import answers
 
 WORDS = """
 description: A word
@@ -67,6 +67,7 @@ os.environ.update({name: value for name, value in ENVIRONMENT.items() if name !=
 import json
 import numpy as np
 from mle_project.modeling.calibration import NONE, with_calibration
+import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.modeling.families import build_family
 from mle_project.core.contract import parse_contract
 from mle_project.core.arrays import feature_frame

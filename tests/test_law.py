@@ -10,19 +10,20 @@ from sklearn.pipeline import Pipeline
 from tables_of_other_kinds import houses, plants
 from test_contract import CONTRACTS, drawn
 
-from mle_project.artifact.predictor import Predictor, ask, open_session
+import mle_project.candidates  # noqa: F401 - fills the register of families
+from mle_project.artifact.export import save, seal
 from mle_project.artifact.onnx import compile_model
 from mle_project.artifact.parity import largest_difference, probes, usual_size
-from mle_project.artifact.export import save, seal
-from mle_project.modeling.families import FAMILIES, build_family
-from mle_project.core.contract import EXAMPLE, parse_contract
-from mle_project.modeling.metrics import answers
-from mle_project.modeling.columnar import COLUMNAR, columnar, law_faults
-from mle_project.features import SELECTIONS
+from mle_project.artifact.predictor import Predictor, ask, open_session
 from mle_project.core.arrays import encode_target, feature_frame, frame_to_arrays
-from mle_project.core.validation import records_frame
+from mle_project.core.contract import EXAMPLE, parse_contract
 from mle_project.core.project import ProjectError, root
 from mle_project.core.strategies import sample_records, valid_records
+from mle_project.core.validation import records_frame
+from mle_project.features import SELECTIONS
+from mle_project.modeling.columnar import COLUMNAR, columnar, law_faults
+from mle_project.modeling.families import FAMILIES, build_family
+from mle_project.modeling.metrics import answers
 
 FEWER = [{"reduction": name, "kept": 0.5} for name in (*SELECTIONS, "pca")]
 OPTIONS = {

@@ -20,18 +20,28 @@ from sklearn.preprocessing import OrdinalEncoder
 from tables_of_other_kinds import KINDS, houses, plants
 
 from mle_project.artifact.onnx import compile_model
-from mle_project.core.contract import ContractError, example_contract, parse_contract, read_contract
-from mle_project.features import for_sums, for_trees
-from mle_project.data.splits import make_folds
 from mle_project.core.arrays import encode_target, feature_frame
-from mle_project.evaluation.leakage import MAY_READ, duplicates, illegitimate, no_test_set, out_of_order, preprocessing, readers_of_test, sampling_bias, selection, shared_groups
-from mle_project.data.drift import bin_shares, reference_bins, stability
-from mle_project.pipeline.stage_code import stage_code, stage_notebook
-from mle_project.data.point_in_time import peeks
+from mle_project.core.contract import ContractError, example_contract, parse_contract, read_contract
 from mle_project.core.project import ProjectError, root, section
 from mle_project.core.strategies import sample_records
-from mle_project.data.splits import SPLITS, check_splits, split_names
+from mle_project.data.drift import bin_shares, reference_bins, stability
 from mle_project.data.engines import register
+from mle_project.data.point_in_time import peeks
+from mle_project.data.splits import SPLITS, check_splits, make_folds, split_names
+from mle_project.evaluation.leakage import (
+    MAY_READ,
+    duplicates,
+    illegitimate,
+    no_test_set,
+    out_of_order,
+    preprocessing,
+    readers_of_test,
+    sampling_bias,
+    selection,
+    shared_groups,
+)
+from mle_project.features import for_sums, for_trees
+from mle_project.pipeline.stage_code import stage_code, stage_notebook
 
 ROOT = root()
 
@@ -114,6 +124,7 @@ def test_a_feature_dropped_outside_the_pipeline_is_found():
 
 def test_folds_refit_everything_on_their_own_rows():
     """What is fitted in a fold must not change when the rows it is scored on do."""
+    import mle_project.candidates  # noqa: F401 - fills the register of families
     from mle_project.modeling.families import build_family
 
     contract, splits, _ = divided("visits")

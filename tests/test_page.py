@@ -17,11 +17,12 @@ from conftest import ROOT, Project, copy_project, example_only
 from tables_of_other_kinds import Kind, houses, plants
 from test_service import Served, serving
 
+import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.artifact.export import save, seal
-from mle_project.modeling.families import build_family
 from mle_project.core.arrays import encode_target, feature_frame
-from mle_project.serving.page import content_policy, model_facts
 from mle_project.evaluation.attributions import reasons
+from mle_project.modeling.families import build_family
+from mle_project.serving.page import content_policy, model_facts
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 QUIET = (
@@ -228,7 +229,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_the_colours_can_be_told_apart():
-    style = (ROOT / "page" / "style.css").read_text()
+    style = (ROOT / "mle_project" / "serving" / "page" / "style.css").read_text()
     blocks = [dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)]
     assert len(blocks) == 2
     for colours in blocks:

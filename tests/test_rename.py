@@ -6,8 +6,8 @@ import sys
 import pytest
 from conftest import ROOT, Project, copy_project, package_texts
 
-from mle_project.core.project import ProjectError
 from mle_project.adopt.rename import package_name, refuse_name
+from mle_project.core.project import ProjectError
 
 
 @pytest.fixture(scope="module")

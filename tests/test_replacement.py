@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from mle_project.core.project import ProjectError, atomic_path, write_text_atomically
 from mle_project.adopt.project_files import write_together
+from mle_project.core.project import ProjectError, atomic_path, write_text_atomically
 
 STOPPED = """
 import signal, sys, time

@@ -14,11 +14,11 @@ from conftest import BIN, ROOT, example_only, package_texts
 from mle_project.cli.main import main
 from mle_project.cli.pipeline import notebook_stages
 from mle_project.core.contract import schema_comment
+from mle_project.core.project import ProjectError
 from mle_project.pipeline.imports import order_faults, package_modules
 from mle_project.pipeline.notebooks import source_notebooks
-from mle_project.pipeline.stage_code import stage_notebook
-from mle_project.core.project import ProjectError
 from mle_project.pipeline.parameters import PARAMS_SCHEMA, check_parameters, declared, params_schema
+from mle_project.pipeline.stage_code import stage_notebook
 
 NOTEBOOKS = source_notebooks()
 
@@ -112,7 +112,7 @@ def test_no_dataset_in_the_code():
     contract = yaml.safe_load((ROOT / "contract.yaml").read_text())
     sources = yaml.safe_load((ROOT / "params.yaml").read_text())["tables"]["sources"]
     words = {name for name in contract["columns"] if "_" in name} | {s.get("package", "") for s in sources.values()} | {"flight", "airport"}
-    for path in [*NOTEBOOKS, *sorted((ROOT / "page").iterdir())]:
+    for path in [*NOTEBOOKS, *sorted((ROOT / "mle_project" / "serving" / "page").iterdir())]:
         text = path.read_text().lower()
         found = [word for word in words - {""} if re.search(rf"\b{re.escape(word.lower())}\b", text)]
         assert not found, f"{path.name} names {found}"

@@ -19,17 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables_of_other_kinds import houses, plants
 
+import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project import scoring
-from mle_project.artifact.predictor import Predictor
 from mle_project.artifact.export import save, seal
-from mle_project.modeling.families import build_family
-from mle_project.scoring.readers import json_values, read_chunks, typed_cells
-from mle_project.core.contract import EXAMPLE, ContractError, parse_contract
+from mle_project.artifact.predictor import Predictor
 from mle_project.core.arrays import encode_target, feature_frame
-from mle_project.core.validation import failure_cases, parse_cells, read_file, reject_nan
+from mle_project.core.contract import EXAMPLE, ContractError, parse_contract
 from mle_project.core.project import ProjectError
 from mle_project.core.strategies import sample_records
+from mle_project.core.validation import failure_cases, parse_cells, read_file, reject_nan
+from mle_project.modeling.families import build_family
 from mle_project.scoring.batch import score_file
+from mle_project.scoring.readers import json_values, read_chunks, typed_cells
 
 FAMILIES = ("prior", "linear", "forest", "boosting", "network")
 
@@ -458,7 +459,7 @@ def test_progress_is_a_bar_on_a_terminal(models, tmp_path):
 
     source = write(visits()[1], tmp_path / "in.parquet")
     code = (
-        "import sys; from mle_project.artifact import Predictor; from mle_project.scoring import score_file; "
+        "import sys; from mle_project.artifact.predictor import Predictor; from mle_project.scoring.batch import score_file; "
         "score_file(*sys.argv[1:3], Predictor(sys.argv[3]))"
     )
     ours, theirs = pty.openpty()
@@ -477,7 +478,7 @@ def test_memory_does_not_grow_with_the_file(models, tmp_path):
     if not os.path.exists("/proc/self/status"):
         pytest.skip("only Linux tells the peak of one process")
     code = (
-        "import sys, re; from mle_project.artifact import Predictor; from mle_project.scoring import score_file; "
+        "import sys, re; from mle_project.artifact.predictor import Predictor; from mle_project.scoring.batch import score_file; "
         "score_file(*sys.argv[1:3], Predictor(sys.argv[3]), rows=5000, threads=1, progress=False); "
         r"print(int(re.search(r'VmHWM:\s+(\d+)', open('/proc/self/status').read())[1]) // 1024)"
     )

@@ -14,12 +14,12 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
 from tables_of_other_kinds import houses, plants
 
-from mle_project.core.contract import EXAMPLE, parse_contract
-from mle_project.modeling.metrics import scorer
-from mle_project.features import SELECTIONS, fewer
-from mle_project.data.splits import make_folds
 from mle_project.core.arrays import encode_target, feature_frame
+from mle_project.core.contract import EXAMPLE, parse_contract
 from mle_project.core.project import ProjectError
+from mle_project.data.splits import make_folds
+from mle_project.features import SELECTIONS, fewer
+from mle_project.modeling.metrics import scorer
 from mle_project.modeling.tuning import Search, score_folds, tune
 
 
@@ -39,7 +39,7 @@ def test_a_killed_search_resumes_and_ends_as_if_it_had_not_been(asked, tuner, tr
     remembering = dataclasses.replace(asked, memory=tmp_path / "memory")
     given = {one.name: getattr(remembering, one.name) for one in dataclasses.fields(remembering)}
     joblib.dump(given, tmp_path / "search.joblib")
-    program = "import joblib, sys; from mle_project.search import *; tune(Search(**joblib.load(sys.argv[1])), int(sys.argv[2]), sys.argv[3])"
+    program = "import joblib, sys; import mle_project.candidates; from mle_project.modeling.tuning import *; tune(Search(**joblib.load(sys.argv[1])), int(sys.argv[2]), sys.argv[3])"
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "search.joblib"), str(trials), tuner])
     while len(remembering.recall()) < 2:
         assert process.poll() is None

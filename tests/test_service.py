@@ -22,15 +22,15 @@ from hypothesis import given, settings
 from pydantic_core import from_json
 from test_artifact import FRESH
 
+from mle_project.artifact.export import seal
 from mle_project.artifact.parity import TOLERANCE, largest_difference, usual_size
 from mle_project.artifact.predictor import Predictor
-from mle_project.artifact.export import seal
-from mle_project.core.request_model import example_record, request_model
-from mle_project.modeling.metrics import answers
 from mle_project.core.arrays import feature_frame, records_to_arrays
-from mle_project.core.validation import records_frame
-from mle_project.serving.validation import Rules, quick_check
+from mle_project.core.request_model import example_record, request_model
 from mle_project.core.strategies import invalid_records, sample_records, valid_records
+from mle_project.core.validation import records_frame
+from mle_project.modeling.metrics import answers
+from mle_project.serving.validation import Rules, quick_check
 
 JSON = {"content-type": "application/json"}
 
@@ -231,7 +231,7 @@ def test_without_a_model_it_says_how_to_make_one(changeable):
 def test_what_the_service_imports_is_packed(sample):
     "bentofile.yaml and dvc.yaml name exactly the modules that the service loads."
     loaded = "{m.__file__ for name, m in sys.modules.items() if name.split('.')[0] == 'mle_project'}"
-    program = f"import sys, mle_project.service; print(*{loaded})"
+    program = f"import sys, mle_project.serving.service; print(*{loaded})"
     shown = sample.run(sys.executable, "-c", program).stdout.splitlines()[-1].split()
     files = {Path(file).relative_to(sample.root.resolve()).as_posix() for file in shown}
     packed = [name for name in yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"] if name.startswith("mle_project/")]
@@ -249,7 +249,7 @@ def matches(name: str, files: set[str]) -> set[str]:
 def test_the_bento_lacks_nothing(sample):
     "Its own source, with what its environment lacks made impossible to import, loads the service, its model and its pages."
     source = sample.root / "models" / "bento" / "src"
-    program = FRESH.split("import json")[0] + "import mle_project.service as s; print(s.__file__, s.PREDICTOR.digest, s.office().ready)"
+    program = FRESH.split("import json")[0] + "import mle_project.serving.service as s; print(s.__file__, s.PREDICTOR.digest, s.office().ready)"
     shown = Project(source).run(sys.executable, "-c", program).stdout
     assert str(source) in shown and Predictor(source / "models" / "final").digest in shown
 
@@ -263,7 +263,7 @@ def test_no_telemetry(sample):
 def test_the_bento_serves_the_same_model(sample):
     bento = sample.root / "models" / "bento"
     names = {path.relative_to(bento).as_posix() for path in bento.rglob("*") if path.is_file()}
-    assert {"bento.yaml", "src/mle_project/service.py", "src/models/final/model.onnx", "env/python/requirements.txt"} <= names
+    assert {"bento.yaml", "src/mle_project/serving/service.py", "src/models/final/model.onnx", "env/python/requirements.txt"} <= names
     assert Predictor(bento / "src" / "models" / "final").digest == Predictor(sample.root / "models" / "final").digest
     locked = (bento / "env" / "python" / "requirements.txt").read_text()
     assert "--hash=sha256:" in locked

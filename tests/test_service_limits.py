@@ -12,10 +12,10 @@ import pytest
 from conftest import ROOT
 from test_service import JSON, Served, serving, started
 
-from mle_project.serving.errors import CODES
-from mle_project.serving.validation import MOST_FAULTS
-from mle_project.serving.settings import START, Settings, variable_name, with_settings
 from mle_project.core.strategies import invalid_values, sample_records
+from mle_project.serving.errors import CODES
+from mle_project.serving.settings import START, Settings, variable_name, with_settings
+from mle_project.serving.validation import MOST_FAULTS
 
 SECRET = "a value that nobody may see 4711"
 LIMITS = {

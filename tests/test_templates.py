@@ -10,12 +10,12 @@ import yaml
 from conftest import ROOT, Project, copy_project
 from jinja2 import UndefinedError
 
+from mle_project.adopt.project_files import readme_part
 from mle_project.core.contract import example_contract
+from mle_project.core.rendering import render
 from mle_project.evaluation.leakage import Finding
 from mle_project.leakage import leakage_page
 from mle_project.pipeline.stage_code import stage_code
-from mle_project.core.rendering import render
-from mle_project.adopt.project_files import readme_part
 
 TEMPLATES = sorted(path.name for path in (ROOT / "mle_project" / "templates").iterdir())
 RENDERED = {"card.md.j2": {"final_model"}, "card.html.j2": {"final_model"}, "leakage.md.j2": {"leakage"}, "readme_part.md.j2": set()}

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Project
 
+from mle_project.pipeline.compare import compare
 from mle_project.pipeline.lockfile import recorded
 from mle_project.pipeline.provenance import made_again
-from mle_project.pipeline.compare import compare
 from mle_project.pipeline.reproducibility import run_graph, surroundings
 
 

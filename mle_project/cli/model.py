@@ -14,14 +14,13 @@ from pathlib import Path
 
 import click
 
-from .main import main
 from ..core.formatting import format_table
 from ..core.formatting import format_value
 from ..core.project import ProjectError
 from ..core.project import root
 
 # %% ../../nbs/api/cli/01_model.ipynb #dba618f7
-@main.command()
+@click.command()
 @click.argument("url")
 @click.argument("digest")
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -37,7 +36,7 @@ def fetch(url: str, digest: str, folder: Path) -> None:
     click.echo(f"{folder}: model {digest[:12]} {'fetched' if fetched else 'was there already'}")
 
 # %% ../../nbs/api/cli/01_model.ipynb #eb25c2e4
-@main.command()
+@click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--contract", "contract_file", type=click.Path(path_type=Path), help="The contract; contract.yaml of this project by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print the violations as JSON.")
@@ -69,7 +68,7 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 # %% ../../nbs/api/cli/01_model.ipynb #50572851
-@main.command()
+@click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="The model's folder; models/final of this project by default.")
@@ -108,7 +107,7 @@ def score(source: Path, target: Path, model: Path | None, engine: str, rows_per_
         raise click.exceptions.Exit(3)
 
 # %% ../../nbs/api/cli/01_model.ipynb #fc3ba301
-@main.command()
+@click.command()
 @click.argument("record", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="The model's folder; models/final of this project by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print steps and reasons as JSON.")

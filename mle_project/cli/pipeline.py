@@ -15,7 +15,6 @@ from pathlib import Path
 
 import click
 
-from .main import main
 from ..core.formatting import format_table
 from ..core.formatting import format_value
 from ..core.project import ProjectError
@@ -29,7 +28,7 @@ def notebook_stages() -> list[str]:
     return [name for name, spec in stages.items() if str(spec.get("cmd", "")).startswith("mle run")]
 
 
-@main.command()
+@click.command()
 @click.argument("stage")
 @click.option("--timeout", default=3600, show_default=True, help="Seconds that one cell may take.")
 def run(stage: str, timeout: int) -> None:
@@ -47,7 +46,7 @@ def run(stage: str, timeout: int) -> None:
         raise ProjectError(f"stage `{stage}` was interrupted. Earlier outputs are as they were; `dvc repro` starts it again.") from None
 
 
-@main.command()
+@click.command()
 def code() -> None:
     """Export the package and the schemas from nbs/, and write down each stage's plain code.
 
@@ -61,14 +60,14 @@ def code() -> None:
     with staged("code", [CODE]) as folder:
         export_all(notebook_stages(), folder / CODE)
     # a process of its own: this one may have loaded modules that were exported only now
-    program = "from mle_project.cli import main; main(['schemas'])"
+    program = "from mle_project.cli.main import main; main(['schemas'])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     if done.returncode:
         raise ProjectError(done.stderr.strip().removeprefix("Error: "))
     click.echo(done.stdout, nl=False)
 
 
-@main.command()
+@click.command()
 def schemas() -> None:
     """Write schemas/*.schema.json: what editors know of contract.yaml and params.yaml.
 
@@ -80,7 +79,7 @@ def schemas() -> None:
         click.echo(f"schemas  {name}: written")
 
 
-@main.command()
+@click.command()
 def pages() -> None:
     """Write reports/STAGE.html for every stage: today's prose, and the outputs that its last run recorded.
 
@@ -96,7 +95,7 @@ def pages() -> None:
             write_page(stage)
 
 # %% ../../nbs/api/cli/00_pipeline.ipynb #0e7bd601
-@main.command()
+@click.command()
 def sources() -> None:
     """Ask every source for a digest of its content, and say what has changed since the last time.
 
@@ -123,7 +122,7 @@ def sources() -> None:
         output(target).write_text(json.dumps(found, indent=2) + "\n")
 
 # %% ../../nbs/api/cli/00_pipeline.ipynb #60347ec6
-@main.command()
+@click.command()
 @click.argument("notebooks", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--check", is_flag=True, help="Change nothing; exit 1 when something would change.")
 def clean(notebooks: tuple[Path, ...], check: bool) -> None:
@@ -141,7 +140,7 @@ def clean(notebooks: tuple[Path, ...], check: bool) -> None:
         click.echo(f"cleaned {path}")
 
 # %% ../../nbs/api/cli/00_pipeline.ipynb #b2fde83b
-@main.command()
+@click.command()
 def readme() -> None:
     """Bring the README's scores, request, answer and table of settings up to date."""
     from mle_project.serving.settings import with_settings
@@ -180,7 +179,7 @@ def family_rows(folder: Path) -> list[list[str]]:
     return rows
 
 # %% ../../nbs/api/cli/00_pipeline.ipynb #fa06425c
-@main.command()
+@click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def summary(as_json: bool) -> None:
     """Print the stages, the final model's test metrics beside those of simpler models, and where to look next."""

@@ -12,11 +12,10 @@ import sys
 
 import click
 
-from .main import main
 from ..core.project import root
 
 # %% ../../nbs/api/cli/02_project.ipynb #5bba137b
-@main.command()
+@click.command()
 @click.argument("files", nargs=-1, required=True)
 @click.option("--target", required=True, help="The column to predict.")
 @click.option("--time", "time_column", help="The column that says when a row happened; later rows are for the test.")
@@ -38,7 +37,7 @@ def adopt(files: tuple[str, ...], dry_run: bool, force: bool, as_json: bool, **a
     It reads every row, decides for each column what it is, and writes contract.yaml, params.yaml, sql/ and the README's example for you
     to review. It asks nothing. Then: dvc repro.
     """
-    from mle_project import adopt as module
+    from mle_project.adopt import plan as module
 
     found = module.plan(files, str(asked["target"]), asked["time_column"], asked["group_column"], asked["task"], asked["query"], asked["name"])
     if as_json:
@@ -51,7 +50,7 @@ def adopt(files: tuple[str, ...], dry_run: bool, force: bool, as_json: bool, **a
         module.apply(found, force)
 
 # %% ../../nbs/api/cli/02_project.ipynb #957fb72a
-@main.command()
+@click.command()
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Even when git has uncommitted changes.")
 def rename(name: str, force: bool) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
+from sklearn.preprocessing import OrdinalEncoder
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.tree import DecisionTreeRegressor
 
@@ -26,7 +27,6 @@ from ..core.contract import Contract
 from ..data.drift import shifts
 from ..data.parquet import thin
 from ..data.splits import Splits
-from ..features import for_trees
 from ..modeling.columnar import COLUMNAR
 from ..modeling.metrics import all_metrics
 
@@ -152,6 +152,17 @@ def duplicates(splits: Splits, contract: Contract, most: float) -> Finding:
     return Finding("L1.4", "duplicates across splits", "Keys are compared across splits, and so are whole rows of features.", found, tuple(faults))
 
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #e8e7a89b
+def _number_matrix(rows: pd.DataFrame, contract: Contract) -> np.ndarray:
+    "Features as numbers, one column each in the contract's order: a string becomes a code."
+    x = feature_frame(rows, contract)
+    numbers = x[contract.numeric_features].to_numpy(dtype=np.float32)
+    numbers[:, np.isnan(numbers).all(axis=0)] = 0  # a tree needs one value
+    if not contract.categorical_features:
+        return numbers
+    codes = OrdinalEncoder().fit_transform(x[contract.categorical_features])
+    return np.hstack([numbers, codes.astype(np.float32)])
+
+
 def strength_of_each(
     train: pd.DataFrame,
     contract: Contract,
@@ -159,7 +170,7 @@ def strength_of_each(
     "How well each feature alone tells the target, on training rows."
     few = thin(train, 20_000)
     y = encode_target(few, contract)
-    matrix = np.asarray(for_trees(contract).fit(feature_frame(few, contract)).transform(feature_frame(few, contract)), dtype=np.float32)
+    matrix = _number_matrix(few, contract)
     kind, metric = (DecisionTreeRegressor, "r2") if contract.task == "regression" else (DecisionTreeClassifier, "roc_auc")
     found = {}
     for place, name in enumerate(contract.features):

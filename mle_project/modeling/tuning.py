@@ -258,7 +258,9 @@ def _shared(search: Search, tuner: str, options: dict[str, Any], budget: Budget,
         free.bind(("127.0.0.1", 0))
         address = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(free.getsockname()[1])}
         free.close()
-        command = [sys.executable, "-c", f"from mle_project.search import search_worker; search_worker({folder!r})"]
+        module = FAMILIES[search.family].__module__  # a worker imports it, so that its register has the family
+        program = f"import {module}; from mle_project.modeling.tuning import search_worker; search_worker({folder!r})"
+        command = [sys.executable, "-c", program]
         with chief(budget.bound(ORACLES[tuner](**options)), address, folder):
             started = [subprocess.Popen(command, env=os.environ | address | {"KERASTUNER_TUNER_ID": f"worker{n}"}) for n in range(workers)]
             ended = [one.wait() for one in started]

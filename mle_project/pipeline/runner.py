@@ -239,7 +239,7 @@ def _execute(stage: str, given: dict[str, Any], target: Path, timeout: int) -> N
                 str(stage_notebook(stage)), str(target), given, cwd=str(root() / "nbs"), kernel_name="python3", progress_bar=False,
                 config=config, execution_timeout=timeout, start_timeout=120,
                 stdout_file=progress, stderr_file=progress, on_cell_start=progress.cell,
-                extra_arguments=["--IPKernelApp.exec_lines=from mle_project.project import end_with_parent; end_with_parent()"],
+                extra_arguments=["--IPKernelApp.exec_lines=from mle_project.core.project import end_with_parent; end_with_parent()"],
             )  # fmt: skip
         except Exception as error:
             _keep_failed(stage, target)

@@ -86,7 +86,7 @@ async def explain(call: Call, office: Office) -> bytes:
 # %% ../../nbs/api/serving/09_app.ipynb #48e71593
 POSTS = {"/predict": predict, "/explain": explain}
 BEHIND = {"/livez": "health", "/readyz": "health", "/healthz": "health", "/metrics": "metrics", "/schema.json": "page"}
-MARK = "mle_project.front"
+MARK = "mle_project.serving.app"
 
 # %% ../../nbs/api/serving/09_app.ipynb #4ec379a2
 async def pass_on(call: Call, app: Any) -> None:

@@ -75,15 +75,15 @@ def form_fields(predictor: Predictor) -> list[dict[str, Any]]:
     return [{"name": name} | {key: columns[name][key] for key in kept} | usual[name] for name in names]
 
 # %% ../../nbs/api/serving/08_page.ipynb #2a8f4e36
-FILES = Path(mle_project.__file__).resolve().parent.parent / "page"  # beside the package, in a checkout and in a bento alike
+FILES = Path(mle_project.__file__).resolve().parent / "serving" / "page"
 
 
 def page_file(name: str) -> str:
-    "The text of one of the files in page/."
+    "The text of one of the files in `mle_project/serving/page/`."
     try:
         return (FILES / name).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ProjectError(f"page/{name} does not exist. Restore it with `git checkout page`; a bento has it through bentofile.yaml.") from None
+        raise ProjectError(f"{FILES / name} does not exist. Restore it with `git checkout mle_project/serving/page`.") from None
 
 # %% ../../nbs/api/serving/08_page.ipynb #4e81b0da
 def render_html(
