@@ -7,13 +7,13 @@ import os
 import sys
 from pathlib import Path
 
-from mle_project.core.project import ENVIRONMENT
-from mle_project.pipeline.notebooks import after_save, before_save
+from mle_project.core.project import DETERMINISTIC_ENV
+from mle_project.pipeline.notebooks import post_save_hook, pre_save_hook
 
-os.environ.update(ENVIRONMENT)
+os.environ.update(DETERMINISTIC_ENV)
 
 c = get_config()  # noqa: F821
 c.ServerApp.root_dir = str(Path(sys.prefix).parent)
 c.LabApp.default_url = "/lab/tree/nbs"
-c.ContentsManager.pre_save_hook = before_save
-c.FileContentsManager.post_save_hook = after_save
+c.ContentsManager.pre_save_hook = pre_save_hook
+c.FileContentsManager.post_save_hook = post_save_hook

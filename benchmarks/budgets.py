@@ -46,18 +46,18 @@ def measure(*command: str, cwd: Path, log: Path) -> Cost:
     began = time.monotonic()
     with open(log, "w") as out:
         process = subprocess.Popen(command, cwd=cwd, stdout=out, stderr=subprocess.STDOUT)
-        done = threading.Event()
+        finished = threading.Event()
 
         def watch() -> None:
             nonlocal peak
-            while not done.wait(0.2):
+            while not finished.wait(0.2):
                 peak = max(peak, tree_memory(process.pid))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = code = os.waitstatus_to_exitcode(status)
-        done.set()
+        finished.set()
         watcher.join()
     if code:
         sys.exit(f"{' '.join(command)} ended with {code}:\n{log.read_text()[-3000:]}")

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.project import ProjectError
-from mle_project.pipeline.lockfile import recorded
-from mle_project.pipeline.reproducibility import clone, run_graph, shrink
+from mle_project.pipeline.lockfile import lock_entries
+from mle_project.pipeline.reproducibility import clone, downsize, run_graph
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -45,7 +45,7 @@ class Run:
     before: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.outputs = sorted(recorded((self.top / "dvc.lock").read_text()))
+        self.outputs = sorted(lock_entries((self.top / "dvc.lock").read_text()))
         self.before = self.digests()
 
     def digests(self) -> dict[str, str]:
@@ -64,23 +64,23 @@ class Run:
     def run(self, *command: str) -> tuple[int, str]:
         "The exit status of a command, and what it printed."
         process = self.start(*command)
-        shown, _ = process.communicate(timeout=1800)
-        return process.returncode, shown
+        output, _ = process.communicate(timeout=1800)
+        return process.returncode, output
 
     def force(self, stage: str) -> tuple[str, ...]:
         return ("dvc", "repro", "--force", "--single-item", stage)
 
     def processes(self, part: str = "") -> list[int]:
         "The processes that work in the folder, and whose command line has a part."
-        found = []
+        processes = []
         for entry in Path("/proc").iterdir():
             try:
                 here = entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(self.top)
                 if here and part in (entry / "cmdline").read_text().replace("\0", " "):
-                    found.append(int(entry.name))
+                    processes.append(int(entry.name))
             except OSError:
                 continue
-        return found
+        return processes
 
     def recovered(self, stage: str) -> None:
         "Nothing works on; the stage runs again; everything is as in the undisturbed run, and nothing lies about."
@@ -88,8 +88,8 @@ class Run:
         while self.processes() and time.monotonic() < end:
             time.sleep(0.1)
         assert not self.processes(), "a process goes on after the accident"
-        status, shown = self.run(*self.force(stage))
-        assert status == 0, f"`dvc repro` does not run after the accident:\n{shown[-3000:]}"
+        status, output = self.run(*self.force(stage))
+        assert status == 0, f"`dvc repro` does not run after the accident:\n{output[-3000:]}"
         self.settled()
 
     def settled(self) -> None:
@@ -109,11 +109,11 @@ def killed(part: str, how: signal.Signals, whom: Callable[[int, int], None] = os
         while not run.processes(part) and process.poll() is None:
             time.sleep(0.02)
         time.sleep(run.dice.uniform(0, seconds * 1.1))
-        found = run.processes(part)
-        for pid in found[:1]:
+        processes = run.processes(part)
+        for pid in processes[:1]:
             whom(pid, how)
         process.communicate(timeout=600)
-        outcome = "it had ended" if not found else "outputs kept" if run.digests() == run.before else "an output was on its way"
+        outcome = "it had ended" if not processes else "outputs kept" if run.digests() == run.before else "an output was on its way"
         run.recovered(stage)
         return outcome
 
@@ -126,8 +126,8 @@ def two_at_once(run: Run) -> str:
     processes = [run.start(*run.force(stage))]
     time.sleep(run.dice.uniform(0, 6))
     processes.append(run.start(*run.force(stage)))
-    shown = [process.communicate(timeout=900)[0] for process in processes]
-    failed = [text for text, process in zip(shown, processes, strict=True) if process.returncode]
+    outputs = [process.communicate(timeout=900)[0] for process in processes]
+    failed = [text for text, process in zip(outputs, processes, strict=True) if process.returncode]
     assert len(failed) < 2, "both failed:\n" + "\n".join(failed)[-3000:]
     for text in failed:
         assert any(words in text for words in ("Unable to acquire lock", "is busy", "blocked")), text[-2000:]
@@ -146,8 +146,8 @@ def edited_meanwhile(run: Run) -> str:
     notebook = json.loads(text)
     next(cell for cell in notebook["cells"] if cell["cell_type"] == "code" and "import" in "".join(cell["source"]))["source"].append("\nunused = 1")
     path.write_text(json.dumps(notebook))
-    shown, _ = process.communicate(timeout=900)
-    assert process.returncode and "Type `dvc repro` again" in shown and "nothing was recorded" in shown, shown[-2000:]
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode and "Type `dvc repro` again" in output and "nothing was recorded" in output, output[-2000:]
     assert run.digests() == run.before
     path.write_text(text)
     run.recovered(stage)
@@ -160,7 +160,7 @@ def leftovers(run: Run) -> str:
     for name in (f".mle/staging/{stage}/reports/{stage}.ipynb", f".mle/staging/{stage}/data/tables/train.part"):
         (run.top / name).parent.mkdir(parents=True, exist_ok=True)
         (run.top / name).write_text('{"cells": [')
-    for name, one in recorded((run.top / "dvc.lock").read_text()).items():
+    for name, one in lock_entries((run.top / "dvc.lock").read_text()).items():
         if one.stage == stage:  # as if it had ended between taking the earlier output away and putting the new one in its place
             aside = (run.top / name).with_name(f".{Path(name).name}.old")
             aside.mkdir()
@@ -182,12 +182,12 @@ def disk_full(run: Run) -> str:
         small = Run(disk / "project", run.dice, run.stages)
         room = shutil.disk_usage(disk).used + run.dice.randrange(0, 1_500_000)
         subprocess.run(["mount", "-o", f"remount,size={room}", str(disk)], check=True)
-        status, shown = small.run(*small.force(stage))
-        kept = small.digests() == small.before
+        status, output = small.run(*small.force(stage))
+        unchanged = small.digests() == small.before
         subprocess.run(["mount", "-o", "remount,size=4g", str(disk)], check=True)
-        assert status == 0 or "No space left" in shown or "disk" in shown.lower(), shown[-3000:]
+        assert status == 0 or "No space left" in output or "disk" in output.lower(), output[-3000:]
         small.recovered(stage)
-        return "there was room" if status == 0 else "outputs kept" if kept else "an output was on its way"
+        return "there was room" if status == 0 else "outputs kept" if unchanged else "an output was on its way"
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
@@ -207,14 +207,14 @@ def flipped_output(run: Run) -> str:
     names = [name for name in run.before if (run.top / name).stat().st_size]
     name = run.dice.choice([name for name in names if name.startswith("data/tables")] if run.dice.random() < 0.5 else names)
     flip(run.top / name, run.dice)
-    status, shown = run.run("mle", "verify")
-    assert status == 1 and "is not what stage" in shown, shown
+    status, output = run.run("mle", "verify")
+    assert status == 1 and "is not what stage" in output, output
     if name.startswith("data/tables"):
-        status, shown = run.run(*run.force("eda"))
-        assert status and "is not what stage `tables` wrote" in shown, shown
+        status, output = run.run(*run.force("eda"))
+        assert status and "is not what stage `tables` wrote" in output, output
     assert run.run("mle", "verify", "--mend")[0] == 0
-    status, shown = run.run("dvc", "repro")
-    assert status == 0, shown[-3000:]
+    status, output = run.run("dvc", "repro")
+    assert status == 0, output[-3000:]
     run.settled()
     return "found, mended"
 
@@ -222,15 +222,15 @@ def flipped_output(run: Run) -> str:
 def flipped_cache(run: Run) -> str:
     "A bit of a cached object: found, and the cache is whole again."
     objects = [path for path in (run.top / ".dvc" / "cache" / "files" / "md5").rglob("*") if path.is_file() and path.stat().st_size]
-    locked = {one.digest for one in recorded((run.top / "dvc.lock").read_text()).values()}
+    locked = {one.digest for one in lock_entries((run.top / "dvc.lock").read_text()).values()}
     path = run.dice.choice(sorted(path for path in objects if path.parent.name + path.name in locked))
     flip(path, run.dice)
-    status, shown = run.run("mle", "verify")
-    assert status == 1 and "is damaged" in shown, shown
+    status, output = run.run("mle", "verify")
+    assert status == 1 and "is damaged" in output, output
     assert run.run("mle", "verify", "--mend")[0] == 0 and not path.exists()
     assert run.run("dvc", "repro")[0] == 0
-    status, shown = run.run("mle", "verify")
-    assert status == 0 and path.exists(), f"the cache is not whole again: {shown}"
+    status, output = run.run("mle", "verify")
+    assert status == 0 and path.exists(), f"the cache is not whole again: {output}"
     run.settled()
     return "found, mended"
 
@@ -242,8 +242,8 @@ def flipped_raw(run: Run) -> str:
     assert run.run("dvc", "commit", "--force", "sources", "tables")[0] == 0
     content = path.read_bytes()
     flip(path, run.dice)
-    status, shown = run.run("mle", "verify")
-    assert status == 1 and "data/raw has changed since stage" in shown, shown
+    status, output = run.run("mle", "verify")
+    assert status == 1 and "data/raw has changed since stage" in output, output
     path.write_bytes(content)
     assert run.run("mle", "verify")[0] == 0
     run.settled()
@@ -260,8 +260,8 @@ def flipped_model(run: Run) -> str:
     except (ProjectError, ValueError):
         pass
     assert run.run("mle", "verify", "--mend")[0] == 0
-    status, shown = run.run("dvc", "checkout", "models/final")
-    assert status == 0, shown
+    status, output = run.run("dvc", "checkout", "models/final")
+    assert status == 0, output
     run.settled()
     return "refused, brought back from the cache"
 
@@ -295,25 +295,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(DRILLS))
     parser.add_argument("--sample", type=Path)
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mle-drills-") as folder:
-        sample = given.sample or Path(folder) / "sample"
-        if not given.sample:
+        sample = args.sample or Path(folder) / "sample"
+        if not args.sample:
             clone(ROOT, sample)
-            shrink(sample, 8000)
+            downsize(sample, 8000)
             run_graph(sample, {}, force=True)
         failures = 0
-        for name in given.only.split(","):
-            found: Counter[str] = Counter()
-            for number in range(given.rounds):
+        for name in args.only.split(","):
+            outcomes: Counter[str] = Counter()
+            for number in range(args.rounds):
                 try:
-                    found[hold(name, sample, random.Random(f"{given.seed}/{name}/{number}"))] += 1
+                    outcomes[hold(name, sample, random.Random(f"{args.seed}/{name}/{number}"))] += 1
                 except Skipped as reason:
-                    found[f"skipped: {reason}"] += 1
+                    outcomes[f"skipped: {reason}"] += 1
                 except AssertionError as error:
                     failures += 1
-                    found[f"FAILED: {error}"] += 1
-            print(f"{name:20} {given.rounds:3} times: {', '.join(f'{count} {words}' for words, count in found.items())}", flush=True)
+                    outcomes[f"FAILED: {error}"] += 1
+            print(f"{name:20} {args.rounds:3} times: {', '.join(f'{count} {words}' for words, count in outcomes.items())}", flush=True)
     sys.exit(f"{failures} drills failed" if failures else 0)
 
 

@@ -18,11 +18,11 @@ from budgets import ROOT, Cost, measure
 PREPARE = """
 import json, sys, yaml, duckdb
 from pathlib import Path
-from mle_project.core.project import section
+from mle_project.core.project import stage_params
 from mle_project.data.sources import local_files
 
 times, folder = int(sys.argv[1]), Path("data/raw")
-sources = section("tables")["sources"]
+sources = stage_params("tables")["sources"]
 engine = duckdb.connect()
 engine.sql("SET TimeZone = 'UTC'")
 found = {name: local_files(name, source, folder) for name, source in sources.items()}
@@ -55,24 +55,24 @@ def grown(times: int, folder: Path) -> tuple[int, dict[str, Cost]]:
     measure("dvc", "repro", "sources", cwd=clone, log=log)
     steps = {stage: ("dvc", "repro", "--single-item", stage) for stage in ("tables", "model_selection", "final_model")}
     steps |= {"score": ("mle", "score", "data/tables/train.parquet", "answers.parquet")}
-    found: dict[str, Cost] = {}
+    costs: dict[str, Cost] = {}
     for name, command in steps.items():
-        found[name] = cost = measure(*command, cwd=clone, log=log)
+        costs[name] = cost = measure(*command, cwd=clone, log=log)
         print(f"x{times} {name}: {cost.seconds:,.0f} s ({cost.work:,.0f} s of processor), {cost.memory:.1f} GiB", flush=True)
     rows = json.loads((clone / "metrics" / "tables.json").read_text())
-    return sum(one["rows"] for one in rows.values() if "rows" in one), found
+    return sum(one["rows"] for one in rows.values() if "rows" in one), costs
 
 
 def main() -> None:
     steps = [int(word) for word in sys.argv[1:]] or [1, 3, 10, 30]
-    found: dict[int, dict[str, Cost]] = {}
+    costs: dict[int, dict[str, Cost]] = {}
     for times in steps:
         with tempfile.TemporaryDirectory() as folder:
-            rows, found[times] = grown(times, Path(folder))
+            rows, costs[times] = grown(times, Path(folder))
         print(f"x{times} had {rows:,} rows", flush=True)
     first, last = steps[0], steps[-1]
-    for name in list(found[first]) if len(steps) > 1 else []:
-        slope = math.log(found[last][name].work / found[first][name].work) / math.log(last / first)
+    for name in list(costs[first]) if len(steps) > 1 else []:
+        slope = math.log(costs[last][name].work / costs[first][name].work) / math.log(last / first)
         print(f"{name:16} exponent {slope:.2f}")
 
 

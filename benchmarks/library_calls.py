@@ -12,9 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from mle_project.core.project import ENVIRONMENT
+from mle_project.core.project import DETERMINISTIC_ENV
 
-os.environ.update(ENVIRONMENT)
+os.environ.update(DETERMINISTIC_ENV)
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
@@ -23,19 +23,19 @@ import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.core.arrays import encode_target, feature_frame  # noqa: E402
 from mle_project.core.contract import read_contract  # noqa: E402
 from mle_project.data.engines import run_query  # noqa: E402
-from mle_project.data.parquet import thin  # noqa: E402
-from mle_project.data.splits import make_folds  # noqa: E402
+from mle_project.data.parquet import systematic_sample  # noqa: E402
+from mle_project.data.splits import cv_splits  # noqa: E402
 from mle_project.modeling.families import build_family  # noqa: E402
-from mle_project.modeling.metrics import all_metrics, answers  # noqa: E402
+from mle_project.modeling.metrics import all_metrics, predict  # noqa: E402
 
 seconds = {"read and join": 0.0, "fit": 0.0, "score": 0.0}
 
 
 def timed(kind, function, *arguments):
     began = time.perf_counter()
-    found = function(*arguments)
+    result = function(*arguments)
     seconds[kind] += time.perf_counter() - began
-    return found
+    return result
 
 
 params = yaml.safe_load(Path("params.yaml").read_text())
@@ -48,21 +48,21 @@ x = {name: feature_frame(frame, contract) for name, frame in splits.items()}
 y = {name: encode_target(frame, contract) for name, frame in splits.items()}
 
 chosen = params["model_selection"]
-part = thin(splits["train"], chosen["search_rows"])
-x_part, y_part, folds = feature_frame(part, contract), encode_target(part, contract), make_folds(part, contract, chosen["folds"], chosen["seed"])
+part = systematic_sample(splits["train"], chosen["search_rows"])
+x_part, y_part, folds = feature_frame(part, contract), encode_target(part, contract), cv_splits(part, contract, chosen["folds"], chosen["seed"])
 for line in Path(chosen["trials_file"]).read_text().splitlines():
     trial = json.loads(line)
     for before, after in folds:
         model = build_family(trial["family"], trial["hyperparameters"], contract, 0)
         timed("fit", model.fit, x_part.iloc[before], y_part[before])
-        timed("score", lambda m=model, a=after: all_metrics(contract.task, y_part[a], answers(m, x_part.iloc[a], contract.task)))
+        timed("score", lambda m=model, a=after: all_metrics(contract.task, y_part[a], predict(m, x_part.iloc[a], contract.task)))
 
 best = json.loads(Path(chosen["hyperparameters"]).read_text())
 for family, values in best["families"].items():
     model = build_family(family, values, contract, 0)
     timed("fit", model.fit, x["train"], y["train"])
-    timed("score", answers, model, x["validation"], contract.task)
+    timed("score", predict, model, x["validation"], contract.task)
 model = build_family(best["winner"], best["families"][best["winner"]], contract, 0)
 timed("fit", model.fit, pd.concat([x["train"], x["validation"]]), np.concatenate([y["train"], y["validation"]]))
-timed("score", answers, model, x["test"], contract.task)
+timed("score", predict, model, x["test"], contract.task)
 print(json.dumps({kind: round(value, 1) for kind, value in seconds.items()}))

@@ -25,10 +25,10 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from threadpoolctl import threadpool_limits  # noqa: E402
 
-from mle_project.artifact.predictor import Predictor, ask  # noqa: E402
+from mle_project.artifact.predictor import Predictor, run_session  # noqa: E402
 from mle_project.core.arrays import feature_frame, frame_to_arrays  # noqa: E402
-from mle_project.modeling.metrics import answers  # noqa: E402
-from mle_project.scoring.batch import answer_schema, answer_table, broken_cells, processors, score_file, writer  # noqa: E402
+from mle_project.modeling.metrics import predict  # noqa: E402
+from mle_project.scoring.batch import invalid_cells, prediction_schema, prediction_table, processors, score_file, writer  # noqa: E402
 from mle_project.scoring.readers import read_chunks  # noqa: E402
 
 PEAK = r"""
@@ -42,13 +42,13 @@ print(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
 
 def native(source: Path, target: Path, model, predictor: Predictor, rows: int) -> tuple[float, float]:
     """Seconds that the pipeline takes to answer the chunks of a file: alone, and with reading and writing."""
-    began, alone, found = time.perf_counter(), 0.0, []
+    began, alone, parts = time.perf_counter(), 0.0, []
     for frame in read_chunks(source, predictor.contract, rows):
         x = feature_frame(frame, predictor.contract)
         before = time.perf_counter()
-        found.append(answers(model, x, predictor.contract.task))
+        parts.append(predict(model, x, predictor.contract.task))
         alone += time.perf_counter() - before
-    pd.DataFrame(np.concatenate(found)).add_prefix("answer_").to_parquet(target)
+    pd.DataFrame(np.concatenate(parts)).add_prefix("answer_").to_parquet(target)
     return alone, time.perf_counter() - began
 
 
@@ -56,20 +56,20 @@ def parts(source: Path, scratch: Path, predictor: Predictor, rows: int) -> dict[
     """Seconds by part of scoring, one chunk after the other."""
     spent = dict.fromkeys(("read", "check", "blocks", "ask", "table without blocks and ask", "write"), 0.0)
 
-    def timed(name, function, *given):
+    def timed(name, function, *arguments):
         began = time.perf_counter()
-        found = function(*given)
+        result = function(*arguments)
         spent[name] += time.perf_counter() - began
-        return found
+        return result
 
     chunks = read_chunks(source, predictor.contract, rows)
     schema = None
     while (frame := timed("read", next, chunks, None)) is not None:
-        schema = schema or answer_schema(predictor, list(frame))
-        timed("check", broken_cells, frame, np.arange(len(frame)), predictor.contract)
+        schema = schema or prediction_schema(predictor, list(frame))
+        timed("check", invalid_cells, frame, np.arange(len(frame)), predictor.contract)
         before = spent["blocks"] + spent["ask"]
-        timed("ask", ask, predictor.session, *timed("blocks", frame_to_arrays, frame, predictor.contract))
-        table = timed("table without blocks and ask", answer_table, frame, np.arange(len(frame)), predictor, schema)
+        timed("ask", run_session, predictor.session, *timed("blocks", frame_to_arrays, frame, predictor.contract))
+        table = timed("table without blocks and ask", prediction_table, frame, np.arange(len(frame)), predictor, schema)
         spent["table without blocks and ask"] -= spent["blocks"] + spent["ask"] - before
         with writer(scratch / "parts.parquet", "parquet", schema) as write:
             timed("write", write, table)
@@ -81,11 +81,11 @@ def main() -> None:
     parser.add_argument("--model", default="models/final")
     parser.add_argument("--rows", default="data/tables/test.parquet")
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    predictor, model = Predictor(given.model), joblib.load(Path(given.model) / "native.joblib")
+    args = parser.parse_args()
+    predictor, model = Predictor(args.model), joblib.load(Path(args.model) / "native.joblib")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        frame = pd.read_parquet(given.rows)
+        frame = pd.read_parquet(args.rows)
         frame = pd.concat([frame] * -(-400_000 // len(frame)), ignore_index=True)
         source = scratch / "in.parquet"
         frame.to_parquet(source)
@@ -95,23 +95,23 @@ def main() -> None:
         for threads in sorted({1, processors()}):
             for rows in (50_000, 1_000):
                 times: dict[str, list[float]] = {"scoring": [], "pipeline alone": [], "pipeline, reading and writing": []}
-                for _ in range(given.rounds):
+                for _ in range(args.rounds):
                     with threadpool_limits(threads):
                         alone, around = native(source, scratch / "native.parquet", model, predictor, rows)
-                    done = score_file(source, scratch / "out.parquet", predictor, rows=rows, threads=threads, progress=False)
-                    for found, value in zip(times.values(), (done["seconds"], alone, around), strict=True):
-                        found.append(value)
-                speed = {name: len(frame) / statistics.median(found) for name, found in times.items()}
-                shown = ", ".join(f"{name} {value:,.0f} rows/s (1 : {speed['scoring'] / value:.2f})" for name, value in speed.items())
-                print(f"threads {threads}, chunks of {rows:,}: {shown}")
+                    result = score_file(source, scratch / "out.parquet", predictor, rows=rows, threads=threads, progress=False)
+                    for durations, value in zip(times.values(), (result["seconds"], alone, around), strict=True):
+                        durations.append(value)
+                speed = {name: len(frame) / statistics.median(durations) for name, durations in times.items()}
+                rates = ", ".join(f"{name} {value:,.0f} rows/s (1 : {speed['scoring'] / value:.2f})" for name, value in speed.items())
+                print(f"threads {threads}, chunks of {rows:,}: {rates}")
         whole = pa.Table.from_pandas(frame, preserve_index=False)
         for times in (1, 10):
             with pq.ParquetWriter(source, whole.schema) as file:
                 for _ in range(times):
                     file.write_table(whole)
-            command = [sys.executable, "-c", PEAK, source, scratch / "out.parquet", given.model]
-            told = subprocess.run(command, check=True, capture_output=True, text=True)
-            print(f"peak memory for {len(frame) * times:,} rows: {int(told.stdout) / 1024:,.0f} MiB")
+            command = [sys.executable, "-c", PEAK, source, scratch / "out.parquet", args.model]
+            process = subprocess.run(command, check=True, capture_output=True, text=True)
+            print(f"peak memory for {len(frame) * times:,} rows: {int(process.stdout) / 1024:,.0f} MiB")
 
 
 main()

@@ -68,10 +68,10 @@ def tree(process: int) -> list[int]:
                 parents.setdefault(int(re.search(r"PPid:\s+(\d+)", (entry / "status").read_text())[1]), []).append(int(entry.name))
             except OSError:
                 continue
-    found, new = [], [process]
+    processes, new = [], [process]
     while new:
-        found, new = found + new, [child for one in new for child in parents.get(one, [])]
-    return found
+        processes, new = processes + new, [child for one in new for child in parents.get(one, [])]
+    return processes
 
 
 def processor(process: int) -> float:
@@ -143,14 +143,14 @@ class Server:
         """Requests a second, milliseconds that half and 99 of 100 of them take at most, and those of processor time for each."""
         before = processor(self.process.pid)
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "--latency", "-s", script, self.url]
-        said = subprocess.run(command, env=os.environ | {"BODY": str(self.files[records])}, check=True, capture_output=True, text=True).stdout
-        if "Non-2xx" in said or "Socket errors" in said:
-            print(f"{self.kind} {records} {connections}: {said}", file=sys.stderr)
-        spent, count = processor(self.process.pid) - before, int(re.search(r"(\d+) requests in", said)[1])
+        process = subprocess.run(command, env=os.environ | {"BODY": str(self.files[records])}, check=True, capture_output=True, text=True).stdout
+        if "Non-2xx" in process or "Socket errors" in process:
+            print(f"{self.kind} {records} {connections}: {process}", file=sys.stderr)
+        spent, count = processor(self.process.pid) - before, int(re.search(r"(\d+) requests in", process)[1])
         unit = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
-        half, most = (re.search(rf"{share}%\s+([\d.]+)(us|ms|s|m)\b", said) for share in (50, 99))
-        waits = [float(found[1]) * unit[found[2]] for found in (half, most)]
-        return (float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]), *waits, 1000 * spent / max(count, 1))
+        half, most = (re.search(rf"{share}%\s+([\d.]+)(us|ms|s|m)\b", process) for share in (50, 99))
+        waits = [float(match[1]) * unit[match[2]] for match in (half, most)]
+        return (float(re.search(r"Requests/sec:\s+([\d.]+)", process)[1]), *waits, 1000 * spent / max(count, 1))
 
     def end(self) -> None:
         for one in reversed(tree(self.process.pid)):
@@ -161,26 +161,26 @@ class Server:
 
 def bodies(kind: str, predictor: Predictor) -> dict[int, bytes]:
     """A request with one record and one with a hundred."""
-    found = {}
+    files = {}
     for count in (1, 100):
         records = sample_records(predictor.contract, count)
-        said: object = {"records": records}
+        body: object = {"records": records}
         if kind == "d":
-            said = {"dataframe_split": json.loads(feature_frame(records_frame(records), predictor.contract).to_json(orient="split", index=False))}
-        found[count] = json.dumps(said).encode()
-    return found
+            body = {"dataframe_split": json.loads(feature_frame(records_frame(records), predictor.contract).to_json(orient="split", index=False))}
+        files[count] = json.dumps(body).encode()
+    return files
 
 
-def table(found: dict[tuple[str, int, int], list[tuple[float, ...]]], kinds: list[str]) -> str:
+def table(measurements: dict[tuple[str, int, int], list[tuple[float, ...]]], kinds: list[str]) -> str:
     """Medians of the rounds, and the service's requests a second against the others'."""
     each = " | ".join(f"{NAMES[kind]}: requests/s, p50, p99, processor ms" for kind in kinds)
     lines = [f"| records | connections | {each} | requests/s of (a) against | processor |"]
     lines.append("|---|---|" + "---|" * len(kinds) + "---|---|")
     for records, connections in CELLS:
-        middle = {kind: [statistics.median(values) for values in zip(*found[kind, records, connections], strict=True)] for kind in kinds}
+        middle = {kind: [statistics.median(values) for values in zip(*measurements[kind, records, connections], strict=True)] for kind in kinds}
         ratios = {0: [], 3: []}
         for kind in kinds[1:]:
-            pairs = list(zip(found["a", records, connections], found[kind, records, connections], strict=True))
+            pairs = list(zip(measurements["a", records, connections], measurements[kind, records, connections], strict=True))
             ratios[0].append(f"{statistics.median(one[0] / max(other[0], 0.01) for one, other in pairs):.1f} ({kind})")
             ratios[3].append(f"{statistics.median(other[3] / one[3] for one, other in pairs):.1f} ({kind})")
         cells = [f"{values[0]:,.0f}, {values[1]:.1f}, {values[2]:.0f}, {values[3]:.2f}" for values in middle.values()]
@@ -208,28 +208,28 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(NAMES), choices=list(NAMES))
     parser.add_argument("--environment", type=Path)
     parser.add_argument("--soak", type=float, default=0)
-    given = parser.parse_args()
+    args = parser.parse_args()
     if not shutil.which("wrk"):
         raise SystemExit("wrk is needed; on Debian or Ubuntu: apt-get install wrk")
     scratch, predictor, servers = Path(tempfile.mkdtemp(prefix="service-")), Predictor(MODEL), []
     try:
-        programs = environment(given.environment or scratch / "environment")
+        programs = environment(args.environment or scratch / "environment")
         (scratch / "post.lua").write_text(LUA)
-        kinds = ["a"] if given.soak else given.only
+        kinds = ["a"] if args.soak else args.only
         for kind in kinds:
             servers.append(Server(kind, programs, scratch, bodies(kind, predictor)))
             servers[-1].wait()
-        if given.soak:
-            return soak(servers[0], scratch / "post.lua", given.soak)
-        found: dict[tuple[str, int, int], list[tuple[float, ...]]] = {}
-        for turn in range(given.rounds):
+        if args.soak:
+            return soak(servers[0], scratch / "post.lua", args.soak)
+        measurements: dict[tuple[str, int, int], list[tuple[float, ...]]] = {}
+        for turn in range(args.rounds):
             for records, connections in CELLS:
                 for server in servers:
                     server.press(records, connections, 1, scratch / "post.lua")
-                    said = server.press(records, connections, given.seconds, scratch / "post.lua")
-                    found.setdefault((server.kind, records, connections), []).append(said)
-                    print(turn, server.kind, records, connections, said, file=sys.stderr, flush=True)
-        print(table(found, kinds), "\n")
+                    measurement = server.press(records, connections, args.seconds, scratch / "post.lua")
+                    measurements.setdefault((server.kind, records, connections), []).append(measurement)
+                    print(turn, server.kind, records, connections, measurement, file=sys.stderr, flush=True)
+        print(table(measurements, kinds), "\n")
         print("| | ready after | memory after the load |\n|---|---|---|")
         for server in servers:
             print(f"| {NAMES[server.kind]} | {server.start:.1f} s | {memory(server.process.pid):.0f} MB |")

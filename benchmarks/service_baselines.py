@@ -33,7 +33,7 @@ def pipeline() -> FastAPI:
     def predict(body: request) -> Any:
         frame = pd.DataFrame([record.model_dump() for record in body.records])
         x = feature_frame(frame, predictor.contract)
-        return {"predictions": predictor.describe(model.predict(x) if value else model.predict_proba(x)), "model": predictor.digest}
+        return {"predictions": predictor.format_predictions(model.predict(x) if value else model.predict_proba(x)), "model": predictor.digest}
 
     return app
 
@@ -45,7 +45,7 @@ def compiled() -> FastAPI:
 
     @app.post("/predict")
     async def predict(body: request) -> Any:
-        found = predictor.answer_records([vars(record) for record in body.records])
-        return {"predictions": predictor.describe(found), "model": predictor.digest}
+        outputs = predictor.predict_records([vars(record) for record in body.records])
+        return {"predictions": predictor.format_predictions(outputs), "model": predictor.digest}
 
     return app

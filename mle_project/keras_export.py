@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 
 from .artifact.export import save
-from .artifact.export import seal
+from .artifact.export import write_manifest
 from .artifact.predictor import Predictor
 from .artifact.quantize import write_int8
-from .artifact.saved_model import refuse_other_answers
+from .artifact.saved_model import assert_saved_model_parity
 from .artifact.saved_model import serving_request
 from .artifact.saved_model import write_saved_model
 from .core.contract import Contract
@@ -36,11 +36,11 @@ def export_network(
 ) -> dict[str, Any]:  # digests, sizes in bytes and differences
     "Write a network as an artifact, as a SavedModel and with 8-bit integers."
     save(folder / "float", network, contract, contract_text, about, x)
-    digests = {"float": seal(folder / "float")}
+    digests = {"float": write_manifest(folder / "float")}
     version = folder / "saved_model" / "1"
     write_saved_model(version, network, contract, about["threshold"], (about["interval"] or {}).get("half_width"))
     digests["saved_model"] = hashlib.sha256((version / "saved_model.pb").read_bytes()).hexdigest()
-    difference = refuse_other_answers(version, Predictor(folder / "float"), x)
+    difference = assert_saved_model_parity(version, Predictor(folder / "float"), x)
     digests["int8"] = write_int8(folder / "float", folder / "int8", calibration, x)
     (folder / "request.json").write_text(json.dumps(serving_request([example_record(contract)], contract), indent=1) + "\n")
     files = {"saved_model": version / "saved_model.pb", "float": folder / "float" / "model.onnx", "int8": folder / "int8" / "model.onnx"}

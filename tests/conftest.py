@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from mle_project.core.contract import read_contract
-from mle_project.core.project import ENVIRONMENT
+from mle_project.core.project import DETERMINISTIC_ENV
 
-os.environ["GOMP_SPINCOUNT"] = ENVIRONMENT["GOMP_SPINCOUNT"]  # before anything loads OpenMP
+os.environ["GOMP_SPINCOUNT"] = DETERMINISTIC_ENV["GOMP_SPINCOUNT"]  # before anything loads OpenMP
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -42,11 +42,11 @@ class Project:
 
     def run(self, *command: str, check: bool = True, timeout: int = 900) -> subprocess.CompletedProcess[str]:
         "Run a command in the copy; its output is stdout and stderr together."
-        done = subprocess.run(
+        process = subprocess.run(
             command, cwd=self.root, env=self.env, text=True, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        assert not check or done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}"
-        return done
+        assert not check or process.returncode == 0, f"{' '.join(command)} ended with {process.returncode}:\n{process.stdout[-6000:]}"
+        return process
 
     def params(self, **changes: object) -> None:
         "Change keys of params.yaml, named section__key."
@@ -101,12 +101,12 @@ def sample(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
     own = tmp_path_factory.mktemp("sample") / "project"
     if worker_id == "master":
         return make_sample(own)
-    made = tmp_path_factory.getbasetemp().parent / "sample"  # the folder of this run, which its workers have in common
-    with open(f"{made}.lock", "w") as lock:
+    folder = tmp_path_factory.getbasetemp().parent / "sample"  # the folder of this run, which its workers have in common
+    with open(f"{folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one worker makes it, the others wait
-        if not made.exists():
-            make_sample(own).root.rename(made)
-    shutil.copytree(made, own, symlinks=True, copy_function=linked)
+        if not folder.exists():
+            make_sample(own).root.rename(folder)
+    shutil.copytree(folder, own, symlinks=True, copy_function=linked)
     return Project(own)
 
 

@@ -56,10 +56,10 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def adopted(project: Path, files: list[str], **options) -> tuple[Plan, pd.DataFrame]:
+def adopt_files(project: Path, files: list[str], **options) -> tuple[Plan, pd.DataFrame]:
     "Adopt, then run the written query over the copied source; the contract must hold for every row and column."
-    made = plan(files, **options)
-    apply(made)
+    proposal = plan(files, **options)
+    apply(proposal)
     tables = yaml.safe_load((project / "params.yaml").read_text())["tables"]
     contract = parse_contract((project / "contract.yaml").read_text())
     folder = project / "run"
@@ -70,10 +70,10 @@ def adopted(project: Path, files: list[str], **options) -> tuple[Plan, pd.DataFr
     assert not len(broken), broken.to_string()
     assert sqlglot.transpile((project / tables["query"]).read_text(), read="duckdb", write="spark")
     request_model(contract)
-    return made, frame
+    return proposal, frame
 
 
-def written(project: Path, frame: pd.DataFrame, name: str = "shop.csv", **form) -> str:
+def write_table(project: Path, frame: pd.DataFrame, name: str = "shop.csv", **form) -> str:
     frame.to_csv(project.parent / name, index=False, **form)
     return str(project.parent / name)
 
@@ -87,23 +87,23 @@ def by_row(frame: pd.DataFrame, column: str, key: str = "row_id") -> list:
     return frame.sort_values(key)[column].tolist()
 
 
-def role(made: Plan, name: str) -> str:
-    return next(d.role for d in made.decisions if d.name == name)
+def role(proposal: Plan, name: str) -> str:
+    return next(d.role for d in proposal.decisions if d.name == name)
 
 
-def noted(made: Plan, *words: str) -> bool:
-    return any(all(word in note for word in words) for note in made.notes)
+def has_note(proposal: Plan, *words: str) -> bool:
+    return any(all(word in note for word in words) for note in proposal.notes)
 
 
 def test_semicolons_latin_1_and_decimal_commas(project):
     towns = np.resize(np.array(["Köln", "Nürnberg", "Görlitz"]), N)
     price = np.round(np.linspace(-5, 1999.5, N), 2)
     table = base(Ort=towns, Größe=[f"{value:.2f}".replace(".", ",") for value in price])
-    made, frame = adopted(project, [written(project, table, sep=";", encoding="latin-1", decimal=",")], target="answer")
+    proposal, frame = adopt_files(project, [write_table(project, table, sep=";", encoding="latin-1", decimal=",")], target="answer")
     assert by_row(frame, "grosse") == price.tolist() and by_row(frame, "ort") == towns.tolist() and by_row(frame, "signal") == SIGNAL.tolist()
     source = yaml.safe_load((project / "params.yaml").read_text())["tables"]["sources"]["shop"]
     assert source == {"path": "data/raw/shop.csv", "encoding": "latin-1", "all_text": True, "delimiter": ";"}
-    assert made.contract.labels == ["no", "yes"] and by_row(frame, "answer") == (ANSWER == "yes").tolist()
+    assert proposal.contract.labels == ["no", "yes"] and by_row(frame, "answer") == (ANSWER == "yes").tolist()
 
 
 ENCODINGS = {
@@ -121,14 +121,14 @@ ENCODINGS = {
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_encodings_and_tabs(project, encoding):
     table = base(euro=np.resize(np.array(ENCODINGS[encoding]), N))
-    made, frame = adopted(project, [written(project, table, "shop.tsv", sep="\t", encoding=encoding)], target="answer")
-    assert by_row(frame, "euro") == table["euro"].tolist() and noted(made, "not UTF-8") == (not encoding.startswith("utf"))
+    proposal, frame = adopt_files(project, [write_table(project, table, "shop.tsv", sep="\t", encoding=encoding)], target="answer")
+    assert by_row(frame, "euro") == table["euro"].tolist() and has_note(proposal, "not UTF-8") == (not encoding.startswith("utf"))
 
 
 def test_quoted_newlines_delimiters_and_quotes(project):
-    said = np.resize(np.array(['a "b", c', "two\nlines", "semi;colon", "tab\there"]), N)
-    _, frame = adopted(project, [written(project, base(said=said))], target="answer")
-    assert by_row(frame, "said") == said.tolist()
+    texts = np.resize(np.array(['a "b", c', "two\nlines", "semi;colon", "tab\there"]), N)
+    _, frame = adopt_files(project, [write_table(project, base(said=texts))], target="answer")
+    assert by_row(frame, "said") == texts.tolist()
 
 
 def test_dates_in_many_forms(project):
@@ -142,34 +142,34 @@ def test_dates_in_many_forms(project):
         "short": "%d-%b-%Y",
     }
     table = base(**{name: days.strftime(form) for name, form in forms.items()}, zoned=days.strftime("%Y-%m-%dT%H:%M:%S+02:00"))
-    made, frame = adopted(project, [written(project, table)], target="answer")
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
     for name, form in forms.items():
         assert by_row(frame, name) == pd.to_datetime(pd.Series(days.strftime(form)), format=form).tolist(), name
-        assert role(made, name) == "ignored" and role(made, f"{name}_weekday") == "feature"
+        assert role(proposal, name) == "ignored" and role(proposal, f"{name}_weekday") == "feature"
     assert by_row(frame, "zoned") == (days - pd.Timedelta("2h")).tolist()
     assert by_row(frame, "german_weekday") == (days.dayofweek + 1).tolist() and by_row(frame, "american_hour") == days.hour.tolist()
     assert by_row(frame, "iso_year") == days.year.tolist() and "iso_hour" not in frame
-    assert not noted(made, "whether the day or the month")
+    assert not has_note(proposal, "whether the day or the month")
 
 
 def test_ambiguous_dates_are_named_and_read_like_the_others(project):
     days = pd.to_datetime([f"2023-{1 + i % 12:02}-{1 + i % 11:02}" for i in range(N)])
-    made, frame = adopted(project, [written(project, base(when=days.strftime("%d/%m/%Y")))], target="answer")
-    assert by_row(frame, "when_") == days.tolist() and noted(made, "`when`", "whether the day or the month stands first")
+    proposal, frame = adopt_files(project, [write_table(project, base(when=days.strftime("%d/%m/%Y")))], target="answer")
+    assert by_row(frame, "when_") == days.tolist() and has_note(proposal, "`when`", "whether the day or the month stands first")
     table = base(when=days.strftime("%m/%d/%Y"), sure=[f"12/{13 + i % 18}/2023" for i in range(N)])
-    committed(project)
-    made, frame = adopted(project, [written(project, table, "other.csv")], target="answer")
-    assert by_row(frame, "when_") == days.tolist() and noted(made, "`when`", "month-day-year")
+    commit_all(project)
+    proposal, frame = adopt_files(project, [write_table(project, table, "other.csv")], target="answer")
+    assert by_row(frame, "when_") == days.tolist() and has_note(proposal, "`when`", "month-day-year")
 
 
-def committed(project: Path) -> None:
+def commit_all(project: Path) -> None:
     git(project, "add", "-A")
     git(project, "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "more")
 
 
 def test_the_days_of_monthly_dates_are_all_the_same(project):
     table = base(month=[f"{1 + i % 12}/1/2023" for i in range(N)])
-    made, frame = adopted(project, [written(project, table)], target="answer")
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
     assert sorted(set(frame["month"].dt.day)) == [1] and sorted(set(frame["month_month"])) == list(range(1, 13))
 
 
@@ -187,12 +187,12 @@ def test_booleans_in_words(project):
         **{name: np.where(truth, *words) for name, words in pairs.items()}, digit=truth.astype(int), third=np.resize(["yes", "no", "perhaps"], N)
     )
     table.loc[3, "german"] = "?"
-    made, frame = adopted(project, [written(project, table)], target="answer")
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
     for name in set(pairs) - {"german"}:
         assert by_row(frame, name) == truth.tolist()
     assert by_row(frame, "german")[:3] == truth[:3].tolist() and frame.sort_values("row_id")["german"].isna().tolist() == [i == 3 for i in range(N)]
-    types = {d.name: d.kind for d in made.decisions}
-    assert types["digit"] == "integer" and types["third"] == "string" and made.contract.columns["german"].nullable
+    types = {d.name: d.kind for d in proposal.decisions}
+    assert types["digit"] == "integer" and types["third"] == "string" and proposal.contract.columns["german"].nullable
 
 
 def test_numbers_as_people_write_them(project):
@@ -209,94 +209,94 @@ def test_numbers_as_people_write_them(project):
         money=[f"$ {v:,.2f}" for v in value],
         exponent=[f"{v:.6e}" for v in value],
     )
-    made, frame = adopted(project, [written(project, table)], target="answer")
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
     for name in ("english", "german", "french", "swiss", "money"):
         assert by_row(frame, name) == value.tolist(), name
     assert by_row(frame, "whole") == value.astype(int).tolist() and by_row(frame, "share") == [float(f"{v:.1f}") for v in value]
     np.testing.assert_allclose(by_row(frame, "exponent"), value, rtol=1e-6)
-    types = {d.name: (d.kind, d.unit) for d in made.decisions}
+    types = {d.name: (d.kind, d.unit) for d in proposal.decisions}
     assert types["whole"] == ("integer", "") and types["share"] == ("number", "%") and types["money"] == ("number", "$")
 
 
 def test_doubtful_thousands_are_named(project):
     table = base(amount=[f"{1 + i % 9},{i:03}" for i in range(N)])
-    made, frame = adopted(project, [written(project, table)], target="answer")
-    assert by_row(frame, "amount")[:2] == [1000, 2001] and noted(made, "`amount`", "1,234 can be read in two ways")
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
+    assert by_row(frame, "amount")[:2] == [1000, 2001] and has_note(proposal, "`amount`", "1,234 can be read in two ways")
 
 
 def test_one_wrong_value_keeps_a_column_text_and_is_named(project):
     table = base(amount=[str(i % 40) for i in range(N)])
     table.loc[N - 1, "amount"] = "12O"
-    made, frame = adopted(project, [written(project, table)], target="answer")
-    assert by_row(frame, "amount")[-1] == "12O" and noted(made, "`amount` stays text: 1 of 600", "'12O'")
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
+    assert by_row(frame, "amount")[-1] == "12O" and has_note(proposal, "`amount` stays text: 1 of 600", "'12O'")
     for option in ("target", "time"):  # and in a refusal
         with pytest.raises(ProjectError, match="1 of 600 values are no whole numbers .'12O'."):
-            plan([written(project, table.assign(amount=[*map(str, range(N - 1)), "12O"]))], **{"target": "answer", option: "amount"})
+            plan([write_table(project, table.assign(amount=[*map(str, range(N - 1)), "12O"]))], **{"target": "answer", option: "amount"})
 
 
 def test_numbers_and_dates_in_a_form_that_is_not_read_are_named(project):
     booked = [f"(${i % 50},234.50)" if i % 2 else f"${i % 50},117.25" for i in range(N)]
     mixed = [f"2024-01-{i % 28 + 1:02}" if i % 2 else f"{i % 28 + 1:02}/01/2024" for i in range(N)]
-    made, _ = adopted(project, [written(project, base(booked=booked, mixed=mixed, word=np.resize(["north", "a-1"], N)))], target="answer")
-    assert noted(made, "`booked` stays text", "234.50)") and noted(made, "`mixed` stays text") and not noted(made, "`word`")
+    proposal, _ = adopt_files(project, [write_table(project, base(booked=booked, mixed=mixed, word=np.resize(["north", "a-1"], N)))], target="answer")
+    assert has_note(proposal, "`booked` stays text", "234.50)") and has_note(proposal, "`mixed` stays text") and not has_note(proposal, "`word`")
 
 
 def test_very_small_numbers_are_numbers(project):
     small = [f"{0.1 + i / N:.4f}e-{i % 61}" for i in range(N)]
-    made, frame = adopted(project, [written(project, base(p=small))], target="answer")
-    assert role(made, "p") == "feature" and by_row(frame, "p") == [float(text) for text in small]
+    proposal, frame = adopt_files(project, [write_table(project, base(p=small))], target="answer")
+    assert role(proposal, "p") == "feature" and by_row(frame, "p") == [float(text) for text in small]
 
 
 def test_a_name_of_two_lines(project):
-    made, frame = adopted(project, [written(project, base().rename(columns={"signal": "Signal\n(mV)"}))], target="answer")
-    assert by_row(frame, "signal_m_v") == SIGNAL.tolist() and made.contract.columns["signal_m_v"].unit == "mV"
+    proposal, frame = adopt_files(project, [write_table(project, base().rename(columns={"signal": "Signal\n(mV)"}))], target="answer")
+    assert by_row(frame, "signal_m_v") == SIGNAL.tolist() and proposal.contract.columns["signal_m_v"].unit == "mV"
 
 
 @pytest.mark.parametrize("prefix", ["user", "C", "a-", "K7"])
 def test_identifiers_are_counted_and_not_estimated(project, prefix):
     for rows in (200, 500):
         table = base().drop(columns="row id").head(rows).assign(employee=[f"{prefix}{i:05}" for i in range(rows)])
-        assert role(plan([written(project, table)], target="answer"), "employee") == "id"
+        assert role(plan([write_table(project, table)], target="answer"), "employee") == "id"
 
 
 def test_a_sign_is_no_class(project):
     with pytest.raises(ProjectError, match="'-' was read as missing: write it as a word"):
-        plan([written(project, base(found=np.resize(["+", "-"], N)))], target="found")
+        plan([write_table(project, base(found=np.resize(["+", "-"], N)))], target="found")
 
 
 def test_one_and_two_are_classes_without_a_meaning(project):
-    made = plan([written(project, base(grade=np.where(ANSWER == "yes", 2, 1)))], target="grade")
-    assert "as it is the rarer one" in made.target.why and made.contract.labels == ["1", "2"]
+    proposal = plan([write_table(project, base(grade=np.where(ANSWER == "yes", 2, 1)))], target="grade")
+    assert "as it is the rarer one" in proposal.target.why and proposal.contract.labels == ["1", "2"]
 
 
 def test_a_line_that_begins_with_a_number_sign_is_a_row(project):
     table = base(tag=[f"t{i % 5}" for i in range(N)]).rename(columns={"row id": "#row id"})
     table["#row id"] = [f"#{i}" if i % 7 == 0 else str(i) for i in range(N)]
-    made, frame = adopted(project, [written(project, table)], target="answer")
-    assert made.rows == len(frame) == N and sorted(frame["row_id"]) == sorted(table["#row id"])
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
+    assert proposal.rows == len(frame) == N and sorted(frame["row_id"]) == sorted(table["#row id"])
 
 
 def test_leading_zeros_stay_text(project):
     table = base(postcode=[f"{i % 30:05}" for i in range(N)], small=np.round(chance.random(N), 3))
-    made, frame = adopted(project, [written(project, table)], target="answer")
-    assert by_row(frame, "postcode") == table["postcode"].tolist() and made.contract.columns["small"].type == "number"
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
+    assert by_row(frame, "postcode") == table["postcode"].tolist() and proposal.contract.columns["small"].type == "number"
 
 
 def test_words_for_gaps_depend_on_the_column(project):
     number = [str(i / 4) if i % 5 else ("n/a", "?", "-", "#N/A")[i // 5 % 4] for i in range(N)]
     table = base(number=number, country=np.resize(["NA", "DE", "FR"], N), state=np.resize(["none", "open", "N/A"], N))
-    made, frame = adopted(project, [written(project, table)], target="answer")
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
     assert [None if pd.isna(v) else v for v in by_row(frame, "number")] == [i / 4 if i % 5 else None for i in range(N)]
     assert by_row(frame, "country") == table["country"].tolist()
     assert [None if pd.isna(v) else v for v in by_row(frame, "state")] == np.where(table["state"] == "N/A", None, table["state"]).tolist()
-    assert made.contract.columns["number"].nullable and not made.contract.columns["country"].nullable and noted(made, "`country`", "kept as values")
+    assert proposal.contract.columns["number"].nullable and not proposal.contract.columns["country"].nullable and has_note(proposal, "`country`", "kept as values")
 
 
 def test_a_word_that_is_a_gap_among_numbers_is_one_among_texts_too(project):
     table = base(number=[str(i % 9) if i % 5 else "NA" for i in range(N)], maker=np.resize(["NA", "Ford", "none"], N))
-    made, frame = adopted(project, [written(project, table)], target="answer")
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
     assert [None if pd.isna(v) else v for v in by_row(frame, "maker")[:3]] == [None, "Ford", "none"]
-    assert noted(made, "`maker`", "NA was read as missing, as it must be in other columns")
+    assert has_note(proposal, "`maker`", "NA was read as missing, as it must be in other columns")
 
 
 def test_names_that_nobody_should_give(project):
@@ -320,12 +320,12 @@ def test_names_that_nobody_should_give(project):
         "date",
     ]
     table = base(**{name: np.round(chance.random(N) * 100, 1) for name in hard})
-    made, frame = adopted(project, [written(project, table)], target="answer")
-    names = [d.name for d in made.decisions]
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
+    names = [d.name for d in proposal.decisions]
     assert len(set(names)) == len(names) == len(hard) + 3 and all(name.isascii() and name.replace("_", "a").isalnum() for name in names)
     for name, place in zip(hard, names[2:], strict=False):
         assert by_row(frame, place) == table[name].tolist(), name
-    assert made.contract.columns["grosse_cm"].unit == "cm" and not any(name.startswith("_") for name in names)
+    assert proposal.contract.columns["grosse_cm"].unit == "cm" and not any(name.startswith("_") for name in names)
 
 
 def test_empty_constant_and_identifier_columns(project):
@@ -339,8 +339,8 @@ def test_empty_constant_and_identifier_columns(project):
         price=chance.permutation(N * 3)[:N],
         remark=[f"the visitor number {i} said that it was fine and went on" for i in range(N)],
     )
-    made, frame = adopted(project, [written(project, table)], target="answer")
-    assert [role(made, name) for name in ("row_id", "uuid", "empty", "nothing", "same", "customer_id", "remark", "shop_id", "price")] == [
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
+    assert [role(proposal, name) for name in ("row_id", "uuid", "empty", "nothing", "same", "customer_id", "remark", "shop_id", "price")] == [
         "id",
         "ignored",
         "ignored",
@@ -351,20 +351,20 @@ def test_empty_constant_and_identifier_columns(project):
         "feature",
         "feature",
     ]
-    assert made.contract.columns["shop_id"].categories == ("11", "3", "8") and by_row(frame, "shop_id")[:3] == ["3", "8", "11"]
-    assert noted(made, "`customer_id`", "--group customer_id") and noted(made, "`remark` is free text")
+    assert proposal.contract.columns["shop_id"].categories == ("11", "3", "8") and by_row(frame, "shop_id")[:3] == ["3", "8", "11"]
+    assert has_note(proposal, "`customer_id`", "--group customer_id") and has_note(proposal, "`remark` is free text")
 
 
 def test_two_hundred_columns(project):
     table = base(**{f"x {i}": np.round(chance.normal(0, 10, N), 2) for i in range(200)})
-    made, frame = adopted(project, [written(project, table)], target="answer")
-    assert len(made.contract.features) == 201 and by_row(frame, "x_137") == table["x 137"].tolist()
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
+    assert len(proposal.contract.features) == 201 and by_row(frame, "x_137") == table["x 137"].tolist()
 
 
 def test_fifty_rows(project):
     table = base().head(50)
-    made, frame = adopted(project, [written(project, table)], target="answer")
-    assert len(frame) == 50 and made.split == {"kind": "random", "validation": 0.2, "test": 0.2, "seed": 0}
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
+    assert len(frame) == 50 and proposal.split == {"kind": "random", "validation": 0.2, "test": 0.2, "seed": 0}
 
 
 def test_ten_thousand_categories(project):
@@ -372,8 +372,8 @@ def test_ten_thousand_categories(project):
     table = pd.DataFrame(
         {"street": [f"street {i % 10_000}" for i in range(rows)], "x": chance.random(rows).round(4), "y": chance.choice(["no", "yes"], rows)}
     )
-    made, frame = adopted(project, [written(project, table)], target="y")
-    assert role(made, "street") == "feature" and made.contract.columns["street"].categories == () and noted(made, "`street`", "different values")
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="y")
+    assert role(proposal, "street") == "feature" and proposal.contract.columns["street"].categories == () and has_note(proposal, "`street`", "different values")
     assert frame["street"].nunique() == 10_000
 
 
@@ -381,41 +381,41 @@ def test_severe_imbalance(project):
     rows = 30_000
     y = np.arange(rows) % 500 == 0
     table = pd.DataFrame({"x": chance.normal(0, 1, rows).round(3) + y, "z": chance.random(rows).round(3), "fraud": y.astype(int)})
-    made, frame = adopted(project, [written(project, table)], target="fraud")
-    assert made.target.counts == {"0": 29_940, "1": 60} and frame["fraud"].sum() == 60 and noted(made, "60 of 30,000 rows (0.20%)")
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="fraud")
+    assert proposal.target.counts == {"0": 29_940, "1": 60} and frame["fraud"].sum() == 60 and has_note(proposal, "60 of 30,000 rows (0.20%)")
 
 
 def test_a_class_to_look_out_for_by_word_or_by_rarity(project):
     table = base(x=SIGNAL).assign(answer=np.where(ANSWER == "yes", "good", "bad"))
-    made = plan([written(project, table)], target="answer")
-    assert made.contract.labels == ["good", "bad"]  # by its word, though the more frequent one
-    made = plan([written(project, table.assign(answer=np.where(ANSWER == "yes", "north", "south")))], target="answer")
-    assert made.contract.labels == ["south", "north"] and "rarer" in made.target.why
+    proposal = plan([write_table(project, table)], target="answer")
+    assert proposal.contract.labels == ["good", "bad"]  # by its word, though the more frequent one
+    proposal = plan([write_table(project, table.assign(answer=np.where(ANSWER == "yes", "north", "south")))], target="answer")
+    assert proposal.contract.labels == ["south", "north"] and "rarer" in proposal.target.why
 
 
 def test_string_and_number_classes(project):
     words = np.resize(["oak", "ash", "elm", "fir"], N)
     table = base(x=(words == "oak") + chance.normal(0, 0.8, N)).assign(answer=words)
-    made, frame = adopted(project, [written(project, table)], target="answer")
-    assert made.contract.task == "multiclass" and made.contract.classes == ["ash", "elm", "fir", "oak"] and by_row(frame, "answer") == words.tolist()
-    committed(project)
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
+    assert proposal.contract.task == "multiclass" and proposal.contract.classes == ["ash", "elm", "fir", "oak"] and by_row(frame, "answer") == words.tolist()
+    commit_all(project)
     stars = np.resize([1, 2, 3, 4, 5], N)
-    made, frame = adopted(project, [written(project, table.assign(answer=stars), "stars.csv")], target="answer")
+    proposal, frame = adopt_files(project, [write_table(project, table.assign(answer=stars), "stars.csv")], target="answer")
     assert (
-        made.contract.task == "multiclass"
-        and made.contract.classes == ["1", "2", "3", "4", "5"]
+        proposal.contract.task == "multiclass"
+        and proposal.contract.classes == ["1", "2", "3", "4", "5"]
         and by_row(frame, "answer") == [str(s) for s in stars]
     )
-    committed(project)
-    made, frame = adopted(project, [written(project, table.assign(answer=stars), "again.csv")], target="answer", task="regression")
-    assert made.contract.task == "regression" and by_row(frame, "answer") == stars.tolist()
+    commit_all(project)
+    proposal, frame = adopt_files(project, [write_table(project, table.assign(answer=stars), "again.csv")], target="answer", task="regression")
+    assert proposal.contract.task == "regression" and by_row(frame, "answer") == stars.tolist()
 
 
 def test_rows_without_a_target_are_left_out_and_counted(project):
     table = base()
     table.loc[:59, "answer"] = "?"
-    made, frame = adopted(project, [written(project, table)], target="answer")
-    assert len(frame) == made.rows == N - 60 and noted(made, "60 of 600 rows have no answer")
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
+    assert len(frame) == proposal.rows == N - 60 and has_note(proposal, "60 of 600 rows have no answer")
 
 
 def test_copies_of_the_answer_are_kept_out(project):
@@ -424,58 +424,58 @@ def test_copies_of_the_answer_are_kept_out(project):
         copy_of_it=np.round(yes * 5 + chance.normal(0, 0.3, N), 3),
         reason=np.where(yes & (chance.random(N) < 0.6), chance.choice(["price", "quality"], N), ""),
     )
-    made, _ = adopted(project, [written(project, table)], target="answer")
-    assert [role(made, name) for name in ("copy_of_it", "reason", "signal")] == ["ignored", "ignored", "feature"]
-    assert made.contract.columns["copy_of_it"].available == made.contract.columns["reason"].available == "after_prediction"
-    assert "`copy_of_it`" in made.notes[0] + made.notes[1] and noted(made, "`reason`", "filled in only where the target is True")
+    proposal, _ = adopt_files(project, [write_table(project, table)], target="answer")
+    assert [role(proposal, name) for name in ("copy_of_it", "reason", "signal")] == ["ignored", "ignored", "feature"]
+    assert proposal.contract.columns["copy_of_it"].available == proposal.contract.columns["reason"].available == "after_prediction"
+    assert "`copy_of_it`" in proposal.notes[0] + proposal.notes[1] and has_note(proposal, "`reason`", "filled in only where the target is True")
 
 
 def test_a_copy_of_a_value_is_kept_out(project):
     price = np.round(chance.lognormal(5, 1, N), 2)
     table = pd.DataFrame({"with tax": np.round(price * 1.19, 2), "area": np.round(price / 3 + chance.normal(0, 60, N), 1), "price": price})
-    made, _ = adopted(project, [written(project, table)], target="price")
-    assert made.contract.task == "regression" and role(made, "with_tax") == "ignored" and role(made, "area") == "feature"
+    proposal, _ = adopt_files(project, [write_table(project, table)], target="price")
+    assert proposal.contract.task == "regression" and role(proposal, "with_tax") == "ignored" and role(proposal, "area") == "feature"
 
 
 def test_time_and_what_was_closed_after_it(project):
     opened = pd.date_range("2022-03-01", periods=N, freq="31h")
     table = base(opened_at=opened, closed_at=opened + pd.to_timedelta(chance.integers(1, 90, N), "h"), ordered_at=opened - pd.Timedelta("40D"))
-    made, frame = adopted(project, [written(project, table)], target="answer", time="opened_at")
-    assert role(made, "opened_at") == "time" and role(made, "closed_at") == "ignored"
-    assert made.contract.columns["closed_at"].available == "after_prediction"
-    assert {"opened_at_weekday", "opened_at_hour", "opened_at_month", "ordered_at_year", "ordered_at_month"} <= set(made.contract.features)
-    assert not any(name.startswith("closed_at_") or name == "opened_at_year" for name in frame) and noted(made, "`closed_at` is later than the time")
-    assert made.split["kind"] == "time"
-    shares = [(frame["opened_at"] < pd.Timestamp(made.split[name])).mean() for name in ("validation", "test")]
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer", time="opened_at")
+    assert role(proposal, "opened_at") == "time" and role(proposal, "closed_at") == "ignored"
+    assert proposal.contract.columns["closed_at"].available == "after_prediction"
+    assert {"opened_at_weekday", "opened_at_hour", "opened_at_month", "ordered_at_year", "ordered_at_month"} <= set(proposal.contract.features)
+    assert not any(name.startswith("closed_at_") or name == "opened_at_year" for name in frame) and has_note(proposal, "`closed_at` is later than the time")
+    assert proposal.split["kind"] == "time"
+    shares = [(frame["opened_at"] < pd.Timestamp(proposal.split[name])).mean() for name in ("validation", "test")]
     assert abs(shares[0] - 0.7) < 0.01 and abs(shares[1] - 0.85) < 0.01
 
 
 def test_groups(project):
     table = base(visitor=np.arange(N) // 10)
-    made, frame = adopted(project, [written(project, table)], target="answer", group="visitor")
-    assert role(made, "visitor") == "group" and made.split["kind"] == "group" and not noted(made, "uneven")
+    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer", group="visitor")
+    assert role(proposal, "visitor") == "group" and proposal.split["kind"] == "group" and not has_note(proposal, "uneven")
     large = base(site=np.where(np.arange(N) < 540, 0, np.arange(N) // 10))
-    assert noted(plan([written(project, large)], target="answer", group="site"), "the splits are uneven: ")
+    assert has_note(plan([write_table(project, large)], target="answer", group="site"), "the splits are uneven: ")
 
 
 def test_of_few_groups_those_are_chosen_that_come_near_the_shares(project):
-    made, frame = adopted(project, [written(project, base(hospital=np.arange(N) % 12))], target="answer", group="hospital")
-    shares = split_shares(frame, made.contract, made.split)
+    proposal, frame = adopt_files(project, [write_table(project, base(hospital=np.arange(N) % 12))], target="answer", group="hospital")
+    shares = split_shares(frame, proposal.contract, proposal.split)
     assert 0.15 < min(shares[1:]) <= max(shares[1:]) < 0.26
 
 
 def test_protected_attributes_are_only_noted(project):
-    made, _ = adopted(
-        project, [written(project, base(Sex=np.resize(["f", "m"], N), marital_status=np.resize(["single", "married", "x"], N)))], target="answer"
+    proposal, _ = adopt_files(
+        project, [write_table(project, base(Sex=np.resize(["f", "m"], N), marital_status=np.resize(["single", "married", "x"], N)))], target="answer"
     )
-    assert role(made, "sex") == role(made, "marital_status") == "feature" and noted(made, "`sex`", "protected") and made.contract.columns["sex"].slice
-    assert made.contract.protected == ["sex", "marital_status"]
+    assert role(proposal, "sex") == role(proposal, "marital_status") == "feature" and has_note(proposal, "`sex`", "protected") and proposal.contract.columns["sex"].slice
+    assert proposal.contract.protected == ["sex", "marital_status"]
 
 
 def test_few_coarse_features_do_not_stop_the_graph(project):
     table = pd.DataFrame({"a": chance.integers(0, 3, N), "b": chance.integers(0, 2, N), "y": ANSWER})
-    made, _ = adopted(project, [written(project, table)], target="y")
-    assert yaml.safe_load((project / "params.yaml").read_text())["leakage"]["identical_rows"] == 1.0 and "leakage.identical_rows" in made.notes[0]
+    proposal, _ = adopt_files(project, [write_table(project, table)], target="y")
+    assert yaml.safe_load((project / "params.yaml").read_text())["leakage"]["identical_rows"] == 1.0 and "leakage.identical_rows" in proposal.notes[0]
 
 
 def test_parquet_with_types(project):
@@ -496,15 +496,15 @@ def test_parquet_with_types(project):
         }
     )
     pq.write_table(table, project.parent / "shop.parquet")
-    made, frame = adopted(project, [str(project.parent / "shop.parquet")], target="answer")
+    proposal, frame = adopt_files(project, [str(project.parent / "shop.parquet")], target="answer")
     assert (
         by_row(frame, "price") == [i + 0.25 for i in range(N)]
         and by_row(frame, "day") == days.tolist()
         and by_row(frame, "text") == [i + 0.5 for i in range(N)]
     )
     assert by_row(frame, "moment") == pd.Series(days).tolist()  # written as UTC, shown in Berlin
-    assert frame["ratio"].isna().sum() == N // 50 and made.contract.columns["kind"].categories == ("a", "b") and role(made, "list") == "ignored"
-    types = {d.name: d.kind for d in made.decisions}
+    assert frame["ratio"].isna().sum() == N // 50 and proposal.contract.columns["kind"].categories == ("a", "b") and role(proposal, "list") == "ignored"
+    types = {d.name: d.kind for d in proposal.decisions}
     assert types["small"] == "integer" and types["open"] == "boolean" and types["ratio"] == "number"
     assert yaml.safe_load((project / "params.yaml").read_text())["tables"]["sources"]["shop"] == {"path": "data/raw/shop.parquet"}
 
@@ -513,30 +513,30 @@ def test_json_lines(project):
     base(when=pd.date_range("2024-01-01", periods=N, freq="h").strftime("%Y-%m-%dT%H:%M:%S")).to_json(
         project.parent / "shop.jsonl", orient="records", lines=True
     )
-    made, frame = adopted(project, [str(project.parent / "shop.jsonl")], target="answer", time="when")
-    assert by_row(frame, "signal") == SIGNAL.tolist() and made.split["kind"] == "time"
+    proposal, frame = adopt_files(project, [str(project.parent / "shop.jsonl")], target="answer", time="when")
+    assert by_row(frame, "signal") == SIGNAL.tolist() and proposal.split["kind"] == "time"
 
 
 @pytest.mark.parametrize("packed", ["gz", "zip"])
 def test_packed_files(project, packed):
     base().to_csv(project.parent / f"shop.csv.{packed}", index=False, encoding="latin-1")
-    _, frame = adopted(project, [str(project.parent / f"shop.csv.{packed}")], target="answer")
+    _, frame = adopt_files(project, [str(project.parent / f"shop.csv.{packed}")], target="answer")
     assert by_row(frame, "signal") == SIGNAL.tolist()
 
 
 def test_several_files_of_one_table(project):
     for part in range(3):
-        written(project, base().iloc[part * 200 : part * 200 + 200], f"part{part}.csv")
-    made, frame = adopted(project, [str(project.parent / "part*.csv")], target="answer", name="parts")
+        write_table(project, base().iloc[part * 200 : part * 200 + 200], f"part{part}.csv")
+    proposal, frame = adopt_files(project, [str(project.parent / "part*.csv")], target="answer", name="parts")
     assert by_row(frame, "signal") == SIGNAL.tolist() and sorted(p.name for p in (project / "data/raw/parts").iterdir()) == [
         "part0.csv",
         "part1.csv",
         "part2.csv",
     ]
-    written(project, base().drop(columns="signal").iloc[:200], "part1.csv")
+    write_table(project, base().drop(columns="signal").iloc[:200], "part1.csv")
     with pytest.raises(ProjectError, match=r"part1.csv has other columns than the first file .'signal'."):
         plan([str(project.parent / "part*.csv")], target="answer", name="others")
-    written(project, base()[["signal", "row id", "answer"]].iloc[:200], "part1.csv")
+    write_table(project, base()[["signal", "row id", "answer"]].iloc[:200], "part1.csv")
     with pytest.raises(ProjectError, match=r"part1.csv has the columns of the first file in another order"):
         plan([str(project.parent / "part*.csv")], target="answer", name="others")
     base().to_parquet(project.parent / "more.parquet")
@@ -548,18 +548,18 @@ def test_a_query_over_guessed_dates_says_so(project):
     query = project.parent / "all.sql"
     query.write_text("SELECT * FROM shop")
     days = base(opened=[f"{i % 12 + 1:02}/{i % 11 + 1:02}/2024" for i in range(N)], closed=["2024-05-01", "2024-06-01"] * (N // 2))
-    made = plan([written(project, days, sep=";")], target="answer", query=str(query))
-    assert noted(made, "`opened` of shop", "the day or the month stands first") and not noted(made, "`closed`", "stands first")
+    proposal = plan([write_table(project, days, sep=";")], target="answer", query=str(query))
+    assert has_note(proposal, "`opened` of shop", "the day or the month stands first") and not has_note(proposal, "`closed`", "stands first")
 
 
 def test_two_tables_with_a_query(project):
     visits = base(shop=np.arange(N) % 4).drop(columns="row id").assign(visit_id=range(N))
     shops = pd.DataFrame({"shop": range(4), "Fläche": [100.5, 80.0, 33.25, 7.0], "town": ["Köln", "Bonn", "Köln", "Ulm"]})
-    files = [written(project, visits, "visits.csv"), written(project, shops, "shops.csv", sep=";", encoding="latin-1")]
+    files = [write_table(project, visits, "visits.csv"), write_table(project, shops, "shops.csv", sep=";", encoding="latin-1")]
     query = project.parent / "joined.sql"
     query.write_text('-- all visits\nWITH s AS (SELECT * FROM shops)\nSELECT v.*, s."Fläche", s.town FROM visits AS v JOIN s ON s.shop = v.shop; \n')
-    made, frame = adopted(project, files, target="answer", query=str(query))
-    assert by_row(frame, "flache", "visit_id")[:4] == [100.5, 80.0, 33.25, 7.0] and made.name == "joined" and role(made, "visit_id") == "id"
+    proposal, frame = adopt_files(project, files, target="answer", query=str(query))
+    assert by_row(frame, "flache", "visit_id")[:4] == [100.5, 80.0, 33.25, 7.0] and proposal.name == "joined" and role(proposal, "visit_id") == "id"
     sources = yaml.safe_load((project / "params.yaml").read_text())["tables"]["sources"]
     assert sources["visits"] == {"path": "data/raw/visits.csv", "delimiter": ","} and sources["shops"]["encoding"] == "latin-1"
     query.write_text("SELECT nothing FROM visits")
@@ -602,7 +602,7 @@ def test_refusals(project, case):
     table, options, message = REFUSED[case]
     before = git(project, "status", "--porcelain")
     with pytest.raises(ProjectError) as refusal:
-        plan([written(project, table)], **options)
+        plan([write_table(project, table)], **options)
     assert message in str(refusal.value) and git(project, "status", "--porcelain") == before
 
 
@@ -647,19 +647,19 @@ def test_files_that_are_no_tables(project):
 
 
 def test_a_plan_changes_nothing_and_shows_everything(project):
-    file = written(project, base(when=pd.date_range("2024-01-01", periods=N)))
+    file = write_table(project, base(when=pd.date_range("2024-01-01", periods=N)))
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
-    made = plan([file], target="answer")
-    shown = diff(made)
-    assert "+++ b/contract.yaml" in shown and "+task: binary" in shown and "-  query: sql/earlier.sql" in shown
-    assert "--- a/sql/availability.yaml" in shown
-    assert "signal" in describe(made) and "1. `when_` holds moments" in describe(made) and as_dict(made)["columns"][0]["role"] == "id"
+    proposal = plan([file], target="answer")
+    output = diff(proposal)
+    assert "+++ b/contract.yaml" in output and "+task: binary" in output and "-  query: sql/earlier.sql" in output
+    assert "--- a/sql/availability.yaml" in output
+    assert "signal" in describe(proposal) and "1. `when_` holds moments" in describe(proposal) and as_dict(proposal)["columns"][0]["role"] == "id"
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
-    assert describe(plan([file], target="answer")) == describe(made) and plan([file], target="answer").texts == made.texts
+    assert describe(plan([file], target="answer")) == describe(proposal) and plan([file], target="answer").new_contents == proposal.new_contents
 
 
 def test_what_is_written(project):
-    made, _ = adopted(project, [written(project, base())], target="answer")
+    proposal, _ = adopt_files(project, [write_table(project, base())], target="answer")
     assert sorted(path.name for path in (project / "sql").iterdir()) == ["shop.sql"]
     assert (project / "params.yaml").read_text().startswith("# The parameters.\n") and list((project / "data" / "raw").iterdir()) == [
         project / "data/raw/shop.csv"
@@ -668,46 +668,46 @@ def test_what_is_written(project):
     assert readme.startswith("# A project\n\n<!-- table -->\nThe table: One row of shop.csv.") and readme.endswith("<!-- /table -->\n\nThe end.\n")
     assert not [path for path in project.rglob("*") if path.suffix in (".bak", ".new", ".old")]
     contract = (project / "contract.yaml").read_text()
-    assert contract.startswith(schema_comment(CONTRACT_SCHEMA)) and contract.count("  # ") == len(made.decisions)
+    assert contract.startswith(schema_comment(CONTRACT_SCHEMA)) and contract.count("  # ") == len(proposal.decisions)
     subprocess.run(["check-jsonschema", "--schemafile", ROOT / CONTRACT_SCHEMA, project / "contract.yaml"], check=True)
 
 
 def test_the_comments_of_the_real_parameters_stay(project):
     (project / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    committed(project)
-    made = plan([written(project, base())], target="answer")
-    old, new = (ROOT / "params.yaml").read_text().splitlines(), made.texts["params.yaml"].splitlines()
+    commit_all(project)
+    proposal = plan([write_table(project, base())], target="answer")
+    old, new = (ROOT / "params.yaml").read_text().splitlines(), proposal.new_contents["params.yaml"].splitlines()
     assert [line for line in old if line.strip().startswith("#")] == [line for line in new if line.strip().startswith("#")]
     assert new[0] + "\n" == schema_comment(PARAMS_SCHEMA)
     assert set(new) - set(old) <= {line for line in new if line.strip().startswith(("shop:", "query:", "split:", "rows:", "folds:"))}
 
 
 def test_uncommitted_work_is_not_overwritten(project):
-    file = written(project, base())
+    file = write_table(project, base())
     (project / "contract.yaml").write_text("record: mine\n")
-    made = plan([file], target="answer")
+    proposal = plan([file], target="answer")
     with pytest.raises(ProjectError, match="contract.yaml: git does not have the present content"):
-        apply(made)
+        apply(proposal)
     assert (project / "contract.yaml").read_text() == "record: mine\n" and not (project / "data").exists()
-    apply(made, force=True)
+    apply(proposal, force=True)
     assert (project / "contract.yaml.bak").read_text() == "record: mine\n" and (project / "sql" / "earlier.sql.bak").exists()
     assert parse_contract((project / "contract.yaml").read_text()).task == "binary"
 
 
 def test_without_git_the_old_files_are_kept(project):
     shutil.rmtree(project / ".git")
-    adopted(project, [written(project, base())], target="answer")
+    adopt_files(project, [write_table(project, base())], target="answer")
     assert (project / "contract.yaml.bak").read_text() == "description: earlier\n" and (project / "sql" / "availability.yaml.bak").exists()
 
 
 def test_data_of_the_same_name_are_not_overwritten(project):
-    file = written(project, base())
+    file = write_table(project, base())
     (project / "data" / "raw").mkdir(parents=True)
     (project / "data" / "raw" / "shop.csv").write_text("something else\n")
-    made = plan([file], target="answer")
+    proposal = plan([file], target="answer")
     with pytest.raises(ProjectError, match="data/raw/shop.csv exists and holds something else"):
-        apply(made)
-    apply(made, force=True)
+        apply(proposal)
+    apply(proposal, force=True)
     assert (project / "data/raw/shop.csv.bak").read_text() == "something else\n" and (project / "data/raw/shop.csv").read_bytes() == Path(
         file
     ).read_bytes()
@@ -716,27 +716,27 @@ def test_data_of_the_same_name_are_not_overwritten(project):
 def test_data_in_place_are_used_as_they_are(project):
     (project / "data" / "raw").mkdir(parents=True)
     base().to_csv(project / "data" / "raw" / "mine.csv", index=False)
-    made, _ = adopted(project, ["data/raw/mine.csv"], target="answer")
-    assert made.copies == {} and os.listdir(project / "data" / "raw") == ["mine.csv"]
+    proposal, _ = adopt_files(project, ["data/raw/mine.csv"], target="answer")
+    assert proposal.data_copies == {} and os.listdir(project / "data" / "raw") == ["mine.csv"]
 
 
 def test_a_fault_in_the_middle_leaves_everything_as_it_was(project):
-    made = plan([written(project, base())], target="answer")
+    proposal = plan([write_table(project, base())], target="answer")
     (project / "sql" / "availability.yaml").unlink()
     (project / "sql" / "availability.yaml").mkdir()  # the last of the files to go cannot go: a folder is there
     (project / "sql" / "availability.yaml" / "inside").write_text("x")
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     with pytest.raises(ProjectError, match="a folder is in the way. Nothing was changed"):
-        apply(made, force=True)
+        apply(proposal, force=True)
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before and not (project / "data").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write into any folder")
 def test_a_read_only_folder_leaves_everything_as_it_was(project):
-    made = plan([written(project, base())], target="answer")
+    proposal = plan([write_table(project, base())], target="answer")
     (project / "sql").chmod(0o555)
     with pytest.raises(ProjectError, match="Nothing was changed"):
-        apply(made)
+        apply(proposal)
     (project / "sql").chmod(0o755)
     assert git(project, "status", "--porcelain") == ""
 
@@ -744,7 +744,7 @@ def test_a_read_only_folder_leaves_everything_as_it_was(project):
 def test_a_value_that_does_not_fit_later_stops_the_query(project):
     sizes = [f"{i}.000,5" if i % 2 else f"{i}.000" for i in range(N)]
     table = base(open=np.resize(["yes", "no"], N), size=sizes, age=[f"{i % 7 + 33}" for i in range(N)], sum=[f"{i % 9 + 1} 000" for i in range(N)])
-    adopted(project, [written(project, table)], target="answer")
+    adopt_files(project, [write_table(project, table)], target="answer")
     path = project / "data" / "raw" / "shop.csv"
     for old, new in ((",yes,", ",perhaps,"), (",no,", ",n0,"), (",37,", ",37.7,"), (",4 000,", ",4 000.7,")):
         text = path.read_text()

@@ -7,10 +7,10 @@ from conftest import ROOT
 from test_adopt import project  # noqa: F401
 
 from mle_project.adopt.plan import apply, plan
-from mle_project.adopt.project_files import with_plots, with_value
+from mle_project.adopt.project_files import replace_plots, with_value
 from mle_project.core.project import ProjectError
 
-GRAPH = with_plots((ROOT / "dvc.yaml").read_text().partition("\nplots:\n")[0] + "\n", "binary")
+GRAPH = replace_plots((ROOT / "dvc.yaml").read_text().partition("\nplots:\n")[0] + "\n", "binary")
 PARAMS = (ROOT / "params.yaml").read_text()
 TAIL = """  # a curve of my own
   - reports/mine/gain.csv: {x: share, y:   gain}
@@ -35,19 +35,19 @@ def lines(text: str) -> list[str]:
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_a_tail_after_the_plots_stays(task):
-    changed = with_plots(GRAPH.rstrip("\n") + "\n" + TAIL, task)
+    changed = replace_plots(GRAPH.rstrip("\n") + "\n" + TAIL, task)
     assert changed.endswith(TAIL) and changed.startswith(GRAPH.split("\nplots:\n")[0])
     curves = [next(iter(item)) for item in yaml.safe_load(changed)["plots"]]
     assert ("${final_model.plots}/errors.csv" in curves) == (task == "regression") and curves[
         -1
     ] == "reports/mine/gain.csv"
-    assert with_plots(with_plots(changed, "regression"), "binary").endswith(TAIL)
+    assert replace_plots(replace_plots(changed, "regression"), "binary").endswith(TAIL)
 
 
 def test_a_change_and_its_opposite_give_the_same_text():
     text = GRAPH.rstrip("\n") + "\n" + TAIL
-    assert with_plots(text, "binary") == text != with_plots(text, "regression")
-    assert sorted(lines(with_plots(with_plots(text, "regression"), "binary"))) == sorted(lines(text))
+    assert replace_plots(text, "binary") == text != replace_plots(text, "regression")
+    assert sorted(lines(replace_plots(replace_plots(text, "regression"), "binary"))) == sorted(lines(text))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_change_and_its_opposite_give_the_same_text():
     ["", "plots:", "plots:\n", "plots: # none yet\n", "plots:\n- mine.csv", "plots:\n    - mine.csv:\n        x: a\n"],
 )
 def test_other_ways_to_write_the_plots(plots):
-    changed = yaml.safe_load(with_plots("stages: {}\n" + plots, "regression"))
+    changed = yaml.safe_load(replace_plots("stages: {}\n" + plots, "regression"))
     own = yaml.safe_load(plots) or {}
     assert len(changed["plots"]) == 2 + len(own.get("plots") or []) and changed["stages"] == {}
     assert changed["plots"][2:] == (own.get("plots") or [])
@@ -66,7 +66,7 @@ def test_other_ways_to_write_the_plots(plots):
 )
 def test_plots_that_are_no_list_of_lines_are_refused(plots):
     with pytest.raises(ProjectError, match="dvc.yaml: `plots` must be a list"):
-        with_plots("stages: {}\n" + plots, "regression")
+        replace_plots("stages: {}\n" + plots, "regression")
 
 
 STRINGS = ["words.csv", "No", "null", "1e5", "2013-09-01", 'a "b", c: d # e', "ü\t\\"]

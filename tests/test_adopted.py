@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import PARAMS, QUICK, Project, copy_project
 from sklearn import datasets
-from test_graph import ran
+from test_graph import stages_run
 from test_service import serving
 
 from mle_project.artifact.predictor import Predictor
@@ -17,16 +17,16 @@ from mle_project.core.request_model import example_record
 
 def tumours() -> tuple[pd.DataFrame, list[str]]:
     "Two classes in words, thirty numbers, a file as a spreadsheet of many countries writes it: semicolons, decimal commas, an identifier."
-    found = datasets.load_breast_cancer(as_frame=True)
-    frame = found.data.round(4).astype(str).apply(lambda column: column.str.replace(".", ",", regex=False))
+    dataset = datasets.load_breast_cancer(as_frame=True)
+    frame = dataset.data.round(4).astype(str).apply(lambda column: column.str.replace(".", ",", regex=False))
     frame.insert(0, "Patient-ID", [f"P{number:05d}" for number in range(len(frame))])
-    return frame.assign(Diagnose=found.target.map({0: "malignant", 1: "benign"})), ["--target", "Diagnose"]
+    return frame.assign(Diagnose=dataset.target.map({0: "malignant", 1: "benign"})), ["--target", "Diagnose"]
 
 
 def wines() -> tuple[pd.DataFrame, list[str]]:
     "Three classes as words, fewer than two hundred rows, bottles that belong together."
-    found = datasets.load_wine(as_frame=True)
-    frame = found.data.assign(cultivar=found.target.map({0: "Barolo", 1: "Grignolino", 2: "Barbera"}))
+    dataset = datasets.load_wine(as_frame=True)
+    frame = dataset.data.assign(cultivar=dataset.target.map({0: "Barolo", 1: "Grignolino", 2: "Barbera"}))
     return frame.assign(cellar=np.arange(len(frame)) // 2), ["--target", "cultivar", "--group", "cellar"]
 
 
@@ -51,43 +51,43 @@ TABLES = {
 
 
 @pytest.fixture(scope="module", params=TABLES)
-def adopted(request, tmp_path_factory) -> tuple[Project, str, str]:
+def adopted_project(request, tmp_path_factory) -> tuple[Project, str, str]:
     make, task, form = TABLES[request.param]
     project = copy_project(tmp_path_factory.mktemp(request.param))
     frame, options = make()
     file = project.root.parent / f"{project.root.name}-{request.param}.csv"
     frame.to_csv(file, index=False, **form)
-    shown = project.run("mle", "adopt", str(file), *options, "--name", request.param).stdout
+    output = project.run("mle", "adopt", str(file), *options, "--name", request.param).stdout
     if request.param != "wines":  # a search without the network leaves nothing to export
         project.params(model_selection__families=[name for name in PARAMS["model_selection"]["families"] if name != "network"])
     # the tests' time, not the table's need
     project.params(model_selection__trials={"prior": 1, "linear": 2, "forest": 1, "boosting": 2, "network": 1})
     project.params(importance__stand_in=QUICK)
     project.run("dvc", "repro")
-    return project, task, shown
+    return project, task, output
 
 
-def test_from_a_file_to_a_served_prediction(adopted):
-    project, task, shown = adopted
-    assert task in shown
-    found = json.loads((project.root / "metrics" / "final_model.json").read_text())
-    name = next(iter(found["test"]))
-    better = found["test"][name] - found["beside"]["prior"]["test"][name]
-    assert found["task"] == task and (better < 0 if task == "regression" else better > 0)
+def test_from_a_file_to_a_served_prediction(adopted_project):
+    project, task, output = adopted_project
+    assert task in output
+    metrics = json.loads((project.root / "metrics" / "final_model.json").read_text())
+    name = next(iter(metrics["test"]))
+    better = metrics["test"][name] - metrics["beside"]["prior"]["test"][name]
+    assert metrics["task"] == task and (better < 0 if task == "regression" else better > 0)
     rows = pd.read_parquet(project.root / "data" / "tables" / "test.parquet").head(60)
-    with serving(project) as served:
-        records = json.loads(rows[served.predictor.contract.features].to_json(orient="records"))
-        status, answer = served.post({"records": records})
-        assert status == 200 and answer["model"] == found["model"]
-        assert answer["predictions"] == served.predictor.describe(served.predictor.answer_frame(rows))
-        assert served.post({"records": [example_record(served.predictor.contract)]})[0] == 200
+    with serving(project) as server:
+        records = json.loads(rows[server.predictor.contract.features].to_json(orient="records"))
+        status, answer = server.post({"records": records})
+        assert status == 200 and answer["model"] == metrics["model"]
+        assert answer["predictions"] == server.predictor.format_predictions(server.predictor.predict_frame(rows))
+        assert server.post({"records": [example_record(server.predictor.contract)]})[0] == 200
     keys = {"binary": {"label", "probability"}, "multiclass": {"label", "probability", "probabilities"}, "regression": {"value", "low", "high"}}
     assert set(answer["predictions"][0]) == keys[task]
 
 
-def test_nothing_is_left_to_do_and_everything_shows_its_pictures(adopted):
-    project, _, _ = adopted
-    assert ran(project.run("dvc", "repro").stdout) == [] and "up to date" in project.run("dvc", "status").stdout
+def test_nothing_is_left_to_do_and_everything_shows_its_pictures(adopted_project):
+    project, _, _ = adopted_project
+    assert stages_run(project.run("dvc", "repro").stdout) == [] and "up to date" in project.run("dvc", "status").stdout
     page = project.run("dvc", "plots", "show", "--out", ".mle/plots").stdout
     assert "index.html" in page and "failed" not in page
     about = json.loads((project.root / "models" / "keras" / "about.json").read_text())
@@ -96,19 +96,19 @@ def test_nothing_is_left_to_do_and_everything_shows_its_pictures(adopted):
     assert Predictor(project.root / "models" / "final").contract.target.name in card
 
 
-def test_the_readme_speaks_of_the_new_table(adopted):
-    project, _, _ = adopted
+def test_the_readme_speaks_of_the_new_table(adopted_project):
+    project, _, _ = adopted_project
     text = (project.root / "README.md").read_text()
     part = re.search(r"<!-- table -->(.*)<!-- /table -->", text, flags=re.DOTALL).group(1)
     contract = Predictor(project.root / "models" / "final").contract
     assert contract.features[0] in part and "flight" not in part
 
 
-def test_a_file_of_new_rows_is_scored_as_the_service_would(adopted):
-    project, task, _ = adopted
+def test_a_file_of_new_rows_is_scored_as_the_service_would(adopted_project):
+    project, task, _ = adopted_project
     project.run("mle", "score", "data/tables/test.parquet", ".mle/answers.parquet")
     answers = pd.read_parquet(project.root / ".mle" / "answers.parquet")
     predictor = Predictor(project.root / "models" / "final")
-    found = predictor.answer_frame(pd.read_parquet(project.root / "data" / "tables" / "test.parquet"))
-    said = found if task == "regression" else found[:, 1] if task == "binary" else found.max(axis=1)
-    np.testing.assert_array_equal(answers["value" if task == "regression" else "probability"], said)
+    outputs = predictor.predict_frame(pd.read_parquet(project.root / "data" / "tables" / "test.parquet"))
+    expected_column = outputs if task == "regression" else outputs[:, 1] if task == "binary" else outputs.max(axis=1)
+    np.testing.assert_array_equal(answers["value" if task == "regression" else "probability"], expected_column)

@@ -12,15 +12,15 @@ from sklearn.datasets import load_breast_cancer
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.artifact.onnx import compile_model
-from mle_project.artifact.parity import TOLERANCE, largest_difference, probes, usual_size
-from mle_project.artifact.predictor import Predictor, ask, open_session
+from mle_project.artifact.parity import TOLERANCE, edge_case_rows, max_difference, output_scale
+from mle_project.artifact.predictor import Predictor, open_session, run_session
 from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.core.contract import parse_contract
 from mle_project.core.project import ProjectError
 from mle_project.core.request_model import example_record
-from mle_project.evaluation.trace import explain
+from mle_project.evaluation.trace import trace
 from mle_project.modeling.families import build_family
-from mle_project.modeling.metrics import all_metrics, answers
+from mle_project.modeling.metrics import all_metrics, predict
 
 # What the service's environment lacks is made impossible to import, then the model answers from JSON records.
 FRESH = """
@@ -44,25 +44,25 @@ def test_a_fresh_process_gives_the_notebooks_numbers(sample, test_rows, tmp_path
     records = test_rows.astype(object).where(test_rows.notna(), None)
     names = Predictor(sample.root / "models" / "final").contract.features
     (tmp_path / "records.json").write_text(records[names].to_json(orient="records"))
-    shown = json.loads(sample.run(sys.executable, "-c", FRESH, str(tmp_path / "records.json")).stdout)
+    output = json.loads(sample.run(sys.executable, "-c", FRESH, str(tmp_path / "records.json")).stdout)
     printed = json.loads((sample.root / "metrics" / "final_model.json").read_text())
-    assert shown["digest"] == printed["model"]
+    assert output["digest"] == printed["model"]
     predictor = Predictor(sample.root / "models" / "final")
-    found = np.array(shown["found"])
-    np.testing.assert_array_equal(found, predictor.answer_frame(test_rows))
-    scores = all_metrics(predictor.contract.task, encode_target(test_rows, predictor.contract), found)
+    numbers = np.array(output["found"])
+    np.testing.assert_array_equal(numbers, predictor.predict_frame(test_rows))
+    scores = all_metrics(predictor.contract.task, encode_target(test_rows, predictor.contract), numbers)
     assert scores == pytest.approx(printed["test"], abs=1e-9)
 
 
 def test_the_native_model_agrees(sample, test_rows):
     predictor = Predictor(sample.root / "models" / "final")
     native = joblib.load(sample.root / "models" / "final" / "native.joblib")
-    expected = answers(native, feature_frame(test_rows, predictor.contract), predictor.contract.task)
-    assert largest_difference(expected, predictor.answer_frame(test_rows), usual_size(expected)) <= TOLERANCE[predictor.contract.task]
+    expected = predict(native, feature_frame(test_rows, predictor.contract), predictor.contract.task)
+    assert max_difference(expected, predictor.predict_frame(test_rows), output_scale(expected)) <= TOLERANCE[predictor.contract.task]
 
 
 @pytest.fixture(scope="module")
-def measured():
+def measurements():
     """Thirty numbers, some of them usually hundredths, and two classes that weights of any size tell apart."""
     table = load_breast_cancer(as_frame=True)
     x = table.data.astype(np.float32).rename(columns=lambda name: name.replace(" ", "_"))
@@ -80,10 +80,10 @@ def measured():
 def test_a_linear_model_in_small_units_is_compiled_to_the_last_digit(measured, shape, reduction, scale):
     """A million where a hundredth is usual, and large weights: 6e-6 apart while scales, ranks and sums were rounded otherwise."""
     contract, x, y = measured
-    asked = {"shape": shape, "scale": scale, "reduction": reduction, "variance": 0.99, "regularisation": 1e-4}
-    model, rows = build_family("linear", asked, contract, 0).fit(x, y), probes(x, len(contract.numeric_features))
-    compiled = ask(open_session(compile_model(model, contract)), rows.to_numpy(np.float32), np.empty((len(rows), 0), object))
-    assert largest_difference(answers(model, rows, "binary"), compiled) < np.finfo(np.float32).eps
+    hyperparameters = {"shape": shape, "scale": scale, "reduction": reduction, "variance": 0.99, "regularisation": 1e-4}
+    model, rows = build_family("linear", hyperparameters, contract, 0).fit(x, y), edge_case_rows(x, len(contract.numeric_features))
+    compiled = run_session(open_session(compile_model(model, contract)), rows.to_numpy(np.float32), np.empty((len(rows), 0), object))
+    assert max_difference(predict(model, rows, "binary"), compiled) < np.finfo(np.float32).eps
 
 
 @pytest.mark.parametrize("family", ["linear"])  # a network goes further, in test_keras_export
@@ -96,12 +96,12 @@ def test_another_family_arrives_in_the_same_form(changeable, family):
     rows = pd.read_parquet(changeable.root / "data" / "tables" / "test.parquet").head(300)
     predictor = Predictor(folder)
     record = example_record(predictor.contract)
-    steps = explain(joblib.load(folder / "native.joblib"), predictor.contract, record, predictor.about["threshold"])
-    said = predictor.describe(predictor.answer_records([record]))[0]
+    steps = trace(joblib.load(folder / "native.joblib"), predictor.contract, record, predictor.metadata["threshold"])
+    prediction = predictor.format_predictions(predictor.predict_records([record]))[0]
     key = "value" if predictor.contract.task == "regression" else "label"
-    assert steps[0].values == record and (key == "value" or steps[-1].values[key] == said[key])
-    expected = answers(joblib.load(folder / "native.joblib"), feature_frame(rows, predictor.contract), predictor.contract.task)
-    assert largest_difference(expected, predictor.answer_frame(rows), usual_size(expected)) <= TOLERANCE[predictor.contract.task]
+    assert steps[0].values == record and (key == "value" or steps[-1].values[key] == prediction[key])
+    expected = predict(joblib.load(folder / "native.joblib"), feature_frame(rows, predictor.contract), predictor.contract.task)
+    assert max_difference(expected, predictor.predict_frame(rows), output_scale(expected)) <= TOLERANCE[predictor.contract.task]
 
 
 def test_a_flipped_byte_is_found(changeable):

@@ -33,17 +33,17 @@ def insert(project, notebook: str, source: str) -> None:
 
 def processes(project) -> list[int]:
     "The processes that work in the copy."
-    found = []
+    running = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(project.root):
-                found.append(int(entry.name))
+                running.append(int(entry.name))
         except OSError:
             continue
-    return found
+    return running
 
 
-def gone(project, seconds: float = 15) -> bool:
+def wait_until_stopped(project, seconds: float = 15) -> bool:
     "Whether every process that works in the copy ends within some seconds."
     end = time.monotonic() + seconds
     while processes(project) and time.monotonic() < end:
@@ -73,7 +73,7 @@ def no_column(project):
     project.params(tables__sources=sources | {SOURCE: {"path": "data/raw/less.csv"}})
 
 
-def wrapped(condition: str):
+def wrap_query(condition: str):
     def change(project):
         path = project.root / QUERY
         path.write_text(f"SELECT * FROM (\n{path.read_text().rstrip().rstrip(';')}\n) AS everything WHERE {condition}\n")
@@ -85,7 +85,7 @@ def one_class(project):
     if CONTRACT.task == "regression":
         pytest.skip("a value has no classes")
     target, first = CONTRACT.target, CONTRACT.classes[0]
-    wrapped(f"NOT {target.name}" if target.type == "boolean" else f"{target.name} = '{first}'")(project)
+    wrap_query(f"NOT {target.name}" if target.type == "boolean" else f"{target.name} = '{first}'")(project)
 
 
 def out_of_range(project):
@@ -109,7 +109,7 @@ def raising(project):
     insert(project, "08_tables.ipynb", "numbers = [1, 2]\nnumbers[7]")
 
 
-def killed(project):
+def kill_kernel(project):
     insert(project, "08_tables.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
 
 
@@ -125,12 +125,12 @@ def no_such_family(project):
         ("tables", no_moments, ["params.yaml: tables.split: validation and test are"]),
         ("tables", no_source, [f"params.yaml: tables.sources.{SOURCE}", "data/raw/nothing.csv"]),
         ("tables", no_column, [QUERY, SOURCE]),
-        ("tables", wrapped("1 = 0"), [QUERY, "has no rows"]),
+        ("tables", wrap_query("1 = 0"), [QUERY, "has no rows"]),
         ("tables", one_class, ["one class only", CONTRACT.target.name]),
         ("tables", out_of_range, [FEATURE, "fails in", "rows", "row "]),
         ("tables", wrong_contract, ["contract.yaml:", FEATURE, "only after the prediction"]),
         ("tables", raising, ["08_tables.ipynb", "cell", "IndexError"]),
-        ("tables", killed, ["08_tables.ipynb", "the kernel died"]),
+        ("tables", kill_kernel, ["08_tables.ipynb", "the kernel died"]),
         ("final_model", no_such_family, ["final_model.family", "oracle", "prior"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
@@ -138,26 +138,26 @@ def no_such_family(project):
 def test_a_mistake_ends_with_one_message(changeable, stage, fault, words):
     before = digests(changeable)
     fault(changeable)
-    done = changeable.run("dvc", "repro", stage, check=False, timeout=300)
-    message = done.stdout[done.stdout.index("error: ") :]
-    assert done.returncode != 0
+    process = changeable.run("dvc", "repro", stage, check=False, timeout=300)
+    message = process.stdout[process.stdout.index("error: ") :]
+    assert process.returncode != 0
     assert all(word in message for word in words), message
     assert digests(changeable) == before
-    assert gone(changeable)
+    assert wait_until_stopped(changeable)
 
 
 def test_code_that_changed_behind_dvcs_back_is_not_run(changeable):
     raising(changeable)
-    done = changeable.run("mle", "run", "tables", check=False)
-    assert done.returncode == 1 and "Type `dvc repro` again" in done.stdout and "nothing was recorded" in done.stdout
+    process = changeable.run("mle", "run", "tables", check=False)
+    assert process.returncode == 1 and "Type `dvc repro` again" in process.stdout and "nothing was recorded" in process.stdout
 
 
 def test_a_cell_that_takes_too_long_is_stopped(changeable):
     insert(changeable, "08_tables.ipynb", "import time\ntime.sleep(600)")
     changeable.run("mle", "code")
-    done = changeable.run("mle", "run", "tables", "--timeout", "3", check=False, timeout=60)
-    assert done.returncode == 1 and "took longer than `mle run --timeout` allows" in done.stdout
-    assert gone(changeable)
+    process = changeable.run("mle", "run", "tables", "--timeout", "3", check=False, timeout=60)
+    assert process.returncode == 1 and "took longer than `mle run --timeout` allows" in process.stdout
+    assert wait_until_stopped(changeable)
 
 
 @pytest.mark.parametrize(("how", "whom"), [(signal.SIGINT, "group"), (signal.SIGTERM, "group"), (signal.SIGKILL, "dvc")])
@@ -175,9 +175,9 @@ def test_stopped_in_mid_stage(changeable, how, whom):
         assert time.monotonic() < end and process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
     (os.killpg if whom == "group" else os.kill)(process.pid, how)
-    shown, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     if how == signal.SIGINT:
-        assert "was interrupted" in shown
-    assert gone(changeable)
+        assert "was interrupted" in output
+    assert wait_until_stopped(changeable)
     assert digests(changeable) == before

@@ -27,17 +27,17 @@ each_contract = pytest.mark.parametrize("name", CONTRACTS)
 quietly = settings(max_examples=1, database=None, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def drawn(strategy, count):
+def draw_values(strategy, count):
     """`count` values of a strategy, the same in every run."""
-    found = []
+    records = []
 
     @settings(quietly, max_examples=count)
     @given(strategy)
     def collect(value):
-        found.append(value)
+        records.append(value)
 
     collect()
-    return found[:count]
+    return records[:count]
 
 
 def request_refuses(model, record):
@@ -54,17 +54,17 @@ def frame_refuses(records, contract):
     for number, record in enumerate(records):
         alike[frozenset(record)].append(number)
     for numbers in alike.values():
-        found = failure_cases(records_frame([records[number] for number in numbers]), contract)
-        whole = found["row"].isna().any()
+        failure_rows = failure_cases(records_frame([records[number] for number in numbers]), contract)
+        whole = failure_rows["row"].isna().any()
         for place, number in enumerate(numbers):
-            refused[number] = bool(whole or (found["row"] == place).any())
+            refused[number] = bool(whole or (failure_rows["row"] == place).any())
     return refused
 
 
 @each_contract
 def test_frames_and_requests_accept_the_same_generated_records(name):
     contract, (good, bad) = CONTRACTS[name], (200, 800)
-    records = drawn(valid_records(contract), good) + [record for record, _, _ in drawn(invalid_records(contract), bad)]
+    records = draw_values(valid_records(contract), good) + [record for record, _, _ in draw_values(invalid_records(contract), bad)]
     model = request_model(contract)
     by_request, by_frame = [request_refuses(model, record) for record in records], frame_refuses(records, contract)
     different = [record for record, one, other in zip(records, by_request, by_frame, strict=True) if one != other]
@@ -77,7 +77,7 @@ def test_frames_and_requests_accept_the_same_generated_records(name):
 def test_every_known_bad_value_of_every_column_is_refused_by_both(name):
     contract = CONTRACTS[name]
     usual = example_record(contract)
-    records = [{**usual, column: value} for column in usual for made in invalid_values(contract.columns[column]).values() for value in made]
+    records = [{**usual, column: value} for column in usual for examples in invalid_values(contract.columns[column]).values() for value in examples]
     model = request_model(contract)
     assert all(request_refuses(model, record) for record in records)
     assert all(frame_refuses(records, contract))
@@ -93,7 +93,7 @@ def test_values_mixed_at_random_are_judged_alike(name):
     usual = example_record(contract)
     changes = st.dictionaries(st.sampled_from([*names, "hat"]), st.sampled_from(pool), min_size=1, max_size=3)
     absent = st.sets(st.sampled_from(names), max_size=1)
-    pairs = drawn(st.tuples(changes, absent | st.just(set())), 800)
+    pairs = draw_values(st.tuples(changes, absent | st.just(set())), 800)
     records = [{key: value for key, value in {**usual, **changed}.items() if key not in missing} for changed, missing in pairs]
     model = request_model(contract)
     by_request, by_frame = [request_refuses(model, record) for record in records], frame_refuses(records, contract)
@@ -106,7 +106,7 @@ def test_values_mixed_at_random_are_judged_alike(name):
 def test_json_text_is_judged_like_the_record_it_holds(name):
     contract = CONTRACTS[name]
     model = request_model(contract)
-    for record in drawn(valid_records(contract), 50) + [record for record, _, _ in drawn(invalid_records(contract), 200)]:
+    for record in draw_values(valid_records(contract), 50) + [record for record, _, _ in draw_values(invalid_records(contract), 200)]:
         try:
             model.model_validate_json(json.dumps(record))
             refused = False
@@ -119,7 +119,7 @@ def test_json_text_is_judged_like_the_record_it_holds(name):
 def test_a_frame_with_dtypes_is_judged_like_its_objects(name):
     """Parquet and pandas give columns of numbers, not objects; the rules see values either way."""
     contract = CONTRACTS[name]
-    records = drawn(valid_records(contract), 60) + [record for record, _, fault in drawn(invalid_records(contract), 200) if fault == "out_of_range"]
+    records = draw_values(valid_records(contract), 60) + [record for record, _, fault in draw_values(invalid_records(contract), 200) if fault == "out_of_range"]
     frame = records_frame(records)
     typed = frame.infer_objects()
     assert {"float64", "str"} <= {str(kind) for kind in typed.dtypes}
@@ -130,7 +130,7 @@ def test_a_frame_with_dtypes_is_judged_like_its_objects(name):
 @each_contract
 def test_records_and_frames_enter_the_model_as_the_same_numbers(name):
     contract = CONTRACTS[name]
-    records = drawn(valid_records(contract), 100) + sample_records(contract, 200)
+    records = draw_values(valid_records(contract), 100) + sample_records(contract, 200)
     by_record, by_frame = records_to_arrays(records, contract), frame_to_arrays(records_frame(records), contract)
     assert by_record[0].tobytes() == by_frame[0].tobytes()
     assert by_record[1].tolist() == by_frame[1].tolist()
@@ -140,8 +140,8 @@ def test_records_and_frames_enter_the_model_as_the_same_numbers(name):
 def test_the_service_documents_an_example_that_works(name):
     contract = CONTRACTS[name]
     model = request_model(contract)
-    shown = model.model_json_schema()["example"]
-    assert model.model_validate_json(json.dumps(shown)) and not frame_refuses([shown], contract)[0]
+    example = model.model_json_schema()["example"]
+    assert model.model_validate_json(json.dumps(example)) and not frame_refuses([example], contract)[0]
 
 
 @each_contract
@@ -160,8 +160,8 @@ def test_a_gap_in_one_record_is_not_a_missing_value():
     usual = example_record(contract)
     without = {key: value for key, value in usual.items() if key != "items"}
     records = [usual, {**usual, "items": None}, {**usual, "items": math.nan}, without]
-    found = failure_cases(records_frame(records), contract)
-    assert found[["column", "rule", "row"]].values.tolist() == [["items", "is an integer", 2], ["items", "is an integer", 3]]
+    failure_rows = failure_cases(records_frame(records), contract)
+    assert failure_rows[["column", "rule", "row"]].values.tolist() == [["items", "is an integer", 2], ["items", "is an integer", 3]]
 
 
 def test_rows_are_counted_from_the_top_whatever_the_index():
@@ -328,19 +328,19 @@ def test_mle_check_says_what_is_wrong_with_a_file(kind, tmp_path):
     table = kind()
     (tmp_path / "c.yaml").write_text(table.text)
 
-    def asked(frame, name, *more):
+    def check_file(frame, name, *more):
         return CliRunner().invoke(main, ["check", str(write(frame, tmp_path / name)), "--contract", str(tmp_path / "c.yaml"), *more])
 
     for name in ("good.csv", "good.parquet"):
-        fine = asked(table.frame, name)
+        fine = check_file(table.frame, name)
         assert fine.exit_code == 0 and "900 rows keep the contract" in fine.output, fine.output
     number = table.contract.numeric_features[0]
     bad = table.frame.assign(**{number: [-1e9, *table.frame[number][1:]], "hat": 1}).drop(columns=table.contract.categorical_features[0])
     for name in ("bad.csv", "bad.parquet"):
-        refused = asked(bad, name)
+        refused = check_file(bad, name)
         assert refused.exit_code == 1 and "row 0: -1000000000.0" in refused.output and "is in the contract" in refused.output
-        told = json.loads(asked(bad, name, "--json").output)
-        assert {(one["column"], one["count"]) for one in told} == {(number, 1), ("hat", 900), (table.contract.categorical_features[0], 900)}
+        report = json.loads(check_file(bad, name, "--json").output)
+        assert {(one["column"], one["count"]) for one in report} == {(number, 1), ("hat", 900), (table.contract.categorical_features[0], 900)}
 
 
 def write(frame, path):
@@ -352,9 +352,9 @@ def test_mle_check_reads_text_as_the_contract_says(tmp_path):
     (tmp_path / "c.yaml").write_text(EXAMPLE)
     head = "visit,day,minutes,items,member,door,payment\n"
     (tmp_path / "v.csv").write_text(head + "1,2024-05-01,12.5,,true,north,card\n2,May,nan,1.5,1,,NA\n")
-    told = CliRunner().invoke(main, ["check", str(tmp_path / "v.csv"), "--contract", str(tmp_path / "c.yaml"), "--json"])
-    found = {one["column"]: (one["rule"], one["examples"]) for one in json.loads(told.output)}
-    assert told.exit_code == 1 and found == {
+    result = CliRunner().invoke(main, ["check", str(tmp_path / "v.csv"), "--contract", str(tmp_path / "c.yaml"), "--json"])
+    rules = {one["column"]: (one["rule"], one["examples"]) for one in json.loads(result.output)}
+    assert result.exit_code == 1 and rules == {
         "day": ("is a timestamp", "row 1: 'May'"),
         "minutes": ("is a number", "row 1: NaN"),
         "items": ("is an integer", "row 1: 1.5"),
@@ -367,8 +367,8 @@ def test_mle_check_reads_text_as_the_contract_says(tmp_path):
 @pytest.mark.parametrize(("content", "message"), [("", "has no rows"), ("visit\n", "has no rows"), ("visit,day\n1\n", "row 0 has 1 cells")])
 def test_mle_check_refuses_a_file_that_is_no_table(content, message, tmp_path):
     (tmp_path / "v.csv").write_text(content)
-    told = CliRunner().invoke(main, ["check", str(tmp_path / "v.csv")])
-    assert told.exit_code == 1 and message in told.output and "Traceback" not in told.output
+    result = CliRunner().invoke(main, ["check", str(tmp_path / "v.csv")])
+    assert result.exit_code == 1 and message in result.output and "Traceback" not in result.output
 
 
 def test_an_error_about_a_frame_names_what_to_mend():

@@ -30,10 +30,10 @@ from mle_project.core.project import ProjectError, root
 from mle_project.core.strategies import sample_records
 from mle_project.core.validation import validate
 from mle_project.data.engines import run_query
-from mle_project.data.parquet import batches, check_rows, read_rows, thin
+from mle_project.data.parquet import batches, read_rows, systematic_sample, validate_parquet
 from mle_project.data.sources import local_files
 from mle_project.data.splits import SPLITS, check_splits, split_names, write_splits
-from mle_project.tables import summary, target_course
+from mle_project.tables import describe_split, target_over_time
 
 ROOT = root()
 
@@ -50,7 +50,7 @@ KINDS["houses"] = lambda: (houses().contract, houses().frame, houses().split)
 each_table = pytest.mark.parametrize("name", list(KINDS))
 
 
-def stored(frame, folder, files=1):
+def write_parts(frame, folder, files=1):
     """A frame as Parquet files that continue each other."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"part-{number}.parquet" for number in range(files)]
@@ -64,19 +64,19 @@ def stored(frame, folder, files=1):
 @pytest.mark.parametrize("rows", [None, 400])
 def test_batches_divide_a_table_as_a_whole_frame_is_divided(name, rows, tmp_path, monkeypatch):
     contract, frame, split = KINDS[name]()
-    whole = thin(pd.read_parquet(stored(frame, tmp_path / "whole")[0]), rows)
+    whole = systematic_sample(pd.read_parquet(write_parts(frame, tmp_path / "whole")[0]), rows)
     names = split_names(whole, contract, split)
     monkeypatch.setattr(tables, "BATCH", 100)  # rows of a row group
     written = []
     for batch, files in ((1000, 1), (37, 1), (64, 3)):
         monkeypatch.setattr(engines, "BATCH", batch)
-        paths = stored(frame, tmp_path / f"{batch}", files)
+        paths = write_parts(frame, tmp_path / f"{batch}", files)
         out = tmp_path / f"{batch}" / "out"
         out.mkdir()
-        written.append(write_splits(paths, contract, check_rows(paths, contract, "it"), split, rows, out))
+        written.append(write_splits(paths, contract, validate_parquet(paths, contract, "it"), split, rows, out))
     for part in SPLITS:
-        found = pd.read_parquet(written[0][part])
-        pd.testing.assert_frame_equal(found, whole.loc[names == part, list(contract.columns)].reset_index(drop=True))
+        written_part = pd.read_parquet(written[0][part])
+        pd.testing.assert_frame_equal(written_part, whole.loc[names == part, list(contract.columns)].reset_index(drop=True))
         assert len({paths[part].read_bytes() for paths in written}) == 1
         groups = pq.ParquetFile(written[0][part]).metadata
         assert {groups.row_group(i).num_rows for i in range(groups.num_row_groups - 1)} <= {100}
@@ -90,27 +90,27 @@ def test_faults_are_told_as_of_the_whole_frame(name, tmp_path, monkeypatch):
     broken = frame.assign(**{number: frame[number].where(frame.index % 50 != 49, -1e29), string: frame[string].where(frame.index < 600)})
     broken = broken.drop(columns=contract.categorical_features[-1]).assign(extra=1)
     monkeypatch.setattr(engines, "BATCH", 70)
-    paths = stored(broken, tmp_path, 2)
+    paths = write_parts(broken, tmp_path, 2)
     with pytest.raises(ContractError) as whole:
         validate(pd.read_parquet(tmp_path), contract, "it", list(contract.columns))
     with pytest.raises(ContractError) as parts:
-        check_rows(paths, contract, "it")
+        validate_parquet(paths, contract, "it")
     assert str(parts.value) == str(whole.value)
     assert f"{contract.categorical_features[-1]}: is there fails in 900 of 900 rows" in str(parts.value) and "row 49: " in str(parts.value)
     with pytest.raises(ContractError, match="it has no rows"):
-        check_rows(stored(frame.head(0), tmp_path / "none"), contract, "it")
+        validate_parquet(write_parts(frame.head(0), tmp_path / "none"), contract, "it")
 
 
 @each_table
 def test_the_numbers_and_the_picture_are_those_of_the_whole_frame(name, tmp_path, monkeypatch):
     contract, frame, _ = KINDS[name]()
     monkeypatch.setattr(engines, "BATCH", 70)
-    [path] = stored(frame, tmp_path)
+    [path] = write_parts(frame, tmp_path)
     target = encode_target(frame, contract)
-    said = summary(path, contract)
-    assert said["rows"] == 900 and said["target_mean"] == round(float(target.mean()), 6)
-    assert (said.get("from"), said.get("to")) == ((str(frame["day"].min()), str(frame["day"].max())) if contract.time else (None, None))
-    begins, course = target_course(path, contract, 3)
+    facts = describe_split(path, contract)
+    assert facts["rows"] == 900 and facts["target_mean"] == round(float(target.mean()), 6)
+    assert (facts.get("from"), facts.get("to")) == ((str(frame["day"].min()), str(frame["day"].max())) if contract.time else (None, None))
+    begins, course = target_over_time(path, contract, 3)
     assert begins == (frame["day"].iloc[[0, 300, 600]].tolist() if contract.time else [0, 300, 600])
     for place in range(3):
         part = target[300 * place : 300 * (place + 1)]
@@ -121,11 +121,11 @@ def test_the_numbers_and_the_picture_are_those_of_the_whole_frame(name, tmp_path
 def test_read_rows_reads_what_thin_keeps(tmp_path, monkeypatch):
     _, frame, _ = visits()
     monkeypatch.setattr(engines, "BATCH", 70)
-    [path] = stored(frame, tmp_path)
+    [path] = write_parts(frame, tmp_path)
     whole, columns = pd.read_parquet(path), ["back", "items", "payment"]
     for most in (1, 7, 899, 900, None):
-        pd.testing.assert_frame_equal(read_rows(path, columns, most), thin(whole, most)[columns])
-    pd.testing.assert_frame_equal(read_rows(path, None, 50), thin(whole, 50))
+        pd.testing.assert_frame_equal(read_rows(path, columns, most), systematic_sample(whole, most)[columns])
+    pd.testing.assert_frame_equal(read_rows(path, None, 50), systematic_sample(whole, 50))
     with pytest.raises(ProjectError, match="must be at least 1"):
         read_rows(path, None, 0)
 
@@ -169,7 +169,7 @@ def test_odd_types_are_stored_as_later_stages_need_them(tmp_path, monkeypatch):
     pq.write_table(raw, path)
     monkeypatch.setattr(engines, "BATCH", 64)
     split = {"kind": "time", "validation": "2024-06-01", "test": "2024-08-01"}
-    written = write_splits([path], contract, check_rows([path], contract, "it"), split, None, tmp_path)
+    written = write_splits([path], contract, validate_parquet([path], contract, "it"), split, None, tmp_path)
     frames = {name: pd.read_parquet(path) for name, path in written.items()}
     for frame in frames.values():
         kinds = {name: str(kind) for name, kind in frame.dtypes.items()}
@@ -195,19 +195,19 @@ def test_a_class_that_training_never_sees_is_refused():
 
 def test_a_target_with_one_value_is_refused(tmp_path):
     contract, frame, split = KINDS["houses"]()
-    [path] = stored(frame.assign(price=5.0), tmp_path)
+    [path] = write_parts(frame.assign(price=5.0), tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"of the last run")
     with pytest.raises(ProjectError, match="the test split has one value only: every `price` is 5.0|the train split has one value only"):
-        write_splits([path], contract, check_rows([path], contract, "it"), split, None, tmp_path)
-    assert sorted(found.name for found in tmp_path.iterdir()) == [path.name, "train.parquet"]
+        write_splits([path], contract, validate_parquet([path], contract, "it"), split, None, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [path.name, "train.parquet"]
     assert (tmp_path / "train.parquet").read_bytes() == b"of the last run"
 
 
 def test_a_key_that_occurs_twice_is_found_in_files(tmp_path):
     contract, frame, split = KINDS["houses"]()
-    [path] = stored(frame.assign(house=frame["house"] // 2 * 2), tmp_path)
+    [path] = write_parts(frame.assign(house=frame["house"] // 2 * 2), tmp_path)
     with pytest.raises(ProjectError, match=r"the key \(house\) is not unique: 900 rows share one. First: \(0,\); \(2,\); \(4,\)"):
-        write_splits([path], contract, check_rows([path], contract, "it"), split, None, tmp_path)
+        write_splits([path], contract, validate_parquet([path], contract, "it"), split, None, tmp_path)
 
 
 # Memory: what grows with the table is on disk.
@@ -216,8 +216,8 @@ import resource, sys
 from pathlib import Path
 import numpy as np, pandas as pd
 from mle_project.core.contract import parse_contract
-from mle_project.data.parquet import check_rows
-from mle_project.tables import summary, target_course
+from mle_project.data.parquet import validate_parquet
+from mle_project.tables import describe_split, target_over_time
 from mle_project.data.splits import write_splits
 sys.path.insert(0, "tests")
 from tables_of_other_kinds import plants
@@ -227,16 +227,16 @@ for times in (1, 8, 40):
     paths = [folder / f"{times}-{number}.parquet" for number in range(times)]
     for number, path in enumerate(paths):
         few.frame.assign(leaf=f"{number}-" + few.frame["leaf"]).to_parquet(path, index=False)
-    written = write_splits(paths, few.contract, check_rows(paths, few.contract, "it"), split, None, folder)
+    written = write_splits(paths, few.contract, validate_parquet(paths, few.contract, "it"), split, None, folder)
     for path in written.values():
-        summary(path, few.contract), target_course(path, few.contract)
+        describe_split(path, few.contract), target_over_time(path, few.contract)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
 """
 
 
 def test_memory_does_not_grow_with_the_table(tmp_path):
-    done = subprocess.run([sys.executable, "-c", PROBE, tmp_path], cwd=ROOT, text=True, capture_output=True, check=True, timeout=300)
-    small, medium, large = (int(line) for line in done.stdout.splitlines() if line.strip().isdigit())
+    process = subprocess.run([sys.executable, "-c", PROBE, tmp_path], cwd=ROOT, text=True, capture_output=True, check=True, timeout=300)
+    small, medium, large = (int(line) for line in process.stdout.splitlines() if line.strip().isdigit())
     assert large - medium < 150 and medium - small < 300, (small, medium, large)  # MB; 20,000, 160,000 and 800,000 rows
 
 
@@ -330,9 +330,9 @@ def tables_of(sources, query, contract, split, folder, engine, rows=None):
     """The three tables as the stage makes them, in a folder."""
     (folder / "work").mkdir(parents=True)
     paths = run_query(sources, query, 2, contract, folder / "work", engine)
-    found = write_splits(paths, contract, check_rows(paths, contract, "it"), split, rows, folder)
+    facts = write_splits(paths, contract, validate_parquet(paths, contract, "it"), split, rows, folder)
     shutil.rmtree(folder / "work")
-    return found
+    return facts
 
 
 SHARES = {"kind": "random", "validation": 0.2, "test": 0.2, "anyway": True}
@@ -379,10 +379,10 @@ def test_parquet_with_nanoseconds_is_made_anew_for_spark(zone, unit, tmp_path):
     """Spark reads none, with a zone or without; what it can read stays where it is."""
     path = tmp_path / "times.parquet"
     pq.write_table(pa.table({"at": pa.array([1_700_000_000_000_000_000 // (1 if unit == "ns" else 1000)], pa.timestamp(unit, zone))}), path)
-    [found] = engines._for_spark("times", local_files("times", {"path": str(path)}, tmp_path), tmp_path)
-    assert (found == path) is (unit == "us")
-    assert pq.read_table(found)["at"].cast(pa.timestamp("us")).to_pylist() == [datetime.datetime(2023, 11, 14, 22, 13, 20)]
-    assert "nanoseconds" not in str(pq.read_metadata(found).schema)
+    [converted] = engines._for_spark("times", local_files("times", {"path": str(path)}, tmp_path), tmp_path)
+    assert (converted == path) is (unit == "us")
+    assert pq.read_table(converted)["at"].cast(pa.timestamp("us")).to_pylist() == [datetime.datetime(2023, 11, 14, 22, 13, 20)]
+    assert "nanoseconds" not in str(pq.read_metadata(converted).schema)
 
 
 def test_the_order_of_the_query_does_not_matter(events, tmp_path):
@@ -424,14 +424,14 @@ def test_faults_of_an_engine_are_told(events, tmp_path, monkeypatch):
         run_query(sources, "query.sql", 2, contract, tmp_path, "pyspark")
 
 
-def lacking():
+def spark_problem():
     """Why Spark cannot run here; empty when it can."""
     if not importlib.util.find_spec("pyspark"):
         return "pyspark is not installed (`make spark`)"
     return "" if shutil.which("java") or os.environ.get("JAVA_HOME") else "there is no Java"
 
 
-spark = pytest.mark.skipif(bool(lacking()), reason=lacking() or "-")
+spark = pytest.mark.skipif(bool(spark_problem()), reason=spark_problem() or "-")
 
 
 @pytest.fixture
@@ -520,17 +520,17 @@ def test_what_is_refused_does_differ(events, tmp_path, cluster):
         "LENGTH(MONTHNAME(x))": "LENGTH(STRFTIME(x, '%B'))",
         "LENGTH(LEFT(word, -1))": "LENGTH(SUBSTRING(word, 1, LENGTH(word) - 1))",
     }
-    found = {}
+    results = {}
     for kind in engines.ENGINES:
         (tmp_path / kind).mkdir()
         with engines.open_engine(kind, 2, tmp_path / kind) as engine:
             engines.load(engine, "events", local_files("events", events[0]["events"], tmp_path / kind), tmp_path / kind)
             for words in [*differs, *differs.values()]:
                 rows = engine.sql(f"SELECT {words} AS a FROM {at} ORDER BY number", dialect="duckdb").to_pandas()["a"]
-                found[kind, words] = rows.astype(int).tolist()
+                results[kind, words] = rows.astype(int).tolist()
     for refused, instead in differs.items():
-        assert found["duckdb", refused] != found["pyspark", refused], refused
-        assert found["duckdb", instead] == found["pyspark", instead], instead
+        assert results["duckdb", refused] != results["pyspark", refused], refused
+        assert results["duckdb", instead] == results["pyspark", instead], instead
 
 
 @spark

@@ -10,13 +10,13 @@ import pytest
 from conftest import CONTRACT, PARAMS, example_only
 
 from mle_project.modeling.metrics import METRICS
-from mle_project.pipeline.runner import settle
+from mle_project.pipeline.runner import strip_nondeterminism
 
 METRIC = next(iter(METRICS[CONTRACT.task]))
 STAGES = ["code", "sources", "tables", "eda", "model_selection", "importance", "final_model", "keras_export", "leakage", "bento", "pages"]
 
 
-def ran(text: str) -> list[str]:
+def stages_run(text: str) -> list[str]:
     "The stages that a `dvc repro` ran, in order."
     return [line.split("'")[1] for line in text.splitlines() if line.startswith("Running stage")]
 
@@ -38,7 +38,7 @@ def stage_code_of(project, stage: str) -> str:
 
 def stale(project) -> list[str]:
     "The stages that `dvc repro` would run now."
-    return ran(project.run("dvc", "repro", "--dry").stdout)
+    return stages_run(project.run("dvc", "repro", "--dry").stdout)
 
 
 def test_every_stage_leaves_its_report(sample):
@@ -56,19 +56,19 @@ def test_executed_notebooks_show_plots(sample):
 
 
 def test_a_second_run_does_nothing(sample):
-    assert ran(sample.run("dvc", "repro").stdout) == []
+    assert stages_run(sample.run("dvc", "repro").stdout) == []
     assert "up to date" in sample.run("dvc", "status").stdout
 
 
 @example_only
 def test_the_model_has_learnt_something(sample):
-    found = json.loads((sample.root / "metrics" / "final_model.json").read_text())
-    assert found["test"]["roc_auc"] > 0.65 > found["beside"]["prior"]["test"]["roc_auc"] == 0.5
+    metrics = json.loads((sample.root / "metrics" / "final_model.json").read_text())
+    assert metrics["test"]["roc_auc"] > 0.65 > metrics["beside"]["prior"]["test"]["roc_auc"] == 0.5
 
 
 def test_metrics_and_plots_are_dvcs(sample):
-    shown = sample.run("dvc", "metrics", "show").stdout
-    assert f"test.{METRIC}" in shown and "final_model.json" in shown
+    output = sample.run("dvc", "metrics", "show").stdout
+    assert f"test.{METRIC}" in output and "final_model.json" in output
     sample.run("dvc", "metrics", "diff")
     page = sample.run("dvc", "plots", "show", "--out", ".mle/plots")
     assert "index.html" in page.stdout and "failed" not in page.stdout
@@ -76,8 +76,8 @@ def test_metrics_and_plots_are_dvcs(sample):
 
 
 def test_summary_names_stages_and_metrics(sample):
-    shown = sample.run("mle", "summary").stdout
-    assert all(word in shown for word in ("model_selection", METRIC, "prior", "forest", "us per row", "reports/final_model.html"))
+    output = sample.run("mle", "summary").stdout
+    assert all(word in output for word in ("model_selection", METRIC, "prior", "forest", "us per row", "reports/final_model.html"))
 
 
 def test_prose_runs_no_computation_and_stands_on_todays_page(changeable):
@@ -85,7 +85,7 @@ def test_prose_runs_no_computation_and_stands_on_todays_page(changeable):
     edit(changeable, "08_tables.ipynb", "markdown", "# Tables", "# Tables\n\nA new paragraph, with a comma.")
     edit(changeable, "08_tables.ipynb", "code", "- of the engine;", "- OF THE ENGINE;")
     edit(changeable, "17_model_selection.ipynb", "code", "- how many\n", "- how many there are\n")
-    assert ran(changeable.run("dvc", "repro").stdout) == ["code", "pages"]
+    assert stages_run(changeable.run("dvc", "repro").stdout) == ["code", "pages"]
     assert "up to date" in changeable.run("dvc", "status").stdout
     page = (changeable.root / "reports" / "tables.html").read_text()
     assert "A new paragraph, with a comma." in page and "OF THE ENGINE;" in page and "data:image/png" in page
@@ -114,7 +114,7 @@ def test_what_git_jupyterlab_and_formatters_do_makes_no_stage_stale(changeable):
         assert '"seen"' not in (elsewhere / "nbs" / name).read_text()
         (changeable.root / "nbs" / name).write_text((elsewhere / "nbs" / name).read_text())
     # nothing is computed again; the bento packs the modules as they are written, with their comments
-    assert ran(changeable.run("dvc", "repro").stdout) == ["code", "bento", "pages"]
+    assert stages_run(changeable.run("dvc", "repro").stdout) == ["code", "bento", "pages"]
 
 
 def test_what_a_reader_sees_of_a_cell_is_code(changeable):
@@ -140,9 +140,9 @@ def test_one_literal_makes_the_right_stages_stale(changeable, notebook, old, new
     "And `leakage`, which reads the code of every stage."
     edit(changeable, notebook, "code", old, new)
     changeable.run("dvc", "repro", "code")
-    shown = changeable.run("dvc", "status").stdout
+    output = changeable.run("dvc", "status").stdout
     first = expected[0]
-    assert [stage for stage in STAGES if f"reports/code/{stage}.py" in shown] == [first]
+    assert [stage for stage in STAGES if f"reports/code/{stage}.py" in output] == [first]
     assert first in stale(changeable) and set(stale(changeable)) <= set(expected)
 
 
@@ -150,9 +150,9 @@ def test_an_experiment_changes_one_parameter(changeable):
     before = json.loads((changeable.root / "metrics" / "final_model.json").read_text())
     changeable.run("git", "add", "-A")
     changeable.run("git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "run")
-    done = changeable.run("dvc", "exp", "run", "-S", "final_model.family=linear", "final_model")
+    process = changeable.run("dvc", "exp", "run", "-S", "final_model.family=linear", "final_model")
     after = json.loads((changeable.root / "metrics" / "final_model.json").read_text())
-    assert ran(done.stdout)[-1] == "final_model" and "model_selection" not in ran(done.stdout)
+    assert stages_run(process.stdout)[-1] == "final_model" and "model_selection" not in stages_run(process.stdout)
     assert before["model"] != after["model"] and after["family"] == "linear"
     assert "final_model.json" in changeable.run("dvc", "metrics", "diff").stdout
     runs = {row["rev"]: row for row in csv.DictReader(io.StringIO(changeable.run("dvc", "exp", "show", "--csv").stdout)) if row["rev"] != "workspace"}
@@ -164,12 +164,12 @@ def test_a_report_does_not_depend_on_when_something_was_printed_beside():
     "Printed text is cut where a warning falls in between, which differs from run to run."
     words = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("one\n", "two\n")]
     warning = nbformat.v4.new_output("stream", name="stderr", text="careful\n")
-    found = []
+    reports = []
     for outputs in ([*words, warning], [words[0], warning, words[1]]):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=copy.deepcopy(outputs))])
-        settle(notebook)
-        found.append(nbformat.writes(notebook))
-    assert found[0] == found[1] and found[0].count("one") == 1
+        strip_nondeterminism(notebook)
+        reports.append(nbformat.writes(notebook))
+    assert reports[0] == reports[1] and reports[0].count("one") == 1
 
 
 def test_a_source_that_dvc_cannot_watch_is_asked_each_time(changeable):
@@ -180,8 +180,8 @@ def test_a_source_that_dvc_cannot_watch_is_asked_each_time(changeable):
     refused = changeable.run("dvc", "repro", "tables", check=False)
     assert refused.returncode != 0 and "Add `always_changed: true` to the stage `sources` of dvc.yaml" in refused.stdout
     changeable.replace("dvc.yaml", "    cmd: mle sources\n", "    cmd: mle sources\n    always_changed: true\n")
-    assert ran(changeable.run("dvc", "repro", "tables").stdout) == ["sources", "tables"]
-    assert ran(changeable.run("dvc", "repro", "tables").stdout) == ["sources"]
+    assert stages_run(changeable.run("dvc", "repro", "tables").stdout) == ["sources", "tables"]
+    assert stages_run(changeable.run("dvc", "repro", "tables").stdout) == ["sources"]
     outside.write_text("a,b\n1,3\n")
-    shown = changeable.run("dvc", "repro", "tables").stdout
-    assert ran(shown) == ["sources", "tables"] and "outside: changed" in shown
+    output = changeable.run("dvc", "repro", "tables").stdout
+    assert stages_run(output) == ["sources", "tables"] and "outside: changed" in output

@@ -23,15 +23,15 @@ def build(root, folder, **env) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_a_bento_it_says_how_to_make_one(tmp_path):
-    done = build(tmp_path, tmp_path / "bin")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "dvc repro" in done.stderr
+    process = build(tmp_path, tmp_path / "bin")
+    assert process.returncode == 1 and process.stderr.count("\n") == 1 and "dvc repro" in process.stderr
 
 
 def test_without_an_engine_it_says_what_to_install(sample, tmp_path):
-    done = build(sample.root, tmp_path / "bin")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "apt-get install buildah" in done.stderr
-    done = build(sample.root, tmp_path / "other", ENGINE="podman")
-    assert done.returncode == 1 and "podman does not answer" in done.stderr
+    process = build(sample.root, tmp_path / "bin")
+    assert process.returncode == 1 and process.stderr.count("\n") == 1 and "apt-get install buildah" in process.stderr
+    process = build(sample.root, tmp_path / "other", ENGINE="podman")
+    assert process.returncode == 1 and "podman does not answer" in process.stderr
 
 
 def test_the_bentos_dockerfile(sample):

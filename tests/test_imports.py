@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from mle_project import notebooks
 from mle_project.core.project import ProjectError
-from mle_project.pipeline.imports import imported_modules, order_faults
+from mle_project.pipeline.imports import import_order_violations, imported_modules
 from mle_project.pipeline.runner import input_digest
 from mle_project.pipeline.stage_code import stage_code, stage_notebook
 
@@ -222,7 +222,7 @@ def rooms(project: Path) -> Path:
     plant(project, "core.text", "from .base import a")
     plant(project, "serving.app", "from ..scoring.batch import a\nfrom .. import core")
     plant(project, "second", "from mle_project.first import a\nfrom mle_project.serving import app")
-    assert order_faults() == []
+    assert import_order_violations() == []
     return project
 
 
@@ -250,14 +250,14 @@ def plant(project: Path, name: str, line: str) -> None:
 )
 def test_a_broken_law_is_said(name, line, fault, rooms):
     plant(rooms, name, line)
-    assert f"nbs/{fault}" in order_faults()
+    assert f"nbs/{fault}" in import_order_violations()
 
 
 def test_a_room_that_has_no_place_is_said(rooms):
     (rooms / "mle_project" / "cellar").mkdir()
     (rooms / "mle_project" / "cellar" / "__init__.py").write_text("")
     plant(rooms, "data.read", "from .. import cellar")
-    assert any("imports mle_project.cellar, but ROOMS" in fault and "cellar lies" in fault for fault in order_faults())
+    assert any("imports mle_project.cellar, but ROOMS" in fault and "cellar lies" in fault for fault in import_order_violations())
 
 
 def test_the_first_lesson_may_not_import_the_last(tmp_path, monkeypatch):
@@ -270,7 +270,7 @@ def test_the_first_lesson_may_not_import_the_last(tmp_path, monkeypatch):
     content = json.loads(first.read_text())
     content["cells"].append(nbformat.v4.new_code_cell(f"from mle_project.{last.stem[3:]} import x"))
     first.write_text(json.dumps(content))
-    assert order_faults() == [f"nbs/{first.name} imports mle_project.{last.stem[3:]}, which comes later."]
+    assert import_order_violations() == [f"nbs/{first.name} imports mle_project.{last.stem[3:]}, which comes later."]
 
 
 def test_every_room_of_the_package_has_its_place():

@@ -12,20 +12,20 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 from tables_of_other_kinds import plants
-from test_contract import drawn
-from test_graph import ran
+from test_contract import draw_values
+from test_graph import stages_run
 from test_service import serving
 
-from mle_project.artifact.parity import TOLERANCE, largest_difference, usual_size
-from mle_project.artifact.predictor import Predictor, read_files
+from mle_project.artifact.parity import TOLERANCE, max_difference, output_scale
+from mle_project.artifact.predictor import Predictor, read_artifact
 from mle_project.artifact.saved_model import serving_request
 from mle_project.core.arrays import feature_frame
 from mle_project.core.contract import EXAMPLE, parse_contract
 from mle_project.core.strategies import sample_records, valid_records
 from mle_project.core.validation import records_frame
-from mle_project.modeling.calibration import corrected
-from mle_project.modeling.columnar import law_faults
-from mle_project.modeling.metrics import answers
+from mle_project.modeling.calibration import apply_calibration
+from mle_project.modeling.columnar import rowwise_violations
+from mle_project.modeling.metrics import predict
 
 WORDS = """
 description: A word
@@ -62,11 +62,11 @@ CALIBRATIONS |= {"plants": {"method": "scaling", "power": 0.9, "factors": [1.0, 
 EXPORT = """
 import os, sys
 from pathlib import Path
-from mle_project.core.project import ENVIRONMENT
-os.environ.update({name: value for name, value in ENVIRONMENT.items() if name != "PYTHONHASHSEED"})
+from mle_project.core.project import DETERMINISTIC_ENV
+os.environ.update({name: value for name, value in DETERMINISTIC_ENV.items() if name != "PYTHONHASHSEED"})
 import json
 import numpy as np
-from mle_project.modeling.calibration import NONE, with_calibration
+from mle_project.modeling.calibration import NO_CALIBRATION, with_calibration
 import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.modeling.families import build_family
 from mle_project.core.contract import parse_contract
@@ -81,7 +81,7 @@ for name, text in given["contracts"].items():
     x, chance = feature_frame(rows, contract), np.random.default_rng(0)
     y = chance.normal(200, 30, 500) if contract.task == "regression" else np.arange(500) % len(contract.classes)
     network = build_family("network", {"epochs": 3, "units": 16}, contract, 0).fit(x, y)
-    network = with_calibration(network, given["calibrations"].get(name, NONE))
+    network = with_calibration(network, given["calibrations"].get(name, NO_CALIBRATION))
     interval = {"half_width": 5.0, "coverage": 0.9} if contract.task == "regression" else None
     about = {"threshold": 0.5, "interval": interval}
     found = export_network(Path(sys.argv[2]) / name, network, contract, text, about, rows, x)
@@ -118,25 +118,25 @@ print(json.dumps(answers))
 """
 
 
-def started(*command: object, seed: str = "0") -> subprocess.Popen[str]:
+def start_process(*command: object, seed: str = "0") -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONHASHSEED": seed, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, "-c", *map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def ended(process: subprocess.Popen[str]) -> str:
-    shown, errors = process.communicate(timeout=900)
+def finish_process(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors[-3000:]
-    return shown
+    return output
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> tuple[Path, Path]:
+def export_folders(tmp_path_factory) -> tuple[Path, Path]:
     "The networks, exported by two processes that order their sets differently."
     folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     texts = tmp_path_factory.mktemp("texts") / "texts.json"
     texts.write_text(json.dumps({"contracts": TEXTS, "calibrations": CALIBRATIONS}))
-    for process in [started(EXPORT, texts, folder, seed=seed) for folder, seed in zip(folders, "12", strict=True)]:
-        ended(process)
+    for process in [start_process(EXPORT, texts, folder, seed=seed) for folder, seed in zip(folders, "12", strict=True)]:
+        finish_process(process)
     return folders
 
 
@@ -144,57 +144,57 @@ def exported(tmp_path_factory) -> tuple[Path, Path]:
 def records() -> dict[str, list[dict]]:
     "Usual records, and any that the contract lets in: gaps, extremes, words never seen."
     contracts = {name: parse_contract(text) for name, text in TEXTS.items()}
-    return {name: sample_records(contract, 100, seed=2) + drawn(valid_records(contract), 100) for name, contract in contracts.items()}
+    return {name: sample_records(contract, 100, seed=2) + draw_values(valid_records(contract), 100) for name, contract in contracts.items()}
 
 
 @pytest.fixture(scope="module")
-def told(exported, records) -> dict[str, dict]:
+def tensorflow_outputs(export_folders, records) -> dict[str, dict]:
     "What the SavedModels answer in a process with TensorFlow alone."
     for name, rows in records.items():
-        (exported[0] / f"{name}.json").write_text(json.dumps(serving_request(rows, parse_contract(TEXTS[name]))))
-    return json.loads(ended(started(ALONE, exported[0], *TEXTS)))
+        (export_folders[0] / f"{name}.json").write_text(json.dumps(serving_request(rows, parse_contract(TEXTS[name]))))
+    return json.loads(finish_process(start_process(ALONE, export_folders[0], *TEXTS)))
 
 
-def test_two_exports_have_equal_bytes(exported):
-    one, two = map(read_files, exported)
+def test_two_exports_have_equal_bytes(export_folders):
+    one, two = map(read_artifact, export_folders)
     assert {name for name in one if name.endswith(".pb")} == {f"{name}/saved_model/1/saved_model.pb" for name in TEXTS}
     assert {name: content for name, content in one.items() if name in two} == two and len(two) > 10 * len(TEXTS)
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_tensorflow_alone_gives_the_artifacts_answers(name, exported, records, told):
-    predictor, found = Predictor(exported[0] / name / "float"), told[name]
+def test_tensorflow_alone_gives_the_artifacts_answers(name, export_folders, records, tensorflow_outputs):
+    predictor, outputs = Predictor(export_folders[0] / name / "float"), tensorflow_outputs[name]
     contract = predictor.contract
-    assert found.pop("inputs") == dict.fromkeys(contract.numeric_features, "float32") | dict.fromkeys(contract.categorical_features, "string")
-    expected = predictor.answer_records(records[name])
-    said = pd.DataFrame(predictor.describe(expected))
-    assert set(found) == set(said)
-    for key in set(said) - {"label", "probabilities"}:
-        assert largest_difference(said[key].to_numpy(), np.array(found[key]), usual_size(expected)) <= TOLERANCE[contract.task], key
-    if "probabilities" in found:
-        assert largest_difference(expected, np.array(found["probabilities"])) <= TOLERANCE[contract.task]
-    if "label" in found:
+    assert outputs.pop("inputs") == dict.fromkeys(contract.numeric_features, "float32") | dict.fromkeys(contract.categorical_features, "string")
+    expected = predictor.predict_records(records[name])
+    described = pd.DataFrame(predictor.format_predictions(expected))
+    assert set(outputs) == set(described)
+    for key in set(described) - {"label", "probabilities"}:
+        assert max_difference(described[key].to_numpy(), np.array(outputs[key]), output_scale(expected)) <= TOLERANCE[contract.task], key
+    if "probabilities" in outputs:
+        assert max_difference(expected, np.array(outputs["probabilities"])) <= TOLERANCE[contract.task]
+    if "label" in outputs:
         near = np.sort(expected, axis=1)[:, -1] - np.sort(expected, axis=1)[:, -2] < 1e-5  # either label will do
-        assert [one for one, same in zip(found["label"], near, strict=True) if not same] == said["label"][~near].tolist()
+        assert [one for one, same in zip(outputs["label"], near, strict=True) if not same] == described["label"][~near].tolist()
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_integers_are_close_and_work_within_a_row(name, exported, records):
-    exact, small = Predictor(exported[0] / name / "float"), Predictor(exported[0] / name / "int8")
-    assert small.digest != exact.digest and small.about["quantised"] == "int8"
+def test_integers_are_close_and_work_within_a_row(name, export_folders, records):
+    exact, small = Predictor(export_folders[0] / name / "float"), Predictor(export_folders[0] / name / "int8")
+    assert small.digest != exact.digest and small.metadata["quantised"] == "int8"
     usual = records_frame(records[name][:100])
-    expected, found = exact.answer_frame(usual), small.answer_frame(usual)
-    assert 0 < np.abs(expected - found).mean() < 0.05 * max(1.0, expected.std())
-    assert law_faults(small.answer_frame, records_frame(records[name]), alone=20, tolerance=1e-6) == []
+    expected, outputs = exact.predict_frame(usual), small.predict_frame(usual)
+    assert 0 < np.abs(expected - outputs).mean() < 0.05 * max(1.0, expected.std())
+    assert rowwise_violations(small.predict_frame, records_frame(records[name]), alone=20, tolerance=1e-6) == []
 
 
-def test_a_calibration_is_in_the_answers(exported, records):
+def test_a_calibration_is_in_the_answers(export_folders, records):
     "What comes out is what the network says, corrected; without the correction it is something else."
     for name, calibration in CALIBRATIONS.items():
-        folder = exported[0] / name / "float"
+        folder = export_folders[0] / name / "float"
         model, rows = joblib.load(folder / "native.joblib"), feature_frame(records_frame(records[name]), Predictor(folder).contract)
-        plain, found = answers(model.model, rows, "multiclass"), Predictor(folder).answer_records(records[name])
-        assert largest_difference(corrected(plain, calibration), found) <= TOLERANCE["binary"] < 0.01 < largest_difference(plain, found)
+        plain, calibrated = predict(model.model, rows, "multiclass"), Predictor(folder).predict_records(records[name])
+        assert max_difference(apply_calibration(plain, calibration), calibrated) <= TOLERANCE["binary"] < 0.01 < max_difference(plain, calibrated)
 
 
 def test_the_stage_says_what_it_wrote(sample):
@@ -213,14 +213,14 @@ def test_a_network_forced_to_win_goes_the_whole_way(changeable):
     "Experiment, artifact, leakage, bento and service; and the exported network is the same."
     changeable.run("git", "add", "-A")
     changeable.run("git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "run")
-    done = changeable.run("dvc", "exp", "run", "-S", "final_model.family=network")
-    assert ran(done.stdout) == ["importance", "final_model", "leakage", "bento", "pages"]
+    process = changeable.run("dvc", "exp", "run", "-S", "final_model.family=network")
+    assert stages_run(process.stdout) == ["importance", "final_model", "leakage", "bento", "pages"]
     final, keras = changeable.root / "models" / "final", changeable.root / "models" / "keras"
     assert (final / "model.onnx").read_bytes() == (keras / "float" / "model.onnx").read_bytes()
     rows = pd.read_parquet(changeable.root / "data" / "tables" / "test.parquet").head(300)
-    with serving(changeable) as served:
-        contract, found = served.predictor.contract, served.predictor.answer_frame(rows)
-        native = answers(joblib.load(final / "native.joblib"), feature_frame(rows, contract), contract.task)
-        assert largest_difference(native, found, usual_size(native)) <= TOLERANCE[contract.task]
-        status, answer = served.post({"records": json.loads(rows[contract.features].to_json(orient="records"))})
-        assert status == 200 and answer == {"predictions": served.predictor.describe(found), "model": served.predictor.digest}
+    with serving(changeable) as server:
+        contract, outputs = server.predictor.contract, server.predictor.predict_frame(rows)
+        native = predict(joblib.load(final / "native.joblib"), feature_frame(rows, contract), contract.task)
+        assert max_difference(native, outputs, output_scale(native)) <= TOLERANCE[contract.task]
+        status, answer = server.post({"records": json.loads(rows[contract.features].to_json(orient="records"))})
+        assert status == 200 and answer == {"predictions": server.predictor.format_predictions(outputs), "model": server.predictor.digest}

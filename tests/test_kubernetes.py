@@ -22,7 +22,7 @@ manifests = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(manifests)
 
 
-def rendered(folder: str) -> list[dict]:
+def render(folder: str) -> list[dict]:
     "What would be applied."
     for program in (["kubectl", "kustomize"], ["kustomize", "build"]):
         if shutil.which(program[0]):
@@ -31,7 +31,7 @@ def rendered(folder: str) -> list[dict]:
     pytest.skip("neither kubectl nor kustomize is installed")
 
 
-def written() -> list[dict]:
+def base_objects() -> list[dict]:
     "The base's files as they stand, and its settings; needs no program."
     names = yaml.safe_load((FOLDER / "base" / "kustomization.yaml").read_text())["resources"]
     lines = [line for line in (FOLDER / "base" / "settings.env").read_text().splitlines() if line and not line.startswith("#")]
@@ -40,13 +40,13 @@ def written() -> list[dict]:
 
 
 def test_the_base_as_written_has_no_fault():
-    assert manifests.faults(written()) == []
+    assert manifests.faults(base_objects()) == []
 
 
 @pytest.mark.parametrize("folder", [".", "overlays/example"])
 def test_what_would_be_applied_has_no_fault(folder):
-    objects = rendered(folder)
-    assert {thing["kind"] for thing in objects} >= {thing["kind"] for thing in written()}
+    objects = render(folder)
+    assert {thing["kind"] for thing in objects} >= {thing["kind"] for thing in base_objects()}
     assert manifests.faults(objects) == []
 
 
@@ -97,21 +97,21 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_planted_mistake_is_found(name):
     check, plant, word = MISTAKES[name]
-    objects = copy.deepcopy(written())
+    objects = copy.deepcopy(base_objects())
     plant(objects)
-    found = check(objects)
-    assert found and any(word in fault for fault in found), found
+    errors = check(objects)
+    assert errors and any(word in fault for fault in errors), errors
 
 
 def test_the_program_names_a_planted_mistake():
-    objects = written()
+    objects = base_objects()
     container(objects).pop("lifecycle")
     ran = subprocess.run([BIN / "python", FOLDER / "check.py"], input=yaml.safe_dump_all(objects), capture_output=True, text=True)
     assert ran.returncode == 1 and ran.stdout.count("\n") == 1 and "preStop" in ran.stdout
 
 
 def test_a_key_in_the_place_of_its_digest_is_found():
-    objects = written()
+    objects = base_objects()
     of(objects, "ConfigMap")["data"]["MLE_SERVICE_API_KEY_HASHES_FILE"] = "/run/keys/digests"
     data = {"digests": base64.b64encode(b"my key\n").decode()}
     objects.append({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mle-project"}, "data": data})
@@ -136,7 +136,7 @@ def test_the_check_knows_the_services_timeouts():
 
 def test_the_service_takes_these_settings_and_answers_these_probes(sample, tmp_path):
     "With the example's settings and keys: probes need none, a prediction does."
-    objects = rendered("overlays/example")
+    objects = render("overlays/example")
     (tmp_path / "keys").write_bytes(base64.b64decode(of(objects, "Secret")["data"]["digests"]))
     settings = {**of(objects, "ConfigMap")["data"], "MLE_SERVICE_API_KEY_HASHES_FILE": str(tmp_path / "keys")}
     port = free_port()

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from test_service import free_port
 
-from mle_project.core.project import ENVIRONMENT
+from mle_project.core.project import DETERMINISTIC_ENV
 
 
 @pytest.fixture
@@ -68,12 +68,12 @@ def test_a_stage_notebook_runs_as_it_stands(changeable):
     metrics = changeable.root / "metrics" / "final_model.json"
     before = metrics.read_bytes()
     metrics.unlink()
-    settings = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+    settings = [f"{name}={value}" for name, value in DETERMINISTIC_ENV.items()]
     changeable.run("env", *settings, "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/21_final_model.ipynb")
     assert metrics.read_bytes() == before
 
 
 def test_a_notebook_opened_too_early_says_what_to_type(changeable):
     (changeable.root / "data" / "tables" / "test.parquet").unlink()
-    done = changeable.run("jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/21_final_model.ipynb", check=False)
-    assert done.returncode != 0 and "Make it with `dvc repro tables`" in done.stdout
+    process = changeable.run("jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/21_final_model.ipynb", check=False)
+    assert process.returncode != 0 and "Make it with `dvc repro tables`" in process.stdout

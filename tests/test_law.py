@@ -8,24 +8,24 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from tables_of_other_kinds import houses, plants
-from test_contract import CONTRACTS, drawn
+from test_contract import CONTRACTS, draw_values
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
-from mle_project.artifact.export import save, seal
+from mle_project.artifact.export import save, write_manifest
 from mle_project.artifact.onnx import compile_model
-from mle_project.artifact.parity import largest_difference, probes, usual_size
-from mle_project.artifact.predictor import Predictor, ask, open_session
+from mle_project.artifact.parity import edge_case_rows, max_difference, output_scale
+from mle_project.artifact.predictor import Predictor, open_session, run_session
 from mle_project.core.arrays import encode_target, feature_frame, frame_to_arrays
 from mle_project.core.contract import EXAMPLE, parse_contract
 from mle_project.core.project import ProjectError, root
 from mle_project.core.strategies import sample_records, valid_records
 from mle_project.core.validation import records_frame
-from mle_project.features import SELECTIONS
-from mle_project.modeling.columnar import COLUMNAR, columnar, law_faults
+from mle_project.features import SELECTION_METHODS
+from mle_project.modeling.columnar import COLUMNAR, columnar, rowwise_violations
 from mle_project.modeling.families import FAMILIES, build_family
-from mle_project.modeling.metrics import answers
+from mle_project.modeling.metrics import predict
 
-FEWER = [{"reduction": name, "kept": 0.5} for name in (*SELECTIONS, "pca")]
+FEWER = [{"reduction": name, "kept": 0.5} for name in (*SELECTION_METHODS, "pca")]
 OPTIONS = {
     "for_trees": [{}, {"encoding": "target"}, {"gaps": "filled"}, {"reduction": "embedded"}],
     "for_sums": [{}, {"shape": "rank"}, {"shape": "log", "scale": "robust"}, {"encoding": "target"}, *FEWER],
@@ -40,15 +40,15 @@ def answers_at_random(contract, count):
     return chance.normal(size=count) if contract.task == "regression" else np.arange(count) % len(contract.classes)
 
 
-def generated(contract, count=150):
+def generate_rows(contract, count=150):
     """Rows as a model takes them: usual ones, and any that the contract lets in: gaps, extremes, strings never seen."""
-    return feature_frame(records_frame(sample_records(contract, count) + drawn(valid_records(contract), count // 2)), contract)
+    return feature_frame(records_frame(sample_records(contract, count) + draw_values(valid_records(contract), count // 2)), contract)
 
 
 @pytest.fixture(scope="module", params=CONTRACTS)
 def rows(request):
     contract = CONTRACTS[request.param]
-    return contract, generated(contract)
+    return contract, generate_rows(contract)
 
 
 @pytest.mark.parametrize(("name", "options"), OPERATIONS)
@@ -58,7 +58,7 @@ def test_every_registered_operation_keeps_the_law(name, options, rows):
         return
     usual = x.head(150)
     fitted = COLUMNAR[name](contract, **options).fit(usual, answers_at_random(contract, len(usual)))
-    assert law_faults(fitted.transform, x, alone=30) == []
+    assert rowwise_violations(fitted.transform, x, alone=30) == []
 
 
 @pytest.mark.parametrize(("name", "options"), OPERATIONS)
@@ -152,8 +152,8 @@ named = pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: getattr(
 @named
 def test_a_planted_violation_is_found(planted):
     contract = parse_contract(EXAMPLE)
-    found = law_faults(planted, generated(contract))
-    assert any(PLANTED[planted] in fault for fault in found), found
+    violations = rowwise_violations(planted, generate_rows(contract))
+    assert any(PLANTED[planted] in fault for fault in violations), violations
 
 
 class Planted(TransformerMixin, BaseEstimator):
@@ -184,7 +184,7 @@ class AnyRows(LogisticRegression):
 @named
 def test_an_artifact_with_it_is_refused_by_name(planted, registered, tmp_path):
     contract = parse_contract(EXAMPLE)
-    x = generated(contract)
+    x = generate_rows(contract)
 
     def planted_operation(contract):
         return Planted(planted)
@@ -204,7 +204,7 @@ def test_an_artifact_with_it_is_refused_by_name(planted, registered, tmp_path):
 
 def test_an_innocent_operation_that_nobody_registered_is_refused_too(tmp_path):
     contract = parse_contract(EXAMPLE)
-    x = generated(contract)
+    x = generate_rows(contract)
     model = Pipeline([("bend", Planted(lambda rows: rows.iloc[:, :3].fillna(0))), ("model", AnyRows())])
     model[-1].fit(x, None)
     with pytest.raises(ProjectError, match=r"the operation `bend` \(Planted\) is not registered as columnar"):
@@ -213,7 +213,7 @@ def test_an_innocent_operation_that_nobody_registered_is_refused_too(tmp_path):
 
 def test_a_model_that_looks_at_the_whole_batch_is_refused(tmp_path):
     contract = parse_contract(EXAMPLE)
-    x = generated(contract)
+    x = generate_rows(contract)
 
     class Shares(AnyRows):
         def predict_proba(self, rows):
@@ -258,15 +258,15 @@ def artifact(request, tmp_path_factory):
     model = FAMILIES[family](hp, contract, 0).fit(x, y)
     folder = tmp_path_factory.mktemp("law") / "final"
     save(folder, model, contract, text, {"threshold": 0.5}, x, tolerance=1e-5)
-    seal(folder)
-    records = sample_records(contract, 120, seed=2) + drawn(valid_records(contract), 60)
+    write_manifest(folder)
+    records = sample_records(contract, 120, seed=2) + draw_values(valid_records(contract), 60)
     return Predictor(folder), model, records, family
 
 
 SHAPES = [{"shape": shape, "scale": scale} for shape in ("none", "log") for scale in ("standard", "robust")]
 CHOICES = [
     *[("linear", {**choice, "encoding": encoding}) for choice in [*SHAPES, {"shape": "rank"}] for encoding in ("onehot", "target")],
-    *[("linear", {"reduction": name, "kept": 0.3}) for name in SELECTIONS],
+    *[("linear", {"reduction": name, "kept": 0.3}) for name in SELECTION_METHODS],
     *[("linear", {"reduction": "pca", "variance": share, "shape": "log"}) for share in (0.9, 0.99)],
     ("forest", {"trees": 40, "encoding": "target"}),
     ("boosting", {"trees": 100, "reduction": "embedded", "kept": 0.7}),
@@ -288,21 +288,21 @@ def test_every_choice_of_a_pipeline_passes_the_gate(family, values, name, tmp_pa
 def test_a_loaded_artifact_keeps_the_law(artifact):
     """Bit for bit where trees add up; within 1e-6 where a matrix product adds in another order for one row than for many."""
     predictor, _, records, family = artifact
-    faults = law_faults(predictor.answer_frame, records_frame(records), alone=40, tolerance=0.0 if family in ("forest", "boosting") else 1e-6)
+    faults = rowwise_violations(predictor.predict_frame, records_frame(records), alone=40, tolerance=0.0 if family in ("forest", "boosting") else 1e-6)
     assert faults == []
 
 
 def test_records_and_frames_get_the_same_answers(artifact):
     predictor, _, records, _ = artifact
-    assert predictor.answer_records(records).tobytes() == predictor.answer_frame(records_frame(records)).tobytes()
+    assert predictor.predict_records(records).tobytes() == predictor.predict_frame(records_frame(records)).tobytes()
 
 
 def test_the_compiled_model_answers_like_the_fitted_one_on_rows_made_to_hurt(artifact):
     predictor, model, records, _ = artifact
     contract = predictor.contract
     usual = feature_frame(records_frame(records[:120]), contract)
-    hurt, k = probes(usual, len(contract.numeric_features)), len(contract.numeric_features)
-    native = answers(model, hurt, contract.task)
+    hurt, k = edge_case_rows(usual, len(contract.numeric_features)), len(contract.numeric_features)
+    native = predict(model, hurt, contract.task)
     compiled = predictor.session.run(None, {"numbers": hurt.iloc[:, :k].to_numpy(np.float32), "strings": hurt.iloc[:, k:].to_numpy(object)})[-1]
     assert np.isfinite(compiled).all()
     assert np.max(np.abs(native - compiled.reshape(native.shape))) < 1e-5 * max(1, np.abs(native).max())
@@ -316,6 +316,6 @@ def test_a_column_without_any_value_stops_no_family(table, family):
     x, y = feature_frame(kind.frame, kind.contract), encode_target(kind.frame, kind.contract)
     before = x.assign(**{x.columns[1]: np.float32(np.nan)})
     fitted = build_family(family, {}, kind.contract, 0).fit(before, y)
-    native, k = answers(fitted, x, kind.contract.task), len(kind.contract.numeric_features)
-    found = ask(open_session(compile_model(fitted, kind.contract)), x.iloc[:, :k].to_numpy(np.float32), x.iloc[:, k:].to_numpy(object))
-    assert np.isfinite(native).all() and largest_difference(native, found, usual_size(native)) < 1e-6
+    native, k = predict(fitted, x, kind.contract.task), len(kind.contract.numeric_features)
+    outputs = run_session(open_session(compile_model(fitted, kind.contract)), x.iloc[:, :k].to_numpy(np.float32), x.iloc[:, k:].to_numpy(object))
+    assert np.isfinite(native).all() and max_difference(native, outputs, output_scale(native)) < 1e-6

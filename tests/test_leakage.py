@@ -22,25 +22,25 @@ from tables_of_other_kinds import KINDS, houses, plants
 from mle_project.artifact.onnx import compile_model
 from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.core.contract import ContractError, example_contract, parse_contract, read_contract
-from mle_project.core.project import ProjectError, root, section
+from mle_project.core.project import ProjectError, root, stage_params
 from mle_project.core.strategies import sample_records
-from mle_project.data.drift import bin_shares, reference_bins, stability
-from mle_project.data.engines import register
-from mle_project.data.point_in_time import peeks
-from mle_project.data.splits import SPLITS, check_splits, make_folds, split_names
+from mle_project.data.drift import bin_shares, population_stability_index, reference_bins
+from mle_project.data.engines import register_source
+from mle_project.data.point_in_time import lookahead_violations
+from mle_project.data.splits import SPLITS, check_splits, cv_splits, split_names
 from mle_project.evaluation.leakage import (
-    MAY_READ,
-    duplicates,
-    illegitimate,
-    no_test_set,
-    out_of_order,
-    preprocessing,
+    ALLOWED_TEST_READERS,
+    check_distribution_shift,
+    check_duplicates,
+    check_feature_selection,
+    check_group_overlap,
+    check_illegitimate_features,
+    check_preprocessing,
+    check_temporal_order,
+    check_test_set,
     readers_of_test,
-    sampling_bias,
-    selection,
-    shared_groups,
 )
-from mle_project.features import for_sums, for_trees
+from mle_project.features import linear_preprocessor, tree_preprocessor
 from mle_project.pipeline.stage_code import stage_code, stage_notebook
 
 ROOT = root()
@@ -53,7 +53,7 @@ def visits(rows=600):
     return frame.assign(visit=range(rows), day=pd.date_range("2024-01-01", periods=rows), back=chance.random(rows) < 0.4)
 
 
-def divided(name):
+def split_table(name):
     """The contract and the three splits of a small table: by time, by group, at random."""
     if name == "visits":
         contract, frame, split = example_contract(), visits(), {"kind": "time", "validation": "2025-01-01", "test": "2025-05-01"}
@@ -69,57 +69,57 @@ each_table = pytest.mark.parametrize("name", ["visits", "plants", "houses"])
 
 @each_table
 def test_every_guard_is_content_with_an_honest_split(name):
-    contract, splits, split = divided(name)
+    contract, splits, split = split_table(name)
     check_splits(splits, contract)
-    known = pd.concat([splits["train"], splits["validation"]], ignore_index=True)
-    x, y = feature_frame(known, contract), encode_target(known, contract)
-    model = Pipeline([("columns", for_trees(contract)), ("model", LogisticRegression())])
+    train_and_validation = pd.concat([splits["train"], splits["validation"]], ignore_index=True)
+    x, y = feature_frame(train_and_validation, contract), encode_target(train_and_validation, contract)
+    model = Pipeline([("columns", tree_preprocessor(contract)), ("model", LogisticRegression())])
     model[:-1].fit(x, y)
-    folds = make_folds(splits["train"], contract, 3)
+    folds = cv_splits(splits["train"], contract, 3)
     findings = [
-        no_test_set(splits, {stage: stage_code(stage) for stage in ("tables", "model_selection", "final_model", "leakage")}),
-        preprocessing(model, x, y, feature_frame(splits["test"], contract), len(x)),
-        selection(model, {"features": contract.features}, contract),
-        duplicates(splits, contract, 0.01),
-        illegitimate(splits["train"], contract, 0.995),
-        out_of_order(splits, contract, folds),
-        shared_groups(splits, contract, folds, split["kind"]),
-        sampling_bias(splits, contract, 5.0),
+        check_test_set(splits, {stage: stage_code(stage) for stage in ("tables", "model_selection", "final_model", "leakage")}),
+        check_preprocessing(model, x, y, feature_frame(splits["test"], contract), len(x)),
+        check_feature_selection(model, {"features": contract.features}, contract),
+        check_duplicates(splits, contract, 0.01),
+        check_illegitimate_features(splits["train"], contract, 0.995),
+        check_temporal_order(splits, contract, folds),
+        check_group_overlap(splits, contract, folds, split["kind"]),
+        check_distribution_shift(splits, contract, 5.0),
     ]
     assert [one.type for one in findings] == ["L1.1", "L1.2", "L1.3", "L1.4", "L2", "L3.1", "L3.2", "L3.3"]
-    assert not [fault for one in findings for fault in one.faults] and all(one.found and one.guard for one in findings)
+    assert not [fault for one in findings for fault in one.violations] and all(one.evidence and one.guard for one in findings)
 
 
 # L1.1
 def test_a_stage_that_reads_the_test_split_is_found():
     code = {path.stem[3:]: stage_code(path.stem[3:]) for path in sorted((ROOT / "nbs").glob("*.ipynb")) if "params = section(" in path.read_text()}
-    assert set(readers_of_test(code)) <= set(MAY_READ) and "final_model" in readers_of_test(code)
+    assert set(readers_of_test(code)) <= set(ALLOWED_TEST_READERS) and "final_model" in readers_of_test(code)
     for cheat in ('x = pd.read_parquet(f"{tables}/test.parquet")', 'x = [pd.read_parquet(f"{tables}/{part}.parquet") for part in ("train", "test")]'):
-        found = no_test_set({"train": visits(), "test": visits()}, {**code, "eda": cheat + "\n" + code["model_selection"]})
-        assert found.faults == ("the stage `eda` reads the test split; only tables, final_model, leakage may",)
+        finding = check_test_set({"train": visits(), "test": visits()}, {**code, "eda": cheat + "\n" + code["model_selection"]})
+        assert finding.violations == ("the stage `eda` reads the test split; only tables, final_model, leakage may",)
 
 
 def test_a_test_split_without_rows_is_found():
-    assert no_test_set({"train": visits(), "test": visits(0)}, {}).faults == ("there is no test split, or it has no rows",)
+    assert check_test_set({"train": visits(), "test": visits(0)}, {}).violations == ("there is no test split, or it has no rows",)
 
 
 # L1.2, L1.3
 @each_table
 def test_an_operation_fitted_on_the_test_split_is_found(name):
-    contract, splits, _ = divided(name)
-    known, everything = pd.concat([splits["train"], splits["validation"]]), pd.concat(list(splits.values()))
-    x, y = feature_frame(known, contract), encode_target(known, contract)
-    cheating = Pipeline([("columns", for_sums(contract).fit(feature_frame(everything, contract))), ("model", LogisticRegression())])
-    found = preprocessing(cheating, x, y, feature_frame(splits["test"], contract), len(x))
-    assert found.faults == ("the operation `for_sums` was fitted on other rows than training and validation",)
-    assert preprocessing(cheating, x, y, x, len(x) + 7).faults[-1].startswith(f"the model was fitted on {len(x) + 7:,} rows")
+    contract, splits, _ = split_table(name)
+    train_and_validation, everything = pd.concat([splits["train"], splits["validation"]]), pd.concat(list(splits.values()))
+    x, y = feature_frame(train_and_validation, contract), encode_target(train_and_validation, contract)
+    cheating = Pipeline([("columns", linear_preprocessor(contract).fit(feature_frame(everything, contract))), ("model", LogisticRegression())])
+    finding = check_preprocessing(cheating, x, y, feature_frame(splits["test"], contract), len(x))
+    assert finding.violations == ("the operation `for_sums` was fitted on other rows than training and validation",)
+    assert check_preprocessing(cheating, x, y, x, len(x) + 7).violations[-1].startswith(f"the model was fitted on {len(x) + 7:,} rows")
 
 
 def test_a_feature_dropped_outside_the_pipeline_is_found():
-    contract, splits, _ = divided("houses")
+    contract, splits, _ = split_table("houses")
     x, y = feature_frame(splits["train"], contract)[["area", "altitude", "garden", "heating"]], splits["train"]["garden"]
     model = Pipeline([("columns", OrdinalEncoder()), ("model", LogisticRegression())]).fit(x.fillna(0), y)
-    assert selection(model, {}, contract).faults == ("the model does not take `rooms`: it was dropped before the pipeline",)
+    assert check_feature_selection(model, {}, contract).violations == ("the model does not take `rooms`: it was dropped before the pipeline",)
 
 
 def test_folds_refit_everything_on_their_own_rows():
@@ -127,9 +127,9 @@ def test_folds_refit_everything_on_their_own_rows():
     import mle_project.candidates  # noqa: F401 - fills the register of families
     from mle_project.modeling.families import build_family
 
-    contract, splits, _ = divided("visits")
+    contract, splits, _ = split_table("visits")
     train = splits["train"]
-    for before, after in make_folds(train, contract, 2):
+    for before, after in cv_splits(train, contract, 2):
         other = train.copy()
         other.loc[other.index[after], ["minutes", "items"]] = 599.0
         models = []
@@ -142,24 +142,24 @@ def test_folds_refit_everything_on_their_own_rows():
 # L1.4
 @each_table
 def test_a_row_in_two_splits_is_found(name):
-    contract, splits, _ = divided(name)
+    contract, splits, _ = split_table(name)
     twice = splits | {"test": pd.concat([splits["test"], splits["train"].head(20)], ignore_index=True)}
-    found = duplicates(twice, contract, 0.01)
-    assert found.faults[0] == "20 rows of test have the key of a row of train"
+    finding = check_duplicates(twice, contract, 0.01)
+    assert finding.violations[0] == "20 rows of test have the key of a row of train"
     with pytest.raises(ProjectError, match="is not unique: 40 rows share one"):
         check_splits(twice, contract)
     renamed = twice["test"].assign(**{contract.role("id")[0]: [f"new {place}" for place in range(len(twice["test"]))]})
-    copies = duplicates(splits | {"test": renamed}, contract, 0.01).faults
+    copies = check_duplicates(splits | {"test": renamed}, contract, 0.01).violations
     assert any("equal a training or validation row in every feature" in fault for fault in copies)
 
 
 # L2
 @each_table
 def test_a_feature_that_is_the_answer_is_found(name):
-    contract, splits, _ = divided(name)
-    told = contract.numeric_features[0]
-    train = splits["train"].assign(**{told: encode_target(splits["train"], contract).astype(float)})
-    assert any(fault.startswith(f"`{told}` alone reaches") for fault in illegitimate(train, contract, 0.99).faults)
+    contract, splits, _ = split_table(name)
+    leaking = contract.numeric_features[0]
+    train = splits["train"].assign(**{leaking: encode_target(splits["train"], contract).astype(float)})
+    assert any(fault.startswith(f"`{leaking}` alone reaches") for fault in check_illegitimate_features(train, contract, 0.99).violations)
 
 
 def test_a_feature_known_after_is_refused_with_its_line():
@@ -177,27 +177,27 @@ def test_a_random_split_of_rows_with_a_time_is_refused_and_found():
         split_names(frame, contract, chance)
     names = split_names(frame, contract, chance | {"anyway": True})
     splits = {part: frame[names == part] for part in SPLITS}
-    assert len(out_of_order(splits, contract, []).faults) == 2
-    assert "asked for by name" in out_of_order(splits, contract, [], anyway=True).found
+    assert len(check_temporal_order(splits, contract, []).violations) == 2
+    assert "asked for by name" in check_temporal_order(splits, contract, [], anyway=True).evidence
 
 
 def test_a_fold_that_looks_ahead_is_found():
-    contract, splits, _ = divided("visits")
+    contract, splits, _ = split_table("visits")
     half = len(splits["train"]) // 2
     folds = [(np.arange(half, 2 * half), np.arange(half))]
-    assert out_of_order(splits, contract, folds).faults == ("fold 1 is fitted on rows that are not all earlier than the ones it is scored on",)
+    assert check_temporal_order(splits, contract, folds).violations == ("fold 1 is fitted on rows that are not all earlier than the ones it is scored on",)
 
 
 # L3.2
 def test_a_group_on_both_sides_is_found():
-    contract, splits, split = divided("plants")
+    contract, splits, split = split_table("plants")
     assert not set(splits["test"]["plant"]) & (set(splits["train"]["plant"]) | set(splits["validation"]["plant"]))
-    for before, after in make_folds(splits["train"], contract, 3):
+    for before, after in cv_splits(splits["train"], contract, 3):
         assert not set(splits["train"]["plant"].iloc[before]) & set(splits["train"]["plant"].iloc[after])
     mixed = plants().frame
     names = split_names(mixed, contract, {"kind": "random", "validation": 0.2, "test": 0.2})
-    found = shared_groups({part: mixed[names == part] for part in SPLITS}, contract, [(np.arange(200), np.arange(200, 400))], "random")
-    assert "values of `plant` are in the test split and before it" in found.faults[0] and found.faults[1] == "fold 1 has a `plant` on both sides"
+    finding = check_group_overlap({part: mixed[names == part] for part in SPLITS}, contract, [(np.arange(200), np.arange(200, 400))], "random")
+    assert "values of `plant` are in the test split and before it" in finding.violations[0] and finding.violations[1] == "fold 1 has a `plant` on both sides"
 
 
 def test_a_random_split_keeps_the_shares_of_the_target():
@@ -212,24 +212,24 @@ def test_a_random_split_keeps_the_shares_of_the_target():
 # L3.3
 @each_table
 def test_a_test_split_of_other_rows_is_named(name):
-    contract, splits, _ = divided(name)
+    contract, splits, _ = split_table(name)
     word = contract.categorical_features[0]
     biased = splits | {"test": splits["test"].assign(**{word: contract.columns[word].categories[0]})}
-    found = sampling_bias(biased, contract, 0.5)
-    assert found.state == "to judge" and f"The largest index is {found.found.split()[4]} (`{word}`)" in found.found
+    finding = check_distribution_shift(biased, contract, 0.5)
+    assert finding.state == "to judge" and f"The largest index is {finding.evidence.split()[4]} (`{word}`)" in finding.evidence
 
 
 @each_table
 def test_reference_bins_hold_every_row_once(name):
-    contract, splits, _ = divided(name)
+    contract, splits, _ = split_table(name)
     bins = reference_bins(splits["train"], contract)
     strange = splits["test"].assign(**{contract.numeric_features[0]: np.nan})
     for frame in (splits["train"], strange, splits["test"].head(0)):
         for column, shares in bin_shares(frame, contract, bins).items():
             assert abs(shares.sum() - (len(frame) > 0)) < 1e-9 and len(shares) == len(bins[column]) + 2
     shares = bin_shares(splits["train"], contract, bins)
-    assert all(stability(share, share) == 0 for share in shares.values())
-    assert stability(shares[contract.numeric_features[0]], bin_shares(strange, contract, bins)[contract.numeric_features[0]]) > 1
+    assert all(population_stability_index(share, share) == 0 for share in shares.values())
+    assert population_stability_index(shares[contract.numeric_features[0]], bin_shares(strange, contract, bins)[contract.numeric_features[0]]) > 1
 
 
 # The canary of the test split.
@@ -247,8 +247,8 @@ def nonsense(frame, contract):
 
 def fitted_files(project):
     """The bytes of everything that was chosen or fitted, by name: all but the look at the test split."""
-    told = ("card.md", "card.html", "metrics.json", "manifest.json")
-    names = [path for path in sorted((project / "models" / "final").rglob("*")) if path.name not in told]
+    files = ("card.md", "card.html", "metrics.json", "manifest.json")
+    names = [path for path in sorted((project / "models" / "final").rglob("*")) if path.name not in files]
     names += [project / "metrics" / name for name in ("hyperparameters.json", "model_selection.json", "trials.jsonl", "importance.json")]
     return {path.relative_to(project).as_posix(): path.read_bytes() for path in names if path.is_file()}
 
@@ -287,7 +287,7 @@ def run_stages():
 
 def small_project(folder, name):
     """A project folder with a small table's contract, splits and parameters."""
-    contract, splits, split = divided(name)
+    contract, splits, split = split_table(name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["importance"] |= {"stand_in": {"family": "linear", "rows": 300, "change": {}}, "draws": 20}
     few = {"families": ["prior", "linear", "boosting"], "trials": {"prior": 1, "linear": 2, "boosting": 1}, "folds": 2, "search_rows": None}
@@ -343,25 +343,25 @@ def sources(tmp_path_factory):
     """The sources in DuckDB, what became known when, and some moments to draw the line at."""
     if not (ROOT / "sql" / "availability.yaml").exists():
         pytest.skip("no sql/availability.yaml: nothing says when the sources' values become known")
-    given, known = section("tables"), yaml.safe_load((ROOT / "sql" / "availability.yaml").read_text())
+    params, availability = stage_params("tables"), yaml.safe_load((ROOT / "sql" / "availability.yaml").read_text())
     engine = ibis.duckdb.connect(threads=2)
     engine.raw_sql("SET TimeZone = 'UTC'")
-    for name, source in given["sources"].items():
-        register(engine, f"{name}_all" if name in known["sources"] else name, source, tmp_path_factory.getbasetemp())
-    first, spec = next(iter(known["sources"].items()))
+    for name, source in params["sources"].items():
+        register_source(engine, f"{name}_all" if name in availability["sources"] else name, source, tmp_path_factory.getbasetemp())
+    first, spec = next(iter(availability["sources"].items()))
     hours = engine.con.sql(f"SELECT DISTINCT ({spec['at']}) AS hour FROM {first}_all ORDER BY hour").df()["hour"]
     chance = np.random.default_rng(0)
     moments = [hours.iloc[place] + pd.Timedelta(minutes=int(chance.integers(0, 60))) for place in chance.choice(len(hours), 8, replace=False)]
-    return engine, (ROOT / given["query"]).read_text(), known, sorted(moments), read_contract(ROOT / given["contract"])
+    return engine, (ROOT / params["query"]).read_text(), availability, sorted(moments), read_contract(ROOT / params["contract"])
 
 
 def test_no_row_holds_what_was_not_known_when_it_was_asked(sources):
-    engine, query, known, moments, contract = sources
-    found, compared = peeks(engine, query, known, moments, contract.role("id"), contract.features)
-    assert found.empty, found.to_string()
+    engine, query, availability, moments, contract = sources
+    lookaheads, compared = lookahead_violations(engine, query, availability, moments, contract.role("id"), contract.features)
+    assert lookaheads.empty, lookaheads.to_string()
     assert compared > 8 * 1000
-    told, _ = peeks(engine, query, known, moments, contract.role("id"), [contract.target.name])
-    assert len(told) == len(moments)  # the answers of those rows were rewritten: they were not known
+    target_lookaheads, _ = lookahead_violations(engine, query, availability, moments, contract.role("id"), [contract.target.name])
+    assert len(target_lookaheads) == len(moments)  # the answers of those rows were rewritten: they were not known
 
 
 def outcome_of_its_own(query):
@@ -379,24 +379,24 @@ def weather_of_the_departure(query):
 @example_only
 @pytest.mark.parametrize("plant", [outcome_of_its_own, weather_of_the_departure])
 def test_a_planted_column_that_knows_too_much_is_found(plant, sources):
-    engine, query, known, moments, contract = sources
-    found, _ = peeks(engine, plant(query), known, moments[:2], contract.role("id"), [*contract.features, "planted"])
-    assert set(found["column"]) == {"planted"} and found["rows"].min() > 0
+    engine, query, availability, moments, contract = sources
+    lookaheads, _ = lookahead_violations(engine, plant(query), availability, moments[:2], contract.role("id"), [*contract.features, "planted"])
+    assert set(lookaheads["column"]) == {"planted"} and lookaheads["rows"].min() > 0
 
 
 @example_only
 def test_a_window_that_peeks_is_found(sources):
     """Every window of the query reaches an hour and a half further."""
-    engine, query, known, moments, contract = sources
+    engine, query, availability, moments, contract = sources
     peeking, windows = re.subn(r"(RANGE BETWEEN \d+ PRECEDING AND) CURRENT ROW", r"\1 90 FOLLOWING", query)
     assert windows > 3
-    found, _ = peeks(engine, peeking, known, moments[:2], contract.role("id"), contract.features)
-    assert found["column"].nunique() > 3
+    lookaheads, _ = lookahead_violations(engine, peeking, availability, moments[:2], contract.role("id"), contract.features)
+    assert lookaheads["column"].nunique() > 3
 
 
 def test_the_project_names_what_became_known_when(sources):
     """Each column of a source with an outcome stands in sql/availability.yaml; what is left is schedule and description."""
-    engine, _, known, _, _ = sources
-    for name, source in known["sources"].items():
+    engine, _, availability, _, _ = sources
+    for name, source in availability["sources"].items():
         columns = set(engine.con.sql(f"DESCRIBE {name}_all").df()["column_name"])
         assert {column for event in source["events"] for column in event["replaced_by"]} <= columns

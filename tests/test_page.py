@@ -15,14 +15,14 @@ import pandas as pd
 import pytest
 from conftest import ROOT, Project, copy_project, example_only
 from tables_of_other_kinds import Kind, houses, plants
-from test_service import Served, serving
+from test_service import Server, serving
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
-from mle_project.artifact.export import save, seal
+from mle_project.artifact.export import save, write_manifest
 from mle_project.core.arrays import encode_target, feature_frame
-from mle_project.evaluation.attributions import reasons
+from mle_project.evaluation.attributions import attributions
 from mle_project.modeling.families import build_family
-from mle_project.serving.page import content_policy, model_facts
+from mle_project.serving.page import content_security_policy, model_info
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 QUIET = (
@@ -59,7 +59,7 @@ def with_model(project: Project, kind: Kind) -> Project:
     save(folder, model, contract, kind.text, about | {"interval": interval, "threshold": None}, x, tolerance=1e-3)
     (folder / "card.md").write_text("# Model card\n")
     (project.root / ".mle").mkdir(exist_ok=True)
-    seal(folder)
+    write_manifest(folder)
     return project
 
 
@@ -81,7 +81,7 @@ def browser() -> Iterator:
 class Form:
     "The page of a service, as a person uses it."
 
-    def __init__(self, browser, served: Served) -> None:
+    def __init__(self, browser, served: Server) -> None:
         self.browser, self.served, self.contract = browser, served, served.predictor.contract
         self.fields = self.contract.role("feature")
         self.size(1200, 900)
@@ -97,8 +97,8 @@ class Form:
     def one(self, selector: str):
         return self.browser.find_element("css selector", selector)
 
-    def run(self, script: str, *given):
-        return self.browser.execute_script(script, *given)
+    def run(self, script: str, *arguments):
+        return self.browser.execute_script(script, *arguments)
 
     def input(self, name: str):
         "The input of a field."
@@ -128,20 +128,20 @@ class Form:
 
 
 @pytest.fixture(scope="module")
-def served(sample) -> Iterator[Served]:
+def server(sample) -> Iterator[Server]:
     with serving(sample) as one:
         yield one
 
 
 @pytest.fixture(scope="module")
-def binary(browser, served) -> Form:
-    return Form(browser, served)
+def binary(browser, server) -> Form:
+    return Form(browser, server)
 
 
 @pytest.fixture(scope="module")
 def multiclass(browser, tmp_path_factory) -> Iterator[Form]:
-    with serving(with_model(copy_project(tmp_path_factory.mktemp("plants")), long_plants())) as served:
-        yield Form(browser, served)
+    with serving(with_model(copy_project(tmp_path_factory.mktemp("plants")), long_plants())) as server:
+        yield Form(browser, server)
 
 
 @example_only
@@ -149,16 +149,16 @@ def test_the_example_is_asked_and_explained(binary):
     assert binary.all(".field") and len(binary.all(".field")) == len(binary.fields)
     filled = json.loads(binary.run("return JSON.stringify(record())"))
     assert filled == binary.served.example and list(filled) == binary.fields
-    said = binary.ask(".reasons")
+    text = binary.ask(".reasons")
     predictor = binary.served.predictor
-    found = predictor.describe(predictor.answer_records([binary.served.example]))[0]
-    assert binary.one(".verdict").text == found["label"] and f"{100 * found['probability']:.1f} %" in said
+    prediction = predictor.format_predictions(predictor.predict_records([binary.served.example]))[0]
+    assert binary.one(".verdict").text == prediction["label"] and f"{100 * prediction['probability']:.1f} %" in text
     assert len(binary.all(".bars tbody tr")) == 2
-    first = reasons(predictor, binary.served.example)[0]
+    first = attributions(predictor, binary.served.example)[0]
     row = binary.one(".reasons tbody tr")
     assert row.find_element("css selector", "th").text.startswith(f"{first['field']} = ")
     assert row.find_element("css selector", ".number").text.startswith("+" if first["effect"] > 0 else "−")
-    assert predictor.digest[:12] in said and binary.faults() == []
+    assert predictor.digest[:12] in text and binary.faults() == []
 
 
 @example_only
@@ -176,13 +176,13 @@ def test_a_refusal_stands_beside_its_field(binary):
 
 def test_nothing_strange_runs_and_nothing_else_is_asked(binary):
     with urllib.request.urlopen(f"{binary.served.url}/", timeout=30) as answer:
-        assert answer.headers["content-security-policy"] == f"{content_policy()}; frame-ancestors 'none'"
+        assert answer.headers["content-security-policy"] == f"{content_security_policy()}; frame-ancestors 'none'"
         assert answer.headers.get_content_type() == "text/html"
     hurt = "const s = document.createElement('script'); s.textContent = 'window.hurt = 1'; document.body.append(s); return window.hurt ?? null"
     assert binary.run(hurt) is None and any("Content Security Policy" in fault for fault in binary.faults())
     binary.ask(".verdict")
-    asked = binary.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
-    assert asked and all(address.startswith(f"{binary.served.url}/") for address in asked)
+    requested = binary.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert requested and all(address.startswith(f"{binary.served.url}/") for address in requested)
     for link in binary.all("nav a"):
         with urllib.request.urlopen(link.get_attribute("href"), timeout=30) as answer:
             assert answer.status == 200 and answer.read()
@@ -191,7 +191,7 @@ def test_nothing_strange_runs_and_nothing_else_is_asked(binary):
 def test_the_model_says_what_it_is(binary, sample):
     with urllib.request.urlopen(f"{binary.served.url}/model", timeout=30) as answer:
         facts = json.load(answer)
-    expected = model_facts(binary.served.predictor, sample.root / "models" / "final")
+    expected = model_info(binary.served.predictor, sample.root / "models" / "final")
     assert facts == expected
     assert facts["metrics"]["test"] == json.loads((sample.root / "metrics" / "final_model.json").read_text())["test"]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=sample.root, check=True, capture_output=True, text=True).stdout.strip()
@@ -239,18 +239,18 @@ def test_the_colours_can_be_told_apart():
         assert contrast(colours["on-accent"], colours["accent"]) >= 4.5
 
 
-def said_by(*command: str, folder: Path = ROOT) -> str:
+def output_of(*command: str, folder: Path = ROOT) -> str:
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-def test_the_readmes_requests_work_as_typed(served, sample):
+def test_the_readmes_requests_work_as_typed(server, sample):
     "The curl command and the Python client, in the project's folder; only the port is another."
     text = (sample.root / "README.md").read_text()
     blocks = [block for block in re.findall(r"```(?:sh|python)\n(.*?)```", text, flags=re.DOTALL) if "localhost:3000/predict" in block]
-    expected = served.predictor.describe(served.predictor.answer_records([served.example]))
-    shell, client = (block.replace("localhost:3000", served.url.removeprefix("http://")) for block in blocks)
-    assert json.loads(said_by("bash", "-c", shell, folder=sample.root))["predictions"] == expected
-    assert said_by(sys.executable, "-c", client, folder=sample.root).strip() == str(expected)
+    expected = server.predictor.format_predictions(server.predictor.predict_records([server.example]))
+    shell, client = (block.replace("localhost:3000", server.url.removeprefix("http://")) for block in blocks)
+    assert json.loads(output_of("bash", "-c", shell, folder=sample.root))["predictions"] == expected
+    assert output_of(sys.executable, "-c", client, folder=sample.root).strip() == str(expected)
 
 
 def test_a_long_contract(multiclass):
@@ -263,9 +263,9 @@ def test_a_long_contract(multiclass):
     multiclass.one("#search").clear()
     multiclass.one("#search").send_keys(" ")
     multiclass.ask(".reasons")
-    found = multiclass.served.predictor.answer_records([multiclass.served.example])[0]
-    shown = [row.text.split() for row in multiclass.all(".bars tbody tr")]
-    assert [row[0] for row in shown] == [multiclass.contract.labels[place] for place in np.argsort(-found)]
+    outputs = multiclass.served.predictor.predict_records([multiclass.served.example])[0]
+    table_rows = [row.text.split() for row in multiclass.all(".bars tbody tr")]
+    assert [row[0] for row in table_rows] == [multiclass.contract.labels[place] for place in np.argsort(-outputs)]
 
 
 def test_values_of_every_type(multiclass):
@@ -278,30 +278,30 @@ def test_values_of_every_type(multiclass):
     sent = multiclass.served.example | {"width": 31.25, "finder": 'O\'Hara "Ü"', "hairy": True, "lobes": None}
     assert multiclass.run("return record()") == sent
     predictor = multiclass.served.predictor
-    expected = predictor.describe(predictor.answer_records([sent]))[0]
+    expected = predictor.format_predictions(predictor.predict_records([sent]))[0]
     assert multiclass.ask(".verdict") and multiclass.one(".verdict").text == expected["label"]
     curl = multiclass.run("return document.getElementById('curl').textContent")
-    assert json.loads(said_by("bash", "-c", curl))["predictions"] == [expected]
+    assert json.loads(output_of("bash", "-c", curl))["predictions"] == [expected]
     client = multiclass.run("return document.getElementById('python').textContent")
-    assert said_by(sys.executable, "-c", client).strip() == str(expected)
+    assert output_of(sys.executable, "-c", client).strip() == str(expected)
     multiclass.put("width", "1e")
     assert "One field" in multiclass.ask(".alert") and multiclass.one(".field:has([aria-invalid]) .error").text == "This is no number."
     multiclass.one("[data-fill=typical]").click()
-    assert multiclass.run("return record()") == {name: predictor.typical[name]["typical"] for name in multiclass.fields}
+    assert multiclass.run("return record()") == {name: predictor.baselines[name]["typical"] for name in multiclass.fields}
 
 
 def test_a_value_behind_a_key(browser, tmp_path):
     "Without the key the page asks for it; with it comes the value, its interval, and commands that name the key's variable."
     project = with_model(copy_project(tmp_path / "houses"), houses(300))
-    with serving(Locked(project.root)) as served:
-        form = Form(browser, served)
+    with serving(Locked(project.root)) as server:
+        form = Form(browser, server)
         assert not form.one("#key").is_displayed()
         assert "401" in form.ask(".alert") and browser.switch_to.active_element == form.one("#key")
         form.one("#key").send_keys(KEY)
-        said = form.ask(".reasons")
-        found = served.predictor.describe(served.predictor.answer_records([served.example]))[0]
-        assert form.one(".verdict").text == f"{found['value']:,.0f} euro" and f"{found['low']:,.0f} and {found['high']:,.0f} euro in 90 %" in said
+        text = form.ask(".reasons")
+        prediction = server.predictor.format_predictions(server.predictor.predict_records([server.example]))[0]
+        assert form.one(".verdict").text == f"{prediction['value']:,.0f} euro" and f"{prediction['low']:,.0f} and {prediction['high']:,.0f} euro in 90 %" in text
         client = form.run("return document.getElementById('python').textContent")
-        assert KEY not in client and said_by("env", f"API_KEY={KEY}", sys.executable, "-c", client).strip() == str(found)
+        assert KEY not in client and output_of("env", f"API_KEY={KEY}", sys.executable, "-c", client).strip() == str(prediction)
         curl = form.run("return document.getElementById('curl').textContent")
-        assert json.loads(said_by("env", f"API_KEY={KEY}", "bash", "-c", curl))["predictions"] == [found]
+        assert json.loads(output_of("env", f"API_KEY={KEY}", "bash", "-c", curl))["predictions"] == [prediction]

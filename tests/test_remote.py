@@ -77,10 +77,10 @@ def commit(project: Project) -> None:
 def clone(project: Project, target: Path, options: dict[str, str]) -> Project:
     "A fresh clone with what is private to a person: the remote's key."
     subprocess.run(["git", "clone", "-q", str(project.root), str(target)], check=True)
-    found = Project(target)
+    cloned_project = Project(target)
     for key, value in options.items():
-        found.run("dvc", "remote", "modify", "--local", "storage", key, value)
-    return found
+        cloned_project.run("dvc", "remote", "modify", "--local", "storage", key, value)
+    return cloned_project
 
 
 @pytest.mark.parametrize("kind", ["ssh", "webdav"])
@@ -103,14 +103,14 @@ def test_a_clone_elsewhere_serves_what_was_pushed(kind, changeable, tmp_path, re
     assert "up to date" in elsewhere.run("dvc", "status").stdout
     elsewhere.run("mle", "verify")
     (elsewhere.root / ".mle").mkdir(exist_ok=True)  # for the log of what follows
-    with serving(elsewhere) as served:
-        status, answer = served.post(json.loads((changeable.root / "models" / "final" / "example.json").read_text()))
+    with serving(elsewhere) as server:
+        status, answer = server.post(json.loads((changeable.root / "models" / "final" / "example.json").read_text()))
     assert status == 200 and answer["model"] == json.loads((changeable.root / "metrics" / "final_model.json").read_text())["model"]
     assert not (elsewhere.root / ".mle" / "times.json").exists()  # where a stage that runs leaves its time
 
 
 @pytest.fixture
-def offered(sample, tmp_path):
+def model_url(sample, tmp_path):
     "A model as an archive behind a URL, and its digest."
     archive = tmp_path / "offered" / "model.tar.gz"
     archive.parent.mkdir()
@@ -123,8 +123,8 @@ def offered(sample, tmp_path):
         yield f"http://127.0.0.1:{port}/model.tar.gz", digest, archive
 
 
-def test_a_model_is_fetched_by_its_digest(sample, offered, tmp_path):
-    url, digest, archive = offered
+def test_a_model_is_fetched_by_its_digest(sample, model_url, tmp_path):
+    url, digest, archive = model_url
     target = tmp_path / "here" / "final"
     assert "fetched" in sample.run("mle", "fetch", url, digest, str(target)).stdout
     for path in (sample.root / "models" / "final").iterdir():
@@ -134,22 +134,22 @@ def test_a_model_is_fetched_by_its_digest(sample, offered, tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["final"]
 
 
-def test_another_model_is_refused(sample, offered, tmp_path):
-    url, digest, archive = offered
+def test_another_model_is_refused(sample, model_url, tmp_path):
+    url, digest, archive = model_url
     target = tmp_path / "here" / "final"
     wrong = digest[:-1] + ("0" if digest[-1] != "0" else "1")
-    done = sample.run("mle", "fetch", url, wrong, str(target), check=False)
-    assert done.returncode == 1 and f"its digest is {digest}, and {wrong} was asked for" in done.stdout
+    process = sample.run("mle", "fetch", url, wrong, str(target), check=False)
+    assert process.returncode == 1 and f"its digest is {digest}, and {wrong} was asked for" in process.stdout
     archive.write_bytes(archive.read_bytes()[:-2000])
-    done = sample.run("mle", "fetch", url, digest, str(target), check=False)
-    assert done.returncode == 1 and "is refused" in done.stdout
-    done = sample.run("mle", "fetch", url.replace("model.tar", "no.tar"), digest, str(target), check=False)
-    assert done.returncode == 1 and "404" in done.stdout
+    process = sample.run("mle", "fetch", url, digest, str(target), check=False)
+    assert process.returncode == 1 and "is refused" in process.stdout
+    process = sample.run("mle", "fetch", url.replace("model.tar", "no.tar"), digest, str(target), check=False)
+    assert process.returncode == 1 and "404" in process.stdout
     assert list(target.parent.iterdir()) == []
 
 
-def test_a_model_with_a_flipped_byte_is_refused(sample, offered, tmp_path):
-    url, digest, archive = offered
+def test_a_model_with_a_flipped_byte_is_refused(sample, model_url, tmp_path):
+    url, digest, archive = model_url
     shutil.copytree(sample.root / "models" / "final", tmp_path / "damaged")
     damaged = tmp_path / "damaged" / "model.onnx"
     content = bytearray(damaged.read_bytes())
@@ -157,6 +157,6 @@ def test_a_model_with_a_flipped_byte_is_refused(sample, offered, tmp_path):
     damaged.write_bytes(content)
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(tmp_path / "damaged", arcname=".")
-    done = sample.run("mle", "fetch", url, digest, str(tmp_path / "final"), check=False)
-    assert done.returncode == 1 and "model.onnx differ from what its manifest.json names" in done.stdout
+    process = sample.run("mle", "fetch", url, digest, str(tmp_path / "final"), check=False)
+    assert process.returncode == 1 and "model.onnx differ from what its manifest.json names" in process.stdout
     assert not (tmp_path / "final").exists()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mle_project.adopt.project_files import write_together
+from mle_project.adopt.project_files import write_atomically
 from mle_project.core.project import ProjectError, atomic_path, write_text_atomically
 
 STOPPED = """
@@ -72,6 +72,6 @@ def test_a_file_that_fits_comes_back_when_a_later_one_cannot_land(scores, monkey
 
     monkeypatch.setattr(os, "replace", full_disk)
     with pytest.raises(ProjectError, match="No space left on device. Nothing was changed"):
-        write_together(scores.parent, {"scores.txt": "new", "new/more.txt": "more", "last.txt": "last"})
+        write_atomically(scores.parent, {"scores.txt": "new", "new/more.txt": "more", "last.txt": "last"})
     monkeypatch.undo()
     assert len(done) == 2 and scores.read_text() == "old" and os.listdir(scores.parent) == ["scores.txt"]

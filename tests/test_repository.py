@@ -15,15 +15,15 @@ from mle_project.cli.main import main
 from mle_project.cli.pipeline import notebook_stages
 from mle_project.core.contract import schema_comment
 from mle_project.core.project import ProjectError
-from mle_project.pipeline.imports import order_faults, package_modules
+from mle_project.pipeline.imports import import_order_violations, package_modules
 from mle_project.pipeline.notebooks import source_notebooks
-from mle_project.pipeline.parameters import PARAMS_SCHEMA, check_parameters, declared, params_schema
+from mle_project.pipeline.parameters import PARAMS_SCHEMA, check_parameters, declared_parameters, params_schema
 from mle_project.pipeline.stage_code import stage_notebook
 
 NOTEBOOKS = source_notebooks()
 
 
-def tracked() -> list[Path]:
+def tracked_files() -> list[Path]:
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
     return [ROOT / name for name in names if (ROOT / name).is_file()]
 
@@ -59,14 +59,14 @@ def test_a_notebook_is_a_lesson(path):
 
 
 def test_low_numbers_never_import_high_ones():
-    assert order_faults() == []
+    assert import_order_violations() == []
 
 
 def test_sections_and_notebooks_name_the_same_parameters():
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert set(params) == set(notebook_stages())
     for stage in notebook_stages():
-        types = declared(stage_notebook(stage))
+        types = declared_parameters(stage_notebook(stage))
         assert "Any" not in types.values(), f"{stage}: say the type of each parameter"
         check_parameters(stage, types, params[stage])
 
@@ -114,8 +114,8 @@ def test_no_dataset_in_the_code():
     words = {name for name in contract["columns"] if "_" in name} | {s.get("package", "") for s in sources.values()} | {"flight", "airport"}
     for path in [*NOTEBOOKS, *sorted((ROOT / "mle_project" / "serving" / "page").iterdir())]:
         text = path.read_text().lower()
-        found = [word for word in words - {""} if re.search(rf"\b{re.escape(word.lower())}\b", text)]
-        assert not found, f"{path.name} names {found}"
+        matches = [word for word in words - {""} if re.search(rf"\b{re.escape(word.lower())}\b", text)]
+        assert not matches, f"{path.name} names {matches}"
 
 
 def test_requirements_are_locked_with_hashes_and_no_index():
@@ -129,7 +129,7 @@ def test_requirements_are_locked_with_hashes_and_no_index():
 
 
 def test_nothing_large_or_local_is_tracked():
-    for path in tracked():
+    for path in tracked_files():
         assert path.stat().st_size < 1_000_000, path
         if path.suffix in (".py", ".ipynb", ".yaml", ".yml", ".toml", ".ini", ".md", ".txt", ".cfg", ".lock"):
             text = path.read_text()
@@ -146,10 +146,10 @@ def test_workflows_keep_githubs_schema():
 
 
 def test_make_help_lists_every_target():
-    shown = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
     assert {"repro", "test", "lab", "serve", "clean", "help", "hooks"} <= set(targets)
-    assert all(f"make {target}" in shown for target in targets)
+    assert all(f"make {target}" in output for target in targets)
 
 
 def test_the_readmes_commands_are_there():
@@ -166,5 +166,5 @@ def test_the_readmes_commands_are_there():
     assert {line.split()[0] for line in typed if line.strip()} <= programs
     for _, name, *words in (line.split() for line in typed if line.startswith("mle ")):
         assert name in main.commands, name
-        known = [option for parameter in main.commands[name].params for option in parameter.opts]
-        assert {word for word in words if word.startswith("--")} <= set(known), f"mle {name} {words}"
+        options = [option for parameter in main.commands[name].params for option in parameter.opts]
+        assert {word for word in words if word.startswith("--")} <= set(options), f"mle {name} {words}"

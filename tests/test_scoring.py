@@ -21,7 +21,7 @@ from tables_of_other_kinds import houses, plants
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project import scoring
-from mle_project.artifact.export import save, seal
+from mle_project.artifact.export import save, write_manifest
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.core.contract import EXAMPLE, ContractError, parse_contract
@@ -30,7 +30,7 @@ from mle_project.core.strategies import sample_records
 from mle_project.core.validation import failure_cases, parse_cells, read_file, reject_nan
 from mle_project.modeling.families import build_family
 from mle_project.scoring.batch import score_file
-from mle_project.scoring.readers import json_values, read_chunks, typed_cells
+from mle_project.scoring.readers import json_values, parse_column, read_chunks
 
 FAMILIES = ("prior", "linear", "forest", "boosting", "network")
 
@@ -50,10 +50,10 @@ TABLES = {"visits": visits, "plants": lambda: (plants().text, plants().frame), "
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """The folder of a fitted model for a table and a family; each is made once."""
-    made: dict[tuple[str, str], Path] = {}
+    folders: dict[tuple[str, str], Path] = {}
 
     def model(table: str, family: str) -> Path:
-        if (table, family) not in made:
+        if (table, family) not in folders:
             text, frame = TABLES[table]()
             contract = parse_contract(text)
             x = feature_frame(frame, contract)
@@ -61,9 +61,9 @@ def models(tmp_path_factory):
             fitted = build_family(family, smaller, contract, 0).fit(x, encode_target(frame, contract))
             folder = tmp_path_factory.mktemp("model") / f"{table}-{family}"
             save(folder, fitted, contract, text, {"threshold": 0.5, "family": family}, x, tolerance=1e-4)
-            seal(folder)
-            made[table, family] = folder
-        return made[table, family]
+            write_manifest(folder)
+            folders[table, family] = folder
+        return folders[table, family]
 
     return model
 
@@ -102,7 +102,7 @@ def test_columns_of_text_are_typed_as_cells_are(kind):
     @settings(max_examples=400, database=None, derandomize=True, deadline=None)
     @given(st.lists(CELLS, min_size=1, max_size=4))
     def holds(cells):
-        quick = typed_cells(pa.chunked_array([[cell or None for cell in cells]], pa.string()), kind)
+        quick = parse_column(pa.chunked_array([[cell or None for cell in cells]], pa.string()), kind)
         slow = parse_cells(pd.Series(cells, dtype=object), kind)
         for a, b in zip(quick, slow, strict=True):
             assert repr(a) == repr(b) or (b is None and pd.isna(a)) or a == b, (kind, cells)
@@ -124,10 +124,10 @@ def test_json_values_are_judged_as_they_are(kind):
 
     @settings(max_examples=150, database=None, derandomize=True, deadline=None)
     @given(st.lists(values, min_size=1, max_size=4))
-    def holds(found):
-        quick, slow = json_values(found, kind), pd.Series([reject_nan(value) for value in found], dtype=object)
+    def holds(value):
+        quick, slow = json_values(value, kind), pd.Series([reject_nan(value) for value in value], dtype=object)
         judged = [failure_cases(pd.DataFrame({"v": one}), contract, ["v"]).values.tolist() for one in (quick, slow)]
-        assert judged[0] == judged[1], found
+        assert judged[0] == judged[1], value
 
     holds()
 
@@ -137,7 +137,7 @@ def test_a_quick_look_never_passes_what_the_contract_refuses(table):
     """Columns with their usual dtypes and now and then a strange value: the look is as strict as the check."""
     contract = parse_contract(TABLES[table]()[0])
     usual = pd.DataFrame(sample_records(contract, 3))
-    seen = {True: 0, False: 0}
+    counts = {True: 0, False: 0}
     floats = st.floats(width=32) | st.sampled_from([0.0, 5.5, 600.0, 600.0000001, -1e-9, 1e30, 1.0000001e30, np.nan])
     kinds = {"float64": floats, "float32": floats, "int64": st.integers(-(2**63), 2**63 - 1) | st.integers(0, 30), "int8": st.integers(-128, 127)}
     kinds |= {"str": st.sampled_from(["north", "card", "gas", "smooth", "", "é", None]), "object": st.sampled_from([1, "north", None, True, 2.5])}
@@ -151,11 +151,11 @@ def test_a_quick_look_never_passes_what_the_contract_refuses(table):
         with np.errstate(over="ignore"):
             frame = usual.assign(**{name: pd.Series(values, dtype="object" if dtype == "strange" else dtype)})[contract.features]
         broken = len(failure_cases(frame, contract))
-        seen[scoring.plainly_keeps(frame, contract)] += 1
+        counts[scoring.plainly_keeps(frame, contract)] += 1
         assert not (broken and scoring.plainly_keeps(frame, contract)), (name, values)
 
     holds()
-    assert scoring.plainly_keeps(usual[contract.features], contract) and min(seen.values()) > 10, seen
+    assert scoring.plainly_keeps(usual[contract.features], contract) and min(counts.values()) > 10, counts
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -168,10 +168,10 @@ def test_chunks_together_are_the_whole_file(table, tmp_path):
         for rows in (1, 7, 1000):
             parts = list(read_chunks(path, contract, rows))
             assert [len(part) for part in parts] == [rows] * (900 // rows) + [900 % rows] * bool(900 % rows)
-            found = pd.concat(parts, ignore_index=True)
-            assert not len(failure_cases(found, contract, list(found)))
-            kept = [name for name in found if contract.columns[name].type != "timestamp"]
-            assert same(found[kept].astype(object), whole[kept]), (name, rows)
+            joined = pd.concat(parts, ignore_index=True)
+            assert not len(failure_cases(joined, contract, list(joined)))
+            names = [name for name in joined if contract.columns[name].type != "timestamp"]
+            assert same(joined[names].astype(object), whole[names]), (name, rows)
 
 
 @pytest.mark.parametrize("name", ["t.csv.gz", "t.ndjson.gz"])
@@ -190,7 +190,7 @@ def test_answers_do_not_depend_on_chunks_or_formats(table, family, models, tmp_p
     score_file(source, tmp_path / "whole.parquet", predictor, rows=50_000, threads=1)
     few = write(frame.head(150), tmp_path / "few.parquet")
     expected = pd.read_parquet(tmp_path / "whole.parquet")
-    answered = predictor.answer_frame(frame)  # all at once
+    answered = predictor.predict_frame(frame)  # all at once
     assert (expected["probability"] if "probability" in expected else expected["value"]).tolist() == (
         answered if answered.ndim == 1 else answered[:, 1] if answered.shape[1] == 2 else answered.max(axis=1)
     ).tolist()
@@ -246,10 +246,10 @@ def test_a_copied_column_keeps_its_name_beside_an_answer(name, kind, tmp_path):
     contract = parse_contract(text)
     x = feature_frame(frame, contract)
     save(tmp_path / "m", build_family("prior", {}, contract, 0).fit(x, encode_target(frame, contract)), contract, text, {"threshold": 0.5}, x)
-    seal(tmp_path / "m")
+    write_manifest(tmp_path / "m")
     score_file(write(frame, tmp_path / "in.csv"), tmp_path / "out.csv", Predictor(tmp_path / "m"), progress=False)
-    said = [f"predicted_{one}" if one == name else one for one in ("row", "label", "probability", "model")]
-    assert list(pd.read_csv(tmp_path / "out.csv")) == [said[0], name, "day", *said[1:]]
+    names = [f"predicted_{one}" if one == name else one for one in ("row", "label", "probability", "model")]
+    assert list(pd.read_csv(tmp_path / "out.csv")) == [names[0], name, "day", *names[1:]]
 
 
 def test_what_is_not_needed_is_not_read(models, tmp_path):
@@ -257,8 +257,8 @@ def test_what_is_not_needed_is_not_read(models, tmp_path):
     predictor = Predictor(models("plants", "prior"))
     frame = plants().frame.assign(species=None, note=7)
     for name in ("in.csv", "in.parquet", "in.jsonl"):
-        done = score_file(write(frame, tmp_path / name), tmp_path / "out.csv", predictor, progress=False)
-        assert (done["rows"], done["broken"]) == (900, 0)
+        result = score_file(write(frame, tmp_path / name), tmp_path / "out.csv", predictor, progress=False)
+        assert (result["rows"], result["broken"]) == (900, 0)
 
 
 def test_a_folder_of_parts_is_one_table(models, tmp_path):
@@ -342,7 +342,7 @@ def test_places_that_cannot_be(models, tmp_path):
         score_file(tmp_path / "gone.csv", tmp_path / "out.csv", predictor)
 
 
-def spoiled() -> pd.DataFrame:
+def invalid_visits() -> pd.DataFrame:
     """Visits of which rows 3, 450 and 899 break the contract, one of them twice."""
     frame = visits()[1]
     frame.loc[3, ["minutes", "payment"]] = [-5.0, "beans"]
@@ -356,32 +356,32 @@ def spoiled() -> pd.DataFrame:
 @pytest.mark.parametrize("rows", [1, 100, 50_000])
 def test_broken_rows_stop_the_run_or_are_set_aside(name, rows, models, tmp_path):
     predictor = Predictor(models("visits", "boosting"))
-    source = write(spoiled(), tmp_path / name)
+    source = write(invalid_visits(), tmp_path / name)
     with pytest.raises(ContractError, match="minutes: is between 0 and 600 fails in 1 rows. row 3: -5") as refusal:
         score_file(source, tmp_path / "out.parquet", predictor, rows=rows)
     assert str(refusal.value).startswith(f"{name} breaks the model's contract.yaml in its first ")
     assert "payment: is one of card, cash fails in 1 rows. row 3: 'beans'" in str(refusal.value) and "--skip-broken" in str(refusal.value)
     assert not (tmp_path / "out.parquet").exists()
-    done = score_file(source, tmp_path / "out.parquet", predictor, rows=rows, broken=tmp_path / "broken.jsonl")
-    assert (done["rows"], done["scored"], done["broken"]) == (900, 897, 3)
-    told = [tuple(json.loads(line).values()) for line in (tmp_path / "broken.jsonl").read_text().splitlines()]
-    assert told == [
+    result = score_file(source, tmp_path / "out.parquet", predictor, rows=rows, broken=tmp_path / "broken.jsonl")
+    assert (result["rows"], result["scored"], result["broken"]) == (900, 897, 3)
+    rejects = [tuple(json.loads(line).values()) for line in (tmp_path / "broken.jsonl").read_text().splitlines()]
+    assert rejects == [
         (3, "minutes", "is between 0 and 600"),
         (3, "payment", "is one of card, cash"),
         (450, "items", "is an integer"),
         (899, "minutes", "is not missing"),
     ]
-    sound = spoiled().drop(index=[3, 450, 899])
-    found = pd.read_parquet(tmp_path / "out.parquet")
-    assert found["row"].tolist() == sound.index.tolist() == found["visit"].tolist()
-    assert found["probability"].tolist() == predictor.answer_frame(sound)[:, 1].tolist()
+    sound = invalid_visits().drop(index=[3, 450, 899])
+    predictions = pd.read_parquet(tmp_path / "out.parquet")
+    assert predictions["row"].tolist() == sound.index.tolist() == predictions["visit"].tolist()
+    assert predictions["probability"].tolist() == predictor.predict_frame(sound)[:, 1].tolist()
 
 
 def test_nothing_but_broken_rows(models, tmp_path):
     frame = visits(5)[1].assign(minutes=-1.0)
     for target in ("out.parquet", "out.csv", "out.jsonl"):
-        done = score_file(write(frame, tmp_path / "in.csv"), tmp_path / target, Predictor(models("visits", "prior")), broken=tmp_path / "b.jsonl")
-        assert (done["scored"], done["broken"]) == (0, 5)
+        result = score_file(write(frame, tmp_path / "in.csv"), tmp_path / target, Predictor(models("visits", "prior")), broken=tmp_path / "b.jsonl")
+        assert (result["scored"], result["broken"]) == (0, 5)
     assert len(pd.read_parquet(tmp_path / "out.parquet")) == 0 and (tmp_path / "out.jsonl").read_text() == ""
 
 
@@ -431,7 +431,7 @@ def test_a_full_disk_is_a_sentence(models, tmp_path):
     """/dev/full answers every write as a full disk does."""
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
-    source = write(spoiled(), tmp_path / "in.csv")
+    source = write(invalid_visits(), tmp_path / "in.csv")
     (tmp_path / f".broken.jsonl.{os.getpid()}.part").symlink_to("/dev/full")
     with pytest.raises(ProjectError, match="broken.jsonl cannot be written: .*No space left"):
         score_file(source, tmp_path / "out.csv", Predictor(models("visits", "prior")), broken=tmp_path / "broken.jsonl")
@@ -466,11 +466,11 @@ def test_progress_is_a_bar_on_a_terminal(models, tmp_path):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     subprocess.run([sys.executable, "-c", code, source, tmp_path / "out.csv", models("visits", "prior")], stderr=theirs, check=True)
     os.close(theirs)
-    shown = ""
+    terminal = ""
     with contextlib.suppress(OSError):  # how a terminal says that the other side is closed
         while piece := os.read(ours, 10_000).decode():
-            shown += piece
-    assert "in.parquet" in shown and "900/900" in shown and "rows/s" in shown
+            terminal += piece
+    assert "in.parquet" in terminal and "900/900" in terminal and "rows/s" in terminal
 
 
 def test_memory_does_not_grow_with_the_file(models, tmp_path):

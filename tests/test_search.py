@@ -17,73 +17,74 @@ from tables_of_other_kinds import houses, plants
 from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.core.contract import EXAMPLE, parse_contract
 from mle_project.core.project import ProjectError
-from mle_project.data.splits import make_folds
-from mle_project.features import SELECTIONS, fewer
+from mle_project.data.splits import cv_splits
+from mle_project.features import SELECTION_METHODS, reduction_step
 from mle_project.modeling.metrics import scorer
 from mle_project.modeling.tuning import Search, score_folds, tune
 
 
 def search(table, family, metric, **options) -> Search:
     x, y = feature_frame(table.frame, table.contract), encode_target(table.frame, table.contract)
-    return Search(family, x, y, make_folds(table.frame, table.contract, 2), table.contract, metric, **options)
+    return Search(family, x, y, cv_splits(table.frame, table.contract, 2), table.contract, metric, **options)
 
 
 @pytest.fixture(scope="module")
-def asked() -> Search:
+def example_search() -> Search:
     return search(houses(), "boosting", "mae")
 
 
 @pytest.mark.parametrize(("tuner", "trials"), [("random", 6), ("bayesian", 6), ("hyperband", 4)])
-def test_a_killed_search_resumes_and_ends_as_if_it_had_not_been(asked, tuner, trials, tmp_path):
-    undisturbed = tune(asked, trials, tuner)
-    remembering = dataclasses.replace(asked, memory=tmp_path / "memory")
-    given = {one.name: getattr(remembering, one.name) for one in dataclasses.fields(remembering)}
-    joblib.dump(given, tmp_path / "search.joblib")
-    program = "import joblib, sys; import mle_project.candidates; from mle_project.modeling.tuning import *; tune(Search(**joblib.load(sys.argv[1])), int(sys.argv[2]), sys.argv[3])"
+def test_a_killed_search_resumes_and_ends_as_if_it_had_not_been(example_search, tuner, trials, tmp_path):
+    undisturbed = tune(example_search, trials, tuner)
+    remembering = dataclasses.replace(example_search, cache_dir=tmp_path / "memory")
+    search_arguments = {one.name: getattr(remembering, one.name) for one in dataclasses.fields(remembering)}
+    joblib.dump(search_arguments, tmp_path / "search.joblib")
+    program = "import joblib, sys; import mle_project.candidates; from mle_project.modeling.tuning import *; "
+    program += "tune(Search(**joblib.load(sys.argv[1])), int(sys.argv[2]), sys.argv[3])"
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "search.joblib"), str(trials), tuner])
-    while len(remembering.recall()) < 2:
+    while len(remembering.cached_scores()) < 2:
         assert process.poll() is None
         time.sleep(0.02)
     process.kill()
     process.wait()
-    with remembering.notes.open("a") as file:
+    with remembering.cache_file.open("a") as file:
         file.write('["half a li')  # as a full disk would leave it
-    before = len(remembering.recall())
+    before = len(remembering.cached_scores())
     assert 2 <= before < len(undisturbed.trials)
-    found = tune(remembering, trials, tuner)
-    assert found.trials == undisturbed.trials and found.hyperparameters == undisturbed.hyperparameters
-    assert len(remembering.recall()) == len(undisturbed.trials)
+    result = tune(remembering, trials, tuner)
+    assert result.trials == undisturbed.trials and result.hyperparameters == undisturbed.hyperparameters
+    assert len(remembering.cached_scores()) == len(undisturbed.trials)
 
 
-def test_a_memory_of_other_rows_does_not_count(asked, tmp_path):
-    one = dataclasses.replace(asked, memory=tmp_path)
-    others = [dataclasses.replace(one, y=asked.y * 2), dataclasses.replace(one, seed=1), dataclasses.replace(one, code="x = 1")]
-    assert len({each.notes for each in [one, *others]}) == 4
+def test_a_memory_of_other_rows_does_not_count(example_search, tmp_path):
+    one = dataclasses.replace(example_search, cache_dir=tmp_path)
+    others = [dataclasses.replace(one, y=example_search.y * 2), dataclasses.replace(one, seed=1), dataclasses.replace(one, code="x = 1")]
+    assert len({each.cache_file for each in [one, *others]}) == 4
 
 
-def test_two_workers_share_a_search(asked):
-    alone, shared = tune(asked, trials=5, tuner="random"), tune(asked, trials=5, tuner="random", workers=2)
+def test_two_workers_share_a_search(example_search):
+    alone, shared = tune(example_search, trials=5, tuner="random"), tune(example_search, trials=5, tuner="random", workers=2)
     assert shared.trials == alone.trials and shared.hyperparameters == alone.hyperparameters
 
 
 def test_two_workers_share_a_bayesian_search_of_classes():
-    found = tune(search(plants(), "linear", "roc_auc"), trials=5, workers=2)
-    assert len(found.trials) == 5 and len({str(trial["hyperparameters"]) for trial in found.trials}) == 5
+    result = tune(search(plants(), "linear", "roc_auc"), trials=5, workers=2)
+    assert len(result.trials) == 5 and len({str(trial["hyperparameters"]) for trial in result.trials}) == 5
 
 
-def test_hyperband_gives_more_rows_to_fewer_trials(asked):
-    found = tune(asked, trials=4, tuner="hyperband")
-    shares = [trial["share"] for trial in found.trials]
+def test_hyperband_gives_more_rows_to_fewer_trials(example_search):
+    result = tune(example_search, trials=4, tuner="hyperband")
+    shares = [trial["share"] for trial in result.trials]
     assert [round(9 * share) for share in shares] == [9] + [1] * 9 + [3] * 3 + [9]
-    small, third = found.trials[1:10], found.trials[10:13]
+    small, third = result.trials[1:10], result.trials[10:13]
     scored = {str(trial["hyperparameters"]): trial["score"] for trial in small}
     assert sorted(scored[str(trial["hyperparameters"])] for trial in third) == sorted(scored.values())[-3:]
-    assert found.folds.mean() == max(trial["score"] for trial in found.trials if trial["share"] == 1)
+    assert result.folds.mean() == max(trial["score"] for trial in result.trials if trial["share"] == 1)
 
 
-def test_two_workers_share_a_hyperband_search(asked):
-    found = tune(asked, trials=4, tuner="hyperband", workers=2)
-    shares = [round(9 * trial["share"]) for trial in found.trials[1:]]
+def test_two_workers_share_a_hyperband_search(example_search):
+    result = tune(example_search, trials=4, tuner="hyperband", workers=2)
+    shares = [round(9 * trial["share"]) for trial in result.trials[1:]]
     assert sorted(set(shares)) == [1, 3, 9] and 27 <= sum(shares) <= 27 + 9  # the second worker may be busy when the budget ends
 
 
@@ -97,26 +98,26 @@ def test_hyperband_refuses_too_few_rows():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_search_ends_when_its_seconds_are_up(asked, workers, capsys):
-    assert len(tune(asked, trials=50, seconds=0, workers=workers).trials) == 1
+def test_a_search_ends_when_its_seconds_are_up(example_search, workers, capsys):
+    assert len(tune(example_search, trials=50, seconds=0, workers=workers).trials) == 1
     assert "boosting: 0 seconds were up after trial 1" in capsys.readouterr().out
-    assert len(tune(asked, trials=500, tuner="random", seconds=3).trials) < 500
-    assert len(tune(asked, trials=3, tuner="random", seconds=3600).trials) == 3
+    assert len(tune(example_search, trials=500, tuner="random", seconds=3).trials) < 500
+    assert len(tune(example_search, trials=3, tuner="random", seconds=3600).trials) == 3
 
 
-@pytest.mark.parametrize("reduction", [*SELECTIONS, "pca"])
+@pytest.mark.parametrize("reduction", [*SELECTION_METHODS, "pca"])
 def test_columns_are_chosen_without_the_rows_held_out(reduction):
     """Noise stays noise. Chosen on all rows, the best of four hundred random columns would promise a ROC AUC of 0.8."""
     chance = np.random.default_rng(0)
     x, y = chance.normal(size=(120, 400)).astype(np.float32), np.arange(120) % 2
-    made = lambda: Pipeline([*fewer("binary", reduction, 0.05), ("model", LogisticRegression())])  # noqa: E731
+    made = lambda: Pipeline([*reduction_step("binary", reduction, 0.05), ("model", LogisticRegression())])  # noqa: E731
     folds = list(KFold(4, shuffle=True, random_state=0).split(x))
     honest = score_folds(made, pd.DataFrame(x), y, folds, scorer("binary", "roc_auc"), parse_contract(EXAMPLE))
     assert abs(np.mean(honest) - 0.5) < 0.12
 
 
-def test_what_is_fixed_is_not_searched(asked):
-    found = tune(dataclasses.replace(asked, fixed={"trees": 120, "leaves": 9}), trials=3)
-    assert {(trial["hyperparameters"]["trees"], trial["hyperparameters"]["leaves"]) for trial in found.trials} == {(120, 9)}
+def test_what_is_fixed_is_not_searched(example_search):
+    result = tune(dataclasses.replace(example_search, fixed={"trees": 120, "leaves": 9}), trials=3)
+    assert {(trial["hyperparameters"]["trees"], trial["hyperparameters"]["leaves"]) for trial in result.trials} == {(120, 9)}
     with pytest.raises(ProjectError, match="family `boosting` has no hyperparameter hats"):
-        tune(dataclasses.replace(asked, fixed={"hats": 1}), trials=3)
+        tune(dataclasses.replace(example_search, fixed={"hats": 1}), trials=3)

@@ -22,15 +22,15 @@ from hypothesis import given, settings
 from pydantic_core import from_json
 from test_artifact import FRESH
 
-from mle_project.artifact.export import seal
-from mle_project.artifact.parity import TOLERANCE, largest_difference, usual_size
+from mle_project.artifact.export import write_manifest
+from mle_project.artifact.parity import TOLERANCE, max_difference, output_scale
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.arrays import feature_frame, records_to_arrays
 from mle_project.core.request_model import example_record, request_model
 from mle_project.core.strategies import invalid_records, sample_records, valid_records
 from mle_project.core.validation import records_frame
-from mle_project.modeling.metrics import answers
-from mle_project.serving.validation import Rules, quick_check
+from mle_project.modeling.metrics import predict
+from mle_project.serving.validation import BatchValidator, validate_batch
 
 JSON = {"content-type": "application/json"}
 
@@ -41,7 +41,7 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-class Served:
+class Server:
     "A running `bentoml serve`."
 
     def __init__(self, url: str, predictor: Predictor, process: subprocess.Popen, project: Project) -> None:
@@ -61,8 +61,8 @@ class Served:
 
     def post(self, body: object, headers: dict | None = None, path: str = "/predict") -> tuple[int, dict]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        status, _, said = self.ask("POST", path, data, headers or JSON)
-        return status, json.loads(said)
+        status, _, content = self.ask("POST", path, data, headers or JSON)
+        return status, json.loads(content)
 
     def log(self) -> str:
         return (self.project.root / ".mle" / "serve.log").read_text()
@@ -77,7 +77,7 @@ class Served:
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if not line.startswith("#")}
 
 
-def started(project: Project, **environment: str) -> tuple[subprocess.Popen, int]:
+def start_server(project: Project, **environment: str) -> tuple[subprocess.Popen, int]:
     "`bentoml serve` on a free port."
     port = free_port()
     (project.root / ".mle").mkdir(exist_ok=True)
@@ -87,38 +87,38 @@ def started(project: Project, **environment: str) -> tuple[subprocess.Popen, int
 
 
 @contextmanager
-def serving(project: Project, **environment: str) -> Iterator[Served]:
+def serving(project: Project, **environment: str) -> Iterator[Server]:
     "`bentoml serve` in a project, ready, as long as the block lasts."
-    process, port = started(project, **environment)
-    served = Served(f"http://127.0.0.1:{port}", Predictor(project.root / "models" / "final"), process, project)
+    process, port = start_server(project, **environment)
+    server = Server(f"http://127.0.0.1:{port}", Predictor(project.root / "models" / "final"), process, project)
     try:
         end = time.monotonic() + 90
         while True:
-            assert process.poll() is None and time.monotonic() < end, served.log()
+            assert process.poll() is None and time.monotonic() < end, server.log()
             try:
-                served.ask("GET", "/livez")
+                server.ask("GET", "/livez")
                 break
             except OSError:
                 time.sleep(0.1)
-        yield served
+        yield server
     finally:
         process.terminate()
         process.wait(60)
 
 
 @pytest.fixture(scope="module")
-def served(sample):
+def server(sample):
     with serving(sample) as one:
         yield one
 
 
 @pytest.fixture(scope="module")
-def records(sample, served) -> list[dict]:
+def records(sample, server) -> list[dict]:
     "Real records, and made ones: missing values, unseen and rare words, extremes."
-    contract = served.predictor.contract
+    contract = server.predictor.contract
     rows = pd.read_parquet(sample.root / "data" / "tables" / "test.parquet").head(1500)
     real = json.loads(rows[contract.features].to_json(orient="records"))
-    made = sample_records(contract, 1500, seed=3, gaps=0.3)
+    generated_records = sample_records(contract, 1500, seed=3, gaps=0.3)
     strange: list[dict] = []
 
     @settings(max_examples=300, database=None, derandomize=True, deadline=None)
@@ -127,73 +127,73 @@ def records(sample, served) -> list[dict]:
         strange.append(record)
 
     collect()
-    return real + made + strange
+    return real + generated_records + strange
 
 
-def test_the_example_is_answered(served, sample):
-    assert json.loads((sample.root / "models" / "final" / "example.json").read_text()) == {"records": [served.example]}
-    status, answer = served.post({"records": [served.example]})
-    assert status == 200 and answer["model"] == served.predictor.digest
-    assert answer["predictions"] == served.predictor.describe(served.predictor.answer_records([served.example]))
+def test_the_example_is_answered(server, sample):
+    assert json.loads((sample.root / "models" / "final" / "example.json").read_text()) == {"records": [server.example]}
+    status, answer = server.post({"records": [server.example]})
+    assert status == 200 and answer["model"] == server.predictor.digest
+    assert answer["predictions"] == server.predictor.format_predictions(server.predictor.predict_records([server.example]))
 
 
-def test_five_places_give_the_same_numbers(served, sample, records, tmp_path):
+def test_five_places_give_the_same_numbers(server, sample, records, tmp_path):
     "The notebook's model, the artifact in a fresh process, `mle score`, and the service: a record at a time, some, and thousands."
-    predictor, task = served.predictor, served.predictor.contract.task
-    expected = predictor.answer_records(records)
+    predictor, task = server.predictor, server.predictor.contract.task
+    expected = predictor.predict_records(records)
     (tmp_path / "records.json").write_text(json.dumps(records))
-    shown = json.loads(sample.run(sys.executable, "-c", FRESH, str(tmp_path / "records.json")).stdout)
-    assert shown["digest"] == predictor.digest and shown["found"] == expected.tolist()
+    output = json.loads(sample.run(sys.executable, "-c", FRESH, str(tmp_path / "records.json")).stdout)
+    assert output["digest"] == predictor.digest and output["found"] == expected.tolist()
 
     frame = records_frame(records)[predictor.contract.features]
-    native = answers(joblib.load(predictor.folder / "native.joblib"), feature_frame(frame, predictor.contract), task)
-    assert largest_difference(native, expected, usual_size(native)) <= TOLERANCE[task]
+    native = predict(joblib.load(predictor.folder / "native.joblib"), feature_frame(frame, predictor.contract), task)
+    assert max_difference(native, expected, output_scale(native)) <= TOLERANCE[task]
 
-    status, answer = served.post({"records": records})
+    status, answer = server.post({"records": records})
     assert status == 200 and answer["model"] == predictor.digest
-    assert answer["predictions"] == predictor.describe(expected)
+    assert answer["predictions"] == predictor.format_predictions(expected)
     chance = random.Random(0)
     for count in (1, 1, 1, 1, 1, 1, 1, 1, 2, 3, 24, 129, 600):
         at = chance.randrange(len(records) - count)
-        assert served.post({"records": records[at : at + count]})[1]["predictions"] == answer["predictions"][at : at + count]
+        assert server.post({"records": records[at : at + count]})[1]["predictions"] == answer["predictions"][at : at + count]
 
 
-def test_scoring_a_file_gives_the_services_numbers(served, sample, tmp_path):
-    contract = served.predictor.contract
+def test_scoring_a_file_gives_the_services_numbers(server, sample, tmp_path):
+    contract = server.predictor.contract
     rows = pd.read_parquet(sample.root / "data" / "tables" / "test.parquet").head(700)
     rows[contract.features].to_parquet(tmp_path / "in.parquet")
     sample.run("mle", "score", str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"))
     scored = pd.read_parquet(tmp_path / "out.parquet")
     records = json.loads(rows[contract.features].to_json(orient="records", double_precision=15))
-    found = served.post({"records": records})[1]["predictions"]
+    predictions = server.post({"records": records})[1]["predictions"]
     name = "value" if contract.task == "regression" else "probability"
-    assert scored[name].tolist() == [one[name] for one in found]
+    assert scored[name].tolist() == [one[name] for one in predictions]
 
 
-def test_requests_that_meet_get_their_own_answers(served, records):
+def test_requests_that_meet_get_their_own_answers(server, records):
     "Many callers at once, whose records go through the model together."
     from concurrent.futures import ThreadPoolExecutor
 
-    expected = served.predictor.describe(served.predictor.answer_records(records))
+    expected = server.predictor.format_predictions(server.predictor.predict_records(records))
     parts = [(at, 1 + at % 7) for at in range(0, 1400, 5)]
     with ThreadPoolExecutor(24) as pool:
-        found = list(pool.map(lambda part: served.post({"records": records[part[0] : sum(part)]})[1]["predictions"], parts))
-    assert found == [expected[at : at + count] for at, count in parts]
+        responses = list(pool.map(lambda part: server.post({"records": records[part[0] : sum(part)]})[1]["predictions"], parts))
+    assert responses == [expected[at : at + count] for at, count in parts]
 
 
 def test_the_quick_check_and_pydantic_agree(sample):
     "What the quick check lets in, pydantic lets in, with the same input for the model; what breaks a rule, neither."
     contract = Predictor(sample.root / "models" / "final").contract
-    rules, record_type = Rules(contract), request_model(contract)
+    rules, record_type = BatchValidator(contract), request_model(contract)
 
     @settings(max_examples=300, database=None, derandomize=True, deadline=None)
     @given(valid_records(contract))
     def good(record):
         record_type.model_validate(record)
-        found, (numbers, strings) = quick_check(rules, [record]), records_to_arrays([record], contract)
-        if found:  # whole numbers beyond 2**53 are left to pydantic
-            np.testing.assert_array_equal(found.numbers, numbers)
-            assert found.strings.tolist() == strings.tolist()
+        batch, (numbers, strings) = validate_batch(rules, [record]), records_to_arrays([record], contract)
+        if batch:  # whole numbers beyond 2**53 are left to pydantic
+            np.testing.assert_array_equal(batch.numbers, numbers)
+            assert batch.strings.tolist() == strings.tolist()
         elif all(abs(value) <= 2**53 for value in record.values() if isinstance(value, int)):
             raise AssertionError(f"refused: {record}")
 
@@ -206,26 +206,26 @@ def test_the_quick_check_and_pydantic_agree(sample):
             sent = from_json(json.dumps(case[0]).encode(), allow_inf_nan=False)
         except ValueError:  # JSON has neither NaN nor half a surrogate pair: such a body is refused before
             return
-        assert quick_check(rules, [sent]) is None and quick_check(rules, [example_record(contract), sent]) is None
+        assert validate_batch(rules, [sent]) is None and validate_batch(rules, [example_record(contract), sent]) is None
 
     good()
     bad()
 
 
-def test_the_documents_example_works_when_pasted(served):
-    document = json.loads(served.ask("GET", "/docs.json")[2])
+def test_the_documents_example_works_when_pasted(server):
+    document = json.loads(server.ask("GET", "/docs.json")[2])
     assert document["openapi"] == "3.1.0"
-    status, answer = served.post(document["components"]["schemas"]["Request"]["example"])
+    status, answer = server.post(document["components"]["schemas"]["Request"]["example"])
     assert status == 200 and len(answer["predictions"]) == 1
     record = document["components"]["schemas"]["Record"]
-    assert set(record["required"]) == set(served.predictor.contract.features) and record["additionalProperties"] is False
+    assert set(record["required"]) == set(server.predictor.contract.features) and record["additionalProperties"] is False
 
 
 def test_without_a_model_it_says_how_to_make_one(changeable):
     for file in (changeable.root / "models" / "final").iterdir():
         file.unlink()
-    done = changeable.run("bentoml", "serve", "--port", str(free_port()), check=False, timeout=60)
-    assert done.returncode != 0 and "dvc repro" in done.stdout and "Traceback" not in done.stdout
+    process = changeable.run("bentoml", "serve", "--port", str(free_port()), check=False, timeout=60)
+    assert process.returncode != 0 and "dvc repro" in process.stdout and "Traceback" not in process.stdout
 
 
 def test_what_the_service_imports_is_packed(sample):
@@ -249,9 +249,9 @@ def matches(name: str, files: set[str]) -> set[str]:
 def test_the_bento_lacks_nothing(sample):
     "Its own source, with what its environment lacks made impossible to import, loads the service, its model and its pages."
     source = sample.root / "models" / "bento" / "src"
-    program = FRESH.split("import json")[0] + "import mle_project.serving.service as s; print(s.__file__, s.PREDICTOR.digest, s.office().ready)"
-    shown = Project(source).run(sys.executable, "-c", program).stdout
-    assert str(source) in shown and Predictor(source / "models" / "final").digest in shown
+    program = FRESH.split("import json")[0] + "import mle_project.serving.service as s; print(s.__file__, s.PREDICTOR.digest, s.app_state().ready)"
+    output = Project(source).run(sys.executable, "-c", program).stdout
+    assert str(source) in output and Predictor(source / "models" / "final").digest in output
 
 
 def test_no_telemetry(sample):
@@ -274,18 +274,18 @@ def test_the_bento_serves_the_same_model(sample):
 def test_a_model_is_never_changed_under_way(changeable, tmp_path):
     "A folder that is replaced while the service runs changes nothing; one that is half written, or not the one that was asked for, is refused."
     folder = changeable.root / "models" / "final"
-    with serving(changeable) as served:
-        digest, said = served.predictor.digest, served.post({"records": [served.example]})
+    with serving(changeable) as server:
+        digest, response = server.predictor.digest, server.post({"records": [server.example]})
         (folder / "card.md").write_text("# Another card\n")
-        assert served.post({"records": [served.example]}) == said
+        assert server.post({"records": [server.example]}) == response
         assert "models/final: card.md differ" in changeable.run("bentoml", "serve", check=False, timeout=60).stdout
-        assert seal(folder) != digest
-        assert served.post({"records": [served.example]}) == said
+        assert write_manifest(folder) != digest
+        assert server.post({"records": [server.example]}) == response
     project = Project(changeable.root)
-    process, _ = started(project, MLE_SERVICE_MODEL_DIGEST=digest)
+    process, _ = start_server(project, MLE_SERVICE_MODEL_DIGEST=digest)
     assert process.wait(60) != 0
-    shown = (project.root / ".mle" / "serve.log").read_text()
-    assert f"MLE_SERVICE_MODEL_DIGEST allows only {digest}" in shown and "Traceback" not in shown
+    log = (project.root / ".mle" / "serve.log").read_text()
+    assert f"MLE_SERVICE_MODEL_DIGEST allows only {digest}" in log and "Traceback" not in log
 
 
 HIDDEN = """
@@ -303,28 +303,28 @@ def test_another_bentoml_changes_nothing(sample, tmp_path, how):
     "The undocumented argument is gone, or is not used any more, or tracing asks for the documented way: slower, and the same."
     (tmp_path / "sitecustomize.py").write_text(HIDDEN.format(argument="" if how == "gone" else "service_class=None, "))
     environment = {"MLE_SERVICE_TRACING": "on"} if how == "chosen" else {"PYTHONPATH": f"{tmp_path}:{sample.root}"}
-    with serving(sample, **environment, MLE_SERVICE_MAX_BODY_BYTES="5000") as served:
-        status, headers, said = served.ask("POST", "/predict", json.dumps({"records": [served.example]}), JSON | {"x-request-id": "mine"})
+    with serving(sample, **environment, MLE_SERVICE_MAX_BODY_BYTES="5000") as server:
+        status, headers, content = server.ask("POST", "/predict", json.dumps({"records": [server.example]}), JSON | {"x-request-id": "mine"})
         assert status == 200 and headers["x-request-id"] == "mine"
-        assert json.loads(said)["predictions"] == served.predictor.describe(served.predictor.answer_records([served.example]))
+        assert json.loads(content)["predictions"] == server.predictor.format_predictions(server.predictor.predict_records([server.example]))
         for body, code, kind in (({"records": []}, 422, "invalid"), (b"{", 400, "bad_json"), (b" " * 6000, 413, "too_large")):
-            status, answer = served.post(body)
+            status, answer = server.post(body)
             assert status == code and answer["error"]["code"] == kind
-        assert served.ask("GET", "/")[1]["content-security-policy"] and served.ask("GET", "/readyz")[0] == 200
-        assert served.ask("GET", "/nothing")[0] == 404 and served.ask("PUT", "/predict")[0] == 405
-        counted = served.counts()
+        assert server.ask("GET", "/")[1]["content-security-policy"] and server.ask("GET", "/readyz")[0] == 200
+        assert server.ask("GET", "/nothing")[0] == 404 and server.ask("PUT", "/predict")[0] == 405
+        counted = server.counts()
         assert counted['mle_service_requests_total{route="/predict",status="200"}'] == 1
         within = any(name.startswith("bentoml_service_request_total") and 'endpoint="/predict"' in name and value for name, value in counted.items())
         assert within  # BentoML's own layers have seen it: this was the slower way
-        assert [line["id"] for line in served.lines()][0] == "mine"
+        assert [line["id"] for line in server.lines()][0] == "mine"
 
 
-def test_the_front_stands_before_bentomls_layers(served):
+def test_the_front_stands_before_bentomls_layers(server):
     "With the BentoML of the lock file, requests for predictions never reach them."
 
     def behind() -> float:  # what the tests above had answered behind the front is counted in the same folder
-        return sum(value for name, value in served.counts().items() if name.startswith("bentoml_service_request_total") and "/predict" in name)
+        return sum(value for name, value in server.counts().items() if name.startswith("bentoml_service_request_total") and "/predict" in name)
 
     before = behind()
-    assert served.post({"records": [served.example]})[0] == 200
+    assert server.post({"records": [server.example]})[0] == 200
     assert behind() == before

@@ -14,7 +14,7 @@ KEY = "a-key-for-the-tests"
 
 
 @pytest.fixture(scope="module")
-def served(sample):
+def server(sample):
     settings = {
         "MLE_SERVICE_API_KEY_HASHES": hashlib.sha256(KEY.encode()).hexdigest(),
         "MLE_SERVICE_PUBLIC_ENDPOINTS": "health page",
@@ -23,14 +23,14 @@ def served(sample):
         yield one
 
 
-def test_schemathesis_finds_nothing(served, tmp_path):
+def test_schemathesis_finds_nothing(server, tmp_path):
     program = Path(sys.executable).parent / "schemathesis"
-    command = [program, "run", f"{served.url}/docs.json", "--checks", "all", "--phases", "examples,coverage,fuzzing", "--max-examples", "1000"]
+    command = [program, "run", f"{server.url}/docs.json", "--checks", "all", "--phases", "examples,coverage,fuzzing", "--max-examples", "1000"]
     command += ["--header", f"Authorization: Bearer {KEY}", "--workers", "2", "--generation-deterministic", "--continue-on-failure", "--no-color"]
     command += ["--suppress-health-check", "all", "--report-json-path", tmp_path / "report.json"]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"NO_COLOR": "1"}, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-6000:]
+    process = subprocess.run(command, cwd=tmp_path, env=os.environ | {"NO_COLOR": "1"}, capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, process.stdout[-6000:]
     report = json.loads((tmp_path / "report.json").read_text())
-    statuses = [line["status"] for line in served.lines()]
+    statuses = [line["status"] for line in server.lines()]
     assert len(statuses) > 2000 and max(statuses) < 500, report.get("summary")
     assert {200, 400, 401, 405, 415, 422} <= set(statuses)

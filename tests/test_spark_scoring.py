@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_scoring import TABLES, models, same, spoiled, write  # noqa: F401
+from test_scoring import TABLES, invalid_visits, models, same, write  # noqa: F401
 
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.project import ProjectError
@@ -44,10 +44,10 @@ def spark_home(tmp_path: Path) -> Path:
     return home
 
 
-def on_spark(tmp_path: Path, master: str, **given: object) -> subprocess.CompletedProcess[str]:
+def on_spark(tmp_path: Path, master: str, **arguments: object) -> subprocess.CompletedProcess[str]:
     """Score in a process of its own, as the command does."""
     env = os.environ | {"MLE_SPARK_MASTER": master, "SPARK_HOME": str(spark_home(tmp_path)), "SPARK_LOCAL_IP": "127.0.0.1"}
-    words = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in given.items()})
+    words = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()})
     return subprocess.run([sys.executable, "-c", RUN, words], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
 
 
@@ -66,10 +66,10 @@ def test_a_cluster_answers_as_one_machine_does(table, models, tmp_path):  # noqa
     folder = models(table, "linear")
     score_file(write(frame, tmp_path / "in.parquet"), tmp_path / "local.parquet", Predictor(folder))
     source = parts_of(frame, tmp_path / "in")
-    done = on_spark(tmp_path, "local-cluster[2,1,1024]", source=source, target=tmp_path / "out.parquet", folder=folder, rows=7)
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert (told["rows"], told["broken"], told["model"]) == (900, 0, Predictor(folder).digest)
+    process = on_spark(tmp_path, "local-cluster[2,1,1024]", source=source, target=tmp_path / "out.parquet", folder=folder, rows=7)
+    assert process.returncode == 0, process.stderr[-3000:]
+    result = json.loads(process.stdout.splitlines()[-1])
+    assert (result["rows"], result["broken"], result["model"]) == (900, 0, Predictor(folder).digest)
     assert same(pd.read_parquet(tmp_path / "local.parquet"), pd.read_parquet(tmp_path / "out.parquet"))
     assert not list(tmp_path.glob(".mle-score-*"))
 
@@ -81,26 +81,26 @@ def test_a_folder_of_answers_and_another_partitioning(models, tmp_path):  # noqa
     source = write(frame, tmp_path / "in.parquet")
     score_file(source, tmp_path / "local.parquet", Predictor(folder))
     for _ in range(2):  # the second time the folder is replaced
-        done = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out", folder=folder, rows=50)
-        assert done.returncode == 0, done.stderr[-3000:]
-    found = pd.read_parquet(tmp_path / "out").sort_values("row", ignore_index=True)
-    assert same(pd.read_parquet(tmp_path / "local.parquet"), found)
+        process = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out", folder=folder, rows=50)
+        assert process.returncode == 0, process.stderr[-3000:]
+    predictions = pd.read_parquet(tmp_path / "out").sort_values("row", ignore_index=True)
+    assert same(pd.read_parquet(tmp_path / "local.parquet"), predictions)
 
 
 @needs_spark
 def test_broken_rows_are_one_message(models, tmp_path):  # noqa: F811
     folder = models("visits", "prior")
-    source = parts_of(spoiled(), tmp_path / "in")
-    done = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.csv", folder=folder)
-    message = done.stderr[done.stderr.index("error: ") :]
-    assert done.returncode == 1 and "Traceback" not in done.stderr and "\tat " not in done.stderr
+    source = parts_of(invalid_visits(), tmp_path / "in")
+    process = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.csv", folder=folder)
+    message = process.stderr[process.stderr.index("error: ") :]
+    assert process.returncode == 1 and "Traceback" not in process.stderr and "\tat " not in process.stderr
     assert message.startswith("error: in breaks the model's contract.yaml in its first 900 rows (counted from 0):")
     assert "minutes: is between 0 and 600 fails in 1 rows. row 3: -5.0" in message and "items: is an integer fails in 1 rows. row 450: 0.5" in message
     assert not (tmp_path / "out.csv").exists()
     local, spark = tmp_path / "local.jsonl", tmp_path / "spark.jsonl"
     score_file(source, tmp_path / "local.csv", Predictor(folder), broken=local)
-    done = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.csv", folder=folder, broken=spark)
-    assert json.loads(done.stdout.splitlines()[-1])["broken"] == 3, done.stderr[-3000:]
+    process = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.csv", folder=folder, broken=spark)
+    assert json.loads(process.stdout.splitlines()[-1])["broken"] == 3, process.stderr[-3000:]
     assert local.read_text() == spark.read_text()
     assert (tmp_path / "local.csv").read_text() == (tmp_path / "out.csv").read_text()
 
@@ -112,9 +112,9 @@ def test_a_fault_on_a_worker_is_one_message(models, tmp_path):  # noqa: F811
     path = source / "a part 2.parquet"
     content = path.read_bytes()
     path.write_bytes(content[:4] + bytes(500) + content[504:])
-    done = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.parquet", folder=models("visits", "prior"))
-    assert done.returncode == 1 and "error: Spark could not score: " in done.stderr and "\tat " not in done.stderr, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr and not (tmp_path / "out.parquet").exists()
+    process = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.parquet", folder=models("visits", "prior"))
+    assert process.returncode == 1 and "error: Spark could not score: " in process.stderr and "\tat " not in process.stderr, process.stderr[-3000:]
+    assert "Traceback" not in process.stderr and not (tmp_path / "out.parquet").exists()
 
 
 def test_nothing_but_an_earlier_answer_is_replaced(models, tmp_path):  # noqa: F811
@@ -151,8 +151,8 @@ def test_every_part_has_the_columns(change, models, tmp_path):  # noqa: F811
     write(later, source / "a part 3.parquet")
     with pytest.raises(ProjectError, match="a part 3.parquet") as local:
         score_file(source, tmp_path / "local.parquet", Predictor(folder))
-    done = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.parquet", folder=folder)
-    assert done.returncode == 1 and f"error: {local.value}" in done.stderr and not (tmp_path / "out.parquet").exists(), done.stderr[-3000:]
+    process = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.parquet", folder=folder)
+    assert process.returncode == 1 and f"error: {local.value}" in process.stderr and not (tmp_path / "out.parquet").exists(), process.stderr[-3000:]
 
 
 def test_what_spark_cannot_do_is_said_at_once(models, tmp_path, monkeypatch):  # noqa: F811

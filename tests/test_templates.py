@@ -10,11 +10,11 @@ import yaml
 from conftest import ROOT, Project, copy_project
 from jinja2 import UndefinedError
 
-from mle_project.adopt.project_files import readme_part
+from mle_project.adopt.project_files import readme_section
 from mle_project.core.contract import example_contract
 from mle_project.core.rendering import render
 from mle_project.evaluation.leakage import Finding
-from mle_project.leakage import leakage_page
+from mle_project.leakage import leakage_report
 from mle_project.pipeline.stage_code import stage_code
 
 TEMPLATES = sorted(path.name for path in (ROOT / "mle_project" / "templates").iterdir())
@@ -83,13 +83,13 @@ def test_a_value_that_is_not_given_is_an_error(name):
 def test_html_is_escaped_and_markdown_is_not():
     assert "<script>" not in render("card.html.j2", title="<script>", body="<script>")
     finding = Finding("L1.1", "no test set", "a < b", "`x` & `y`")
-    assert "| a < b | `x` & `y` |" in leakage_page([finding])
+    assert "| a < b | `x` & `y` |" in leakage_report([finding])
 
 
 def test_a_bar_in_a_cell_does_not_break_a_table():
     metrics = {"family": "a|b", "test": {"roc_auc": 0.8}, "beside": {}}
-    assert "| roc_auc | 0.8000 |" in readme_part(example_contract(), metrics, None)
-    assert "a\\|b" in readme_part(example_contract(), metrics, None)
+    assert "| roc_auc | 0.8000 |" in readme_section(example_contract(), metrics, None)
+    assert "a\\|b" in readme_section(example_contract(), metrics, None)
 
 
 def test_templates_are_package_data():

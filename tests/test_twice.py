@@ -10,9 +10,9 @@ import pytest
 from conftest import Project
 
 from mle_project.pipeline.compare import compare
-from mle_project.pipeline.lockfile import recorded
-from mle_project.pipeline.provenance import made_again
-from mle_project.pipeline.reproducibility import run_graph, surroundings
+from mle_project.pipeline.lockfile import lock_entries
+from mle_project.pipeline.provenance import rebuild_model
+from mle_project.pipeline.reproducibility import perturbed_environments, run_graph
 
 
 def commit(project: Project, message: str = "run") -> str:
@@ -24,7 +24,7 @@ def commit(project: Project, message: str = "run") -> str:
 def test_a_model_is_made_again_and_every_output_with_it(changeable, tmp_path, monkeypatch):
     "`mle rebuild` under other settings and on one processor; then the other stages in the same clone."
     commit(changeable)
-    other = surroundings()[1]
+    other = perturbed_environments()[1]
     for name, value in other.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(changeable.root)
@@ -33,36 +33,36 @@ def test_a_model_is_made_again_and_every_output_with_it(changeable, tmp_path, mo
     os.sched_setaffinity(0, {min(allowed)})
     try:
         (tmp_path / "work").mkdir()
-        found = made_again(model[:8], tmp_path / "work")
-        assert found["equal"] and found["made"] == model and found["differences"] == []
+        result = rebuild_model(model[:8], tmp_path / "work")
+        assert result["equal"] and result["made"] == model and result["differences"] == []
         rebuilt = tmp_path / "work" / "rebuilt"
         run_graph(rebuilt, other)
     finally:
         os.sched_setaffinity(0, allowed)
-    outputs = recorded((changeable.root / "dvc.lock").read_text())
+    outputs = lock_entries((changeable.root / "dvc.lock").read_text())
     assert compare(changeable.root, rebuilt, list(outputs)) == []
-    assert recorded((rebuilt / "dvc.lock").read_text()) == outputs and len(outputs) > 20
+    assert lock_entries((rebuilt / "dvc.lock").read_text()) == outputs and len(outputs) > 20
     assert (rebuilt / "dvc.lock").read_bytes() == (changeable.root / "dvc.lock").read_bytes()
 
 
 def test_where_a_model_comes_from(changeable):
-    made = commit(changeable)
+    commit_id = commit(changeable)
     metrics = changeable.root / "metrics" / "final_model.json"
-    found = json.loads(metrics.read_text())
-    metrics.write_text(json.dumps(found | {"model": "f" * 64}))
+    metrics_file = json.loads(metrics.read_text())
+    metrics.write_text(json.dumps(metrics_file | {"model": "f" * 64}))
     other = commit(changeable, "a run of which half was committed")
-    said = json.loads(changeable.run("mle", "why", found["model"][:8], "--json").stdout)
-    params, sources = said["params"], json.loads((changeable.root / "data" / "sources.json").read_text())
-    assert (said["model"], said["commit"], said["recorded"]) == (found["model"], made, True)
-    assert said["notebook"] == "nbs/21_final_model.ipynb" and said["environment"]["same_as_now"]
+    facts = json.loads(changeable.run("mle", "why", metrics_file["model"][:8], "--json").stdout)
+    params, sources = facts["params"], json.loads((changeable.root / "data" / "sources.json").read_text())
+    assert (facts["model"], facts["commit"], facts["recorded"]) == (metrics_file["model"], commit_id, True)
+    assert facts["notebook"] == "nbs/21_final_model.ipynb" and facts["environment"]["same_as_now"]
     assert params["tables"]["rows"] == 8000 and params["model_selection"]["folds"] == 2 and params["final_model"]["seed"] == 0
-    assert said["sources"] == {name: one["digest"] for name, one in sources.items()} and "data/tables" in said["data"]
-    assert said["test"] == found["test"]
-    shown = changeable.run("mle", "why", "f" * 8).stdout
-    assert other[:12] in shown and "dvc.lock of that commit is of another run" in shown
+    assert facts["sources"] == {name: one["digest"] for name, one in sources.items()} and "data/tables" in facts["data"]
+    assert facts["test"] == metrics_file["test"]
+    output = changeable.run("mle", "why", "f" * 8).stdout
+    assert other[:12] in output and "dvc.lock of that commit is of another run" in output
     unknown = changeable.run("mle", "why", "0123456789", check=False)
     assert unknown.returncode == 1 and "no commit of this clone made the model 0123456789" in unknown.stdout
-    metrics.write_text(json.dumps(found | {"model": "e" * 64}))
+    metrics.write_text(json.dumps(metrics_file | {"model": "e" * 64}))
     assert "not committed yet" in changeable.run("mle", "why", "e" * 64).stdout
 
 
@@ -91,9 +91,9 @@ def damaged_text(path):
 
 
 def damaged_json(path):
-    found = json.loads(path.read_text())
-    found["test"][next(iter(found["test"]))] += 1e-12
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    content = json.loads(path.read_text())
+    content["test"][next(iter(content["test"]))] += 1e-12
+    path.write_text(json.dumps(content, indent=2) + "\n")
     return "test."
 
 
@@ -115,11 +115,11 @@ def damaged_onnx(path):
 )  # fmt: skip
 def test_a_difference_is_located(name, damage, sample, changeable):
     place = damage(changeable.root / name)
-    (found,) = compare(sample.root, changeable.root, list(recorded((sample.root / "dvc.lock").read_text())))
-    assert found.file == name and place in found.place and "Likely cause" in str(found), str(found)
+    (difference,) = compare(sample.root, changeable.root, list(lock_entries((sample.root / "dvc.lock").read_text())))
+    assert difference.file == name and place in difference.location and "Likely cause" in str(difference), str(difference)
 
 
 def test_the_commands_say_when_a_project_has_not_run(changeable):
     (changeable.root / "dvc.lock").unlink()
-    done = changeable.run("mle", "verify", check=False)
-    assert done.returncode == 1 and "there is no dvc.lock yet" in done.stdout
+    process = changeable.run("mle", "verify", check=False)
+    assert process.returncode == 1 and "there is no dvc.lock yet" in process.stdout

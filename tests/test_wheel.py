@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import ROOT
-from test_scoring import TABLES, models, same, spoiled, write  # noqa: F401
+from test_scoring import TABLES, invalid_visits, models, same, write  # noqa: F401
 
 from mle_project.artifact.predictor import Predictor
 from mle_project.scoring.batch import score_file
@@ -32,9 +32,9 @@ class Elsewhere:
         env = {k: v for k, v in os.environ.items() if k not in hidden} | {"PATH": f"{self.bin}:/usr/bin:/bin"}
         program, *words = command
         line = [self.bin / str(program), *map(str, words)]
-        found = subprocess.run(line, cwd=self.folder, env=env, capture_output=True, text=True, timeout=300)
-        assert not check or found.returncode == 0, f"{command} ended with {found.returncode}:\n{found.stdout}{found.stderr}"
-        return found
+        process = subprocess.run(line, cwd=self.folder, env=env, capture_output=True, text=True, timeout=300)
+        assert not check or process.returncode == 0, f"{command} ended with {process.returncode}:\n{process.stdout}{process.stderr}"
+        return process
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copy2(ROOT / name, source / name)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w", "dist", "."]
     subprocess.run(command, cwd=source, check=True)
-    [found] = (source / "dist").glob("*.whl")
-    return found
+    [wheel_file] = (source / "dist").glob("*.whl")
+    return wheel_file
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def test_the_bar_of_a_terminal_is_declared(elsewhere):
 
 
 def test_the_commands_help_themselves(elsewhere):
-    shown = elsewhere.run("mle", "--help").stdout
-    assert "score" in shown and "check" in shown
+    output = elsewhere.run("mle", "--help").stdout
+    assert "score" in output and "check" in output
     words = elsewhere.run("mle", "score", "--help").stdout
     assert all(option in words for option in ("--model", "--engine", "--rows-per-chunk", "--skip-broken", "--json"))
 
@@ -99,19 +99,19 @@ def test_a_file_is_scored_with_the_projects_bits(table, family, elsewhere, model
     expected = pd.read_parquet(tmp_path / "here.parquet")
     for source in ("in.parquet", "in.csv", "in.jsonl"):
         write(frame, tmp_path / source)
-        done = elsewhere.run("mle", "score", tmp_path / source, tmp_path / "there.parquet", "--model", model, "--rows-per-chunk", 70, "--json")
-        told = json.loads(done.stdout)
-        assert (told["rows"], told["scored"], told["broken"], told["model"]) == (900, 900, 0, Predictor(model).digest)
+        process = elsewhere.run("mle", "score", tmp_path / source, tmp_path / "there.parquet", "--model", model, "--rows-per-chunk", 70, "--json")
+        result = json.loads(process.stdout)
+        assert (result["rows"], result["scored"], result["broken"], result["model"]) == (900, 900, 0, Predictor(model).digest)
         assert same(expected, pd.read_parquet(tmp_path / "there.parquet")), source
 
 
 def test_broken_rows_and_exit_codes(elsewhere, models, tmp_path):  # noqa: F811
     model = models("visits", "prior")
-    source, target, aside = write(spoiled(), tmp_path / "in.csv"), tmp_path / "out.csv", tmp_path / "broken.jsonl"
+    source, target, aside = write(invalid_visits(), tmp_path / "in.csv"), tmp_path / "out.csv", tmp_path / "broken.jsonl"
     refused = elsewhere.run("mle", "score", source, target, "--model", model, check=False)
     assert refused.returncode == 1 and refused.stderr.startswith("error: in.csv breaks the model's contract.yaml") and not target.exists()
-    done = elsewhere.run("mle", "score", source, target, "--model", model, "--skip-broken", aside, check=False)
-    assert done.returncode == 3 and "897 rows" in done.stdout and "broken.jsonl" in done.stdout
+    process = elsewhere.run("mle", "score", source, target, "--model", model, "--skip-broken", aside, check=False)
+    assert process.returncode == 3 and "897 rows" in process.stdout and "broken.jsonl" in process.stdout
     assert len(aside.read_text().splitlines()) == 4 and len(pd.read_csv(target)) == 897
     fine = elsewhere.run("mle", "score", write(TABLES["visits"]()[1], tmp_path / "in.parquet"), target, "--model", model)
     assert "900 rows" in fine.stdout and Predictor(model).digest[:12] in fine.stdout
@@ -128,22 +128,22 @@ def test_refusals_are_sentences(elsewhere, models, tmp_path):  # noqa: F811
         ("summary",): "is not inside a project",
     }
     for words, message in cases.items():
-        done = elsewhere.run("mle", *words, check=False)
-        assert done.returncode == 1 and done.stderr.startswith("error: ") and re.search(message, done.stderr), (words, done.stderr)
-        assert "Traceback" not in done.stderr
+        process = elsewhere.run("mle", *words, check=False)
+        assert process.returncode == 1 and process.stderr.startswith("error: ") and re.search(message, process.stderr), (words, process.stderr)
+        assert "Traceback" not in process.stderr
 
 
 def test_what_needs_the_projects_environment_says_so(elsewhere, models):  # noqa: F811
     model = models("visits", "prior")
     for words in (("explain", model / "example.json", "--model", model), ("clean", "--check", model / "example.json")):
-        done = elsewhere.run("mle", *words, check=False)
-        told = rf"error: mle {words[0]} needs the package \w+, which is not installed here, .*`make env` in a clone.*mle score and mle check.\n"
-        assert done.returncode == 1 and re.fullmatch(told, done.stderr), done.stderr
+        process = elsewhere.run("mle", *words, check=False)
+        pattern = rf"error: mle {words[0]} needs the package \w+, which is not installed here, .*`make env` in a clone.*mle score and mle check.\n"
+        assert process.returncode == 1 and re.fullmatch(pattern, process.stderr), process.stderr
 
 
 def test_a_file_is_checked(elsewhere, models, tmp_path):  # noqa: F811
     contract = models("visits", "prior") / "contract.yaml"
     fine = elsewhere.run("mle", "check", write(TABLES["visits"]()[1], tmp_path / "in.parquet"), "--contract", contract)
     assert "900 rows keep the contract" in fine.stdout
-    refused = elsewhere.run("mle", "check", write(spoiled(), tmp_path / "in.csv"), "--contract", contract, check=False)
+    refused = elsewhere.run("mle", "check", write(invalid_visits(), tmp_path / "in.csv"), "--contract", contract, check=False)
     assert refused.returncode == 1 and "is between 0 and 600" in refused.stdout

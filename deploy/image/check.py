@@ -47,10 +47,10 @@ class Container:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def call(self, *words: str, check: bool = True) -> str:
-        done = subprocess.run([*self.engine, *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if check and done.returncode:
-            raise SystemExit(f"image: `{shlex.join([*self.engine, *words])}` failed:\n{done.stdout[-3000:]}")
-        return done.stdout.strip()
+        process = subprocess.run([*self.engine, *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if check and process.returncode:
+            raise SystemExit(f"image: `{shlex.join([*self.engine, *words])}` failed:\n{process.stdout[-3000:]}")
+        return process.stdout.strip()
 
     def start(self) -> float:
         "Seconds from the command to the first time that the service says it is ready."
@@ -109,20 +109,20 @@ def batches(predictor: Predictor) -> dict[str, list[list[dict[str, Any]]]]:
     "Requests to compare: real rows where there are some, drawn records, and generated ones with everything that the contract lets in."
     contract = predictor.contract
     drawn = sample_records(contract, 3000, seed=1)
-    found: list[dict[str, Any]] = []
+    generated: list[dict[str, Any]] = []
 
     @hypothesis.settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(st.lists(valid_records(contract), min_size=1, max_size=3))
     def collect(records: list[dict[str, Any]]) -> None:
-        found.extend(records)
+        generated.extend(records)
 
     collect()
-    made = {"example": [[example_record(contract)]], "drawn": [drawn], "one at a time": [[one] for one in drawn[:100]], "generated": [found]}
+    record_batches = {"example": [[example_record(contract)]], "drawn": [drawn], "one at a time": [[one] for one in drawn[:100]], "generated": [generated]}
     table = ROOT / "data" / "tables" / "test.parquet"
     if table.exists():
         rows = pd.read_parquet(table, columns=contract.features).head(3000)
-        made["real"] = [json.loads(rows.to_json(orient="records", double_precision=15))]
-    return made
+        record_batches["real"] = [json.loads(rows.to_json(orient="records", double_precision=15))]
+    return record_batches
 
 
 def compare(container: Container, predictor: Predictor) -> tuple[dict[str, int], list[str]]:
@@ -134,7 +134,7 @@ def compare(container: Container, predictor: Predictor) -> tuple[dict[str, int],
             answer = container.ask(records)
             if answer["model"] != predictor.digest:
                 faults.append(f"{kind}: the digest is {answer['model']}, not {predictor.digest}")
-            if answer["predictions"] != predictor.describe(predictor.answer_records(records)):
+            if answer["predictions"] != predictor.format_predictions(predictor.predict_records(records)):
                 faults.append(f"{kind}: the answers are not the artifact's")
     return counts, faults
 
@@ -149,8 +149,8 @@ def settings_faults(about: dict[str, Any], predictor: Predictor) -> list[str]:
         faults.append("the label org.opencontainers.image.revision is missing")
     if not (config.get("User") or "0").split(":")[0].isdigit() or config["User"].startswith("0"):
         faults.append(f"the user is {config.get('User')!r}, not a number other than 0")
-    found = re.findall(r"\b(?:PIP|UV)_\w+|\w*(?:PASSWORD|TOKEN|SECRET)\w*|\w+://\S+", text)
-    return faults + [f"{word} stands in the image's settings" for word in found]
+    matches = re.findall(r"\b(?:PIP|UV)_\w+|\w*(?:PASSWORD|TOKEN|SECRET)\w*|\w+://\S+", text)
+    return faults + [f"{word} stands in the image's settings" for word in matches]
 
 
 def content_faults(container: Container) -> list[str]:
@@ -172,9 +172,9 @@ def content_faults(container: Container) -> list[str]:
 
 def leak_faults(container: Container) -> list[str]:
     "Files in the image that hold credentials or settings of the machine that built it, or that name the package index it used."
-    told = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
-    told += " ".join(value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_")))
-    hosts = [host.encode() for host in {*re.findall(r"://(?:[^/@\s]*@)?([^/\s'\"]+)", told)} - {"pypi.org", "files.pythonhosted.org"}]
+    pip_config = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    pip_config += " ".join(value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_")))
+    hosts = [host.encode() for host in {*re.findall(r"://(?:[^/@\s]*@)?([^/\s'\"]+)", pip_config)} - {"pypi.org", "files.pythonhosted.org"}]
     faults = []
     with (
         subprocess.Popen([*container.engine, "export", container.name], stdout=subprocess.PIPE) as export,
@@ -209,16 +209,16 @@ def main() -> None:
     parser.add_argument("--image", default="mle-project:latest")
     parser.add_argument("--ready", type=float, default=4.0, help="seconds until the service must be ready, at best of three starts")
     parser.add_argument("--megabytes", type=float, default=450.0, help="how large the image may be")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     warnings.simplefilter("ignore")
-    engine, predictor = shlex.split(asked.run), Predictor(ROOT / "models" / "final")
+    engine, predictor = shlex.split(args.run), Predictor(ROOT / "models" / "final")
 
-    about = json.loads(Container(engine, asked.image).call("image", "inspect", asked.image))[0]
+    about = json.loads(Container(engine, args.image).call("image", "inspect", args.image))[0]
     faults, starts = settings_faults(about, predictor), []
     for _ in range(2):
-        with running(engine, asked.image) as (_, took):
+        with running(engine, args.image) as (_, took):
             starts.append(took)
-    with running(engine, asked.image) as (container, took):
+    with running(engine, args.image) as (container, took):
         starts.append(took)
         counts, differ = compare(container, predictor)
         commit = (about["Config"].get("Labels") or {}).get("org.opencontainers.image.revision")
@@ -234,11 +234,11 @@ def main() -> None:
     if code != "0" or stopped > 30:
         faults.append(f"SIGTERM ended the container with {code} after {stopped:.1f} s")
     megabytes = about["Size"] / 1e6
-    if megabytes > asked.megabytes:
-        faults.append(f"the image has {megabytes:.0f} MB, more than {asked.megabytes:.0f}")
-    if min(starts) > asked.ready:
-        faults.append(f"ready after {min(starts):.1f} s at best, later than {asked.ready} s")
-    print(f"image     {asked.image}, {megabytes:.0f} MB, user {about['Config']['User']}, model {predictor.digest[:12]}")
+    if megabytes > args.megabytes:
+        faults.append(f"the image has {megabytes:.0f} MB, more than {args.megabytes:.0f}")
+    if min(starts) > args.ready:
+        faults.append(f"ready after {min(starts):.1f} s at best, later than {args.ready} s")
+    print(f"image     {args.image}, {megabytes:.0f} MB, user {about['Config']['User']}, model {predictor.digest[:12]}")
     print(f"ready     after {', '.join(f'{s:.1f}' for s in starts)} s; stopped by SIGTERM after {stopped:.1f} s with {code}")
     print(f"memory    {', '.join(f'{int(bytes_) / 1e6:.0f} MB' for bytes_ in memory) or 'not known'} at most")
     print(f"answers   equal to the artifact's: {', '.join(f'{n} {kind}' for kind, n in counts.items())}, and again after a killed worker")

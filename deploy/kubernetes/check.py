@@ -25,16 +25,16 @@ def label(thing: Object) -> str:
 
 def schema_faults(objects: list[Object]) -> list[str]:
     "What the published schemas refuse, unknown fields included, in the oldest version meant and in the newest that is known."
-    found = []
+    errors = []
     for thing in objects:
         for version in (OLDEST, kubernetes_validate.latest_version()):
             try:
                 kubernetes_validate.validate(thing, version, strict=True)
             except kubernetes_validate.ValidationError as error:
-                found.append(f"{label(thing)}: {'.'.join(map(str, error.path))}: {error.message} (Kubernetes {error.version})")
+                errors.append(f"{label(thing)}: {'.'.join(map(str, error.path))}: {error.message} (Kubernetes {error.version})")
             except kubernetes_validate.SchemaNotFoundError:
                 pass
-    return found
+    return errors
 
 
 def pods(objects: list[Object]) -> list[tuple[Object, Object]]:
@@ -45,37 +45,37 @@ def pods(objects: list[Object]) -> list[tuple[Object, Object]]:
 def selector_faults(objects: list[Object]) -> list[str]:
     "Selectors that choose no pod of these manifests."
     labels = [pod["metadata"].get("labels", {}) for _, pod in pods(objects)]
-    asked = {"Service": ("selector",), "NetworkPolicy": ("podSelector", "matchLabels"), "Deployment": ("selector", "matchLabels")}
-    asked |= {kind: ("selector", "matchLabels") for kind in ("StatefulSet", "PodDisruptionBudget")}
+    selector_paths = {"Service": ("selector",), "NetworkPolicy": ("podSelector", "matchLabels"), "Deployment": ("selector", "matchLabels")}
+    selector_paths |= {kind: ("selector", "matchLabels") for kind in ("StatefulSet", "PodDisruptionBudget")}
     wanted = []
     for thing in objects:
-        if thing["kind"] in asked:
+        if thing["kind"] in selector_paths:
             selector = thing["spec"]
-            for step in asked[thing["kind"]]:
+            for step in selector_paths[thing["kind"]]:
                 selector = selector.get(step, {})
             wanted.append((label(thing), selector))
     for thing, pod in pods(objects):
         wanted += [(label(thing), spread["labelSelector"]["matchLabels"]) for spread in pod["spec"].get("topologySpreadConstraints", [])]
-    missed = [(who, chosen) for who, chosen in wanted if not any(chosen.items() <= found.items() for found in labels)]
+    missed = [(who, chosen) for who, chosen in wanted if not any(chosen.items() <= labels_of_pod.items() for labels_of_pod in labels)]
     return [f"{who}: the selector {chosen} chooses no pod" for who, chosen in missed]
 
 
 def port_faults(objects: list[Object]) -> list[str]:
     "Ports that are named where no container has them, and a container's that is not the image's or that no rule lets in."
     faults, names, numbers = [], set(), set()
-    served = {int(port) for port in re.findall(r"(?m)^EXPOSE (\d+)", IMAGE)}
+    exposed_ports = {int(port) for port in re.findall(r"(?m)^EXPOSE (\d+)", IMAGE)}
     for thing, pod in pods(objects):
         for container in pod["spec"]["containers"]:
             ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
             names |= set(ports)
             numbers |= set(ports.values())
-            faults += [f"{label(thing)}: the image serves {served}, not {port}" for port in set(ports.values()) - served]
+            faults += [f"{label(thing)}: the image serves {exposed_ports}, not {port}" for port in set(ports.values()) - exposed_ports]
             for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
-                asked = container.get(kind, {}).get("httpGet", {})
-                if asked.get("port") not in {*ports, *ports.values()}:
-                    faults.append(f"{label(thing)}: {kind} asks the port {asked.get('port')}, which the container does not have")
-                if asked.get("path") not in HEALTH:
-                    faults.append(f"{label(thing)}: {kind} asks {asked.get('path')}; the service has {', '.join(HEALTH)}")
+                probe = container.get(kind, {}).get("httpGet", {})
+                if probe.get("port") not in {*ports, *ports.values()}:
+                    faults.append(f"{label(thing)}: {kind} asks the port {probe.get('port')}, which the container does not have")
+                if probe.get("path") not in HEALTH:
+                    faults.append(f"{label(thing)}: {kind} asks {probe.get('path')}; the service has {', '.join(HEALTH)}")
     for thing in objects:
         for port in thing["spec"].get("ports", []) if thing["kind"] == "Service" else []:
             if port.get("targetPort", port["port"]) not in names | numbers:
@@ -113,8 +113,8 @@ def reference_faults(objects: list[Object]) -> list[str]:
 
 def time_faults(objects: list[Object]) -> list[str]:
     "Pods that are killed before a request that they took may have been answered."
-    said = {key: float(value) for thing in objects if thing["kind"] == "ConfigMap" for key, value in thing["data"].items() if key in LONGEST}
-    longest, faults = sum({**LONGEST, **said}.values()), []
+    seconds = {key: float(value) for thing in objects if thing["kind"] == "ConfigMap" for key, value in thing["data"].items() if key in LONGEST}
+    longest, faults = sum({**LONGEST, **seconds}.values()), []
     for thing, pod in pods(objects):
         sleeps = [container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0) for container in pod["spec"]["containers"]]
         grace = pod["spec"].get("terminationGracePeriodSeconds", 30)
@@ -173,9 +173,9 @@ def key_faults(objects: list[Object]) -> list[str]:
 
 def faults(objects: list[Object]) -> list[str]:
     "All of them, as sentences."
-    found = schema_faults(objects)
-    if found:  # the rest reads what the schemas promise
-        return found
+    errors = schema_faults(objects)
+    if errors:  # the rest reads what the schemas promise
+        return errors
     checks = (selector_faults, port_faults, reference_faults, time_faults, hardening_faults, key_faults)
     return [fault for check in checks for fault in check(objects)]
 

@@ -53,18 +53,18 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
     frame = read_file(file, contract)
     if not len(frame):
         raise ProjectError(f"{file.name} has no rows.")
-    found = violations(frame, contract, expected_columns(frame, contract)).to_dict("records")
+    failures = violations(frame, contract, expected_columns(frame, contract)).to_dict("records")
     if as_json:
-        click.echo(json.dumps(found, indent=2))
-    elif found:
-        rows = [[one["column"], one["rule"], f"{one['count']:,}", one["examples"]] for one in found]
+        click.echo(json.dumps(failures, indent=2))
+    elif failures:
+        rows = [[one["column"], one["rule"], f"{one['count']:,}", one["examples"]] for one in failures]
         click.echo(format_table(["column", "rule", "count", "example rows, from 0"], rows, left=(0, 1, 3)))
     else:
         click.echo(f"{file.name}: {len(frame):,} rows keep the contract")
         for name, count in count_out_of_range(frame, contract).items():
             how = "kept" if contract.columns[name].out_of_range == "warn" else "treated as missing"
             click.echo(f"  {name}: {count:,} values are outside {describe_bounds(contract.columns[name])}; they are {how}")
-    if found:
+    if failures:
         raise click.exceptions.Exit(1)
 
 # %% ../../nbs/api/cli/01_model.ipynb #50572851
@@ -92,18 +92,18 @@ def score(source: Path, target: Path, model: Path | None, engine: str, rows_per_
     if engine == "pyspark":
         from mle_project.scoring.spark import score_on_spark
 
-        found = score_on_spark(source, target, folder, broken=skip_broken)
+        result = score_on_spark(source, target, folder, broken=skip_broken)
     else:
         from mle_project.artifact.predictor import Predictor
         from mle_project.scoring.batch import score_file
 
-        found = score_file(source, target, Predictor(folder), rows_per_chunk, skip_broken)
+        result = score_file(source, target, Predictor(folder), rows_per_chunk, skip_broken)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(result, indent=2))
     else:
-        click.echo(f"{found['scored']:,} rows answered in {found['seconds']:,.1f} s ({found['rows_per_second']:,} a second) -> {target}")
-        click.echo(f"{found['broken']:,} rows break the contract -> {skip_broken}" if found["broken"] else f"model {found['model']}")
-    if found["broken"]:
+        click.echo(f"{result['scored']:,} rows answered in {result['seconds']:,.1f} s ({result['rows_per_second']:,} a second) -> {target}")
+        click.echo(f"{result['broken']:,} rows break the contract -> {skip_broken}" if result["broken"] else f"model {result['model']}")
+    if result["broken"]:
         raise click.exceptions.Exit(3)
 
 # %% ../../nbs/api/cli/01_model.ipynb #fc3ba301
@@ -119,25 +119,25 @@ def explain(record: Path, model: Path | None, as_json: bool) -> None:
     import joblib
 
     from mle_project.artifact.predictor import Predictor
-    from mle_project.evaluation.trace import explain as steps_of
-    from mle_project.evaluation.trace import one_record
+    from mle_project.evaluation.trace import trace as steps_of
+    from mle_project.evaluation.trace import read_record
     from mle_project.core.validation import validate as refuse
     from mle_project.core.validation import records_frame
-    from mle_project.evaluation.attributions import reasons
+    from mle_project.evaluation.attributions import attributions
 
     predictor = Predictor(model or root() / "models" / "final")
-    given = one_record(record)
-    refuse(records_frame([given]), predictor.contract, record.name)
-    steps = steps_of(joblib.load(predictor.folder / "native.joblib"), predictor.contract, given, predictor.about.get("threshold"))
-    said, why = predictor.describe(predictor.answer_records([given]))[0], reasons(predictor, given)
+    content = read_record(record)
+    refuse(records_frame([content]), predictor.contract, record.name)
+    steps = steps_of(joblib.load(predictor.folder / "native.joblib"), predictor.contract, content, predictor.metadata.get("threshold"))
+    prediction, why = predictor.format_predictions(predictor.predict_records([content]))[0], attributions(predictor, content)
     if as_json:
-        found = {"steps": [vars(step) for step in steps], "reasons": why, "answer": said, "model": predictor.digest}
+        found = {"steps": [vars(step) for step in steps], "reasons": why, "answer": prediction, "model": predictor.digest}
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    shown = partial(format_value, significant=6, missing="missing")
+    output = partial(format_value, significant=6, missing="missing")
     for number, step in enumerate(steps, 1):
-        lines = [f"      {name:32} {shown(value)}" for name, value in step.values.items()]
+        lines = [f"      {name:32} {output(value)}" for name, value in step.values.items()]
         click.echo(f"\n{number:2}  {step.name}\n" + "\n".join(lines))
-    rows = [[one["field"], shown(one["value"]), shown(one["typical"]), f"{one['effect']:+.4g}"] for one in why[:12]]
+    rows = [[one["field"], output(one["value"]), output(one["typical"]), f"{one['effect']:+.4g}"] for one in why[:12]]
     click.echo("\nWhat pushed it, strongest first\n" + format_table(["field", "value", "typical", "effect"], rows))
-    click.echo(f"\nThe compiled model says {json.dumps(said, ensure_ascii=False)}\nmodel {predictor.digest}")
+    click.echo(f"\nThe compiled model says {json.dumps(prediction, ensure_ascii=False)}\nmodel {predictor.digest}")

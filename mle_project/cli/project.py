@@ -26,7 +26,7 @@ from ..core.project import root
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--force", is_flag=True, help="Even when git has uncommitted changes; what is overwritten is kept as FILE.bak.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decisions as JSON.")
-def adopt(files: tuple[str, ...], dry_run: bool, force: bool, as_json: bool, **asked: str | None) -> None:
+def adopt(files: tuple[str, ...], dry_run: bool, force: bool, as_json: bool, **options: str | None) -> None:
     """Make this project one for the table in FILES (.csv, .tsv, .parquet, .jsonl; patterns are fine).
 
     \b
@@ -39,15 +39,15 @@ def adopt(files: tuple[str, ...], dry_run: bool, force: bool, as_json: bool, **a
     """
     from mle_project.adopt import plan as module
 
-    found = module.plan(files, str(asked["target"]), asked["time_column"], asked["group_column"], asked["task"], asked["query"], asked["name"])
+    proposal = module.plan(files, str(options["target"]), options["time_column"], options["group_column"], options["task"], options["query"], options["name"])
     if as_json:
-        click.echo(json.dumps(module.as_dict(found), indent=2, default=str))
+        click.echo(json.dumps(module.as_dict(proposal), indent=2, default=str))
     else:
-        click.echo(module.describe(found))
+        click.echo(module.describe(proposal))
     if dry_run:
-        click.echo(module.diff(found))
+        click.echo(module.diff(proposal))
     else:
-        module.apply(found, force)
+        module.apply(proposal, force)
 
 # %% ../../nbs/api/cli/02_project.ipynb #957fb72a
 @click.command()

@@ -31,9 +31,9 @@ def _blank_out_of_range(numbers: np.ndarray, contract: Contract) -> np.ndarray:
 
 def _blank_strings(strings: np.ndarray, contract: Contract) -> np.ndarray:
     "Strings (n, m) with the empty one where a value is no category and the contract says to treat it as missing; the input may be changed."
-    for position, known in contract.closed_categories:
+    for position, categories in contract.closed_categories:
         values = strings[:, position]
-        values[[value not in known for value in values.tolist()]] = ""
+        values[[value not in categories for value in values.tolist()]] = ""
     return strings
 
 # %% ../../nbs/api/core/06_arrays.ipynb #b8319d0b

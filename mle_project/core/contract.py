@@ -172,15 +172,15 @@ def _mapping(node: yaml.Node | None, path: str) -> dict[str, tuple[yaml.Node, in
     "The keys of a YAML mapping, each with its node and its line; a repeated key is refused."
     if not isinstance(node, yaml.MappingNode):
         raise ContractError(f"{path}:{node.start_mark.line + 1 if node else 1}: expected `key: value` lines here.")
-    found: dict[str, tuple[yaml.Node, int]] = {}
+    entries: dict[str, tuple[yaml.Node, int]] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             raise ContractError(f"{path}:{line}: a key must be a word.")
-        if key.value in found:
-            raise ContractError(f"{path}:{line}: `{key.value}` stands twice (first on line {found[key.value][1]}). Keep one.")
-        found[key.value] = (value, line)
-    return found
+        if key.value in entries:
+            raise ContractError(f"{path}:{line}: `{key.value}` stands twice (first on line {entries[key.value][1]}). Keep one.")
+        entries[key.value] = (value, line)
+    return entries
 
 
 def _value(node: yaml.Node) -> Any:

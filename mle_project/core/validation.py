@@ -72,14 +72,14 @@ def frame_schema(
     "The pandera schema of a frame of raw records."
     import pandera.pandas as pa
 
-    found = {}
+    schema_columns = {}
     for name in contract.features if columns is None else columns:
         column = contract.columns[name]
         checks = [pa.Check(_type_rule(column.type), error=f"is {describe_type(column.type)}", ignore_na=True)]
         if describe_bounds(column) and column.out_of_range == "reject":
             checks.append(pa.Check(_bound_rule(column), error=f"is {describe_bounds(column)}", ignore_na=True))
-        found[name] = pa.Column(checks=checks, nullable=column.nullable, required=True)
-    return pa.DataFrameSchema(found, strict=True)
+        schema_columns[name] = pa.Column(checks=checks, nullable=column.nullable, required=True)
+    return pa.DataFrameSchema(schema_columns, strict=True)
 
 # %% ../../nbs/api/core/05_validation.ipynb #678a8469
 RULES = {"column_in_dataframe": "is there", "column_in_schema": "is in the contract", "not_nullable": "is not missing"}
@@ -118,8 +118,8 @@ def violations(
     rows = []
     for (column, rule), broken in failure_cases(frame, contract, columns).groupby(["column", "rule"], sort=True):
         at = broken["row"].dropna().astype(int).tolist()
-        shown = "; ".join(f"row {i}: {to_python(frame[column].iloc[i])!r}" for i in at[:3])
-        rows.append({"column": column, "rule": rule, "count": len(at) or len(frame), "examples": shown})
+        examples = "; ".join(f"row {i}: {to_python(frame[column].iloc[i])!r}" for i in at[:3])
+        rows.append({"column": column, "rule": rule, "count": len(at) or len(frame), "examples": examples})
     return pd.DataFrame(rows, columns=["column", "rule", "count", "examples"])
 
 
@@ -179,9 +179,9 @@ def records_frame(
     names = list(dict.fromkeys(name for record in records for name in record))
     absent = InvalidValue("no such field")
     rows = [[reject_nan(record.get(name, absent)) for name in names] for record in records]
-    found = pd.DataFrame(index=range(len(rows)))
+    frame = pd.DataFrame(index=range(len(rows)))
     columns = {name: pd.Series([row[place] for row in rows], dtype=object) for place, name in enumerate(names)}
-    return pd.concat([found, pd.DataFrame(columns)], axis=1) if columns else found
+    return pd.concat([frame, pd.DataFrame(columns)], axis=1) if columns else frame
 
 # %% ../../nbs/api/core/05_validation.ipynb #ea10d476
 def parse_cells(text: "pd.Series", kind: str) -> "pd.Series":
@@ -226,8 +226,8 @@ def read_file(
     if uneven is not None:
         raise ContractError(f"{path.name}: row {uneven} has {len(rows[uneven])} cells and the head has {len(head)}. Mend the file.")
     text = pd.DataFrame(rows, columns=head, dtype=object)
-    known = {name: contract.columns[name].type if name in contract.columns else "string" for name in head}
-    return pd.DataFrame({place: parse_cells(text.iloc[:, place], known[name]) for place, name in enumerate(head)}).set_axis(head, axis=1)
+    types = {name: contract.columns[name].type if name in contract.columns else "string" for name in head}
+    return pd.DataFrame({place: parse_cells(text.iloc[:, place], types[name]) for place, name in enumerate(head)}).set_axis(head, axis=1)
 
 
 def expected_columns(

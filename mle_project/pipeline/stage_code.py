@@ -16,17 +16,17 @@ from .imports import _module_text
 from .imports import imported_modules
 from .notebooks import named_templates
 from .notebooks import notebook_code
-from .notebooks import plain_code
+from .notebooks import canonical_code
 
 # %% ../../nbs/api/pipeline/02_stage_code.ipynb #d4326222
 def stage_notebook(
     stage: str,  # a stage's name
 ) -> Path:  # nbs/NN_STAGE.ipynb
     "The notebook of a stage: it is in `nbs/` itself, not in a folder of it."
-    found = sorted((root() / "nbs").glob(f"[0-9][0-9]_{stage}.ipynb"))
-    if len(found) != 1:
-        raise ProjectError(f"stage `{stage}` needs exactly one notebook nbs/NN_{stage}.ipynb; there are {len(found)}.")
-    return found[0]
+    matches = sorted((root() / "nbs").glob(f"[0-9][0-9]_{stage}.ipynb"))
+    if len(matches) != 1:
+        raise ProjectError(f"stage `{stage}` needs exactly one notebook nbs/NN_{stage}.ipynb; there are {len(matches)}.")
+    return matches[0]
 
 
 def stage_code(
@@ -41,7 +41,7 @@ def stage_code(
     except ProjectError as error:
         raise ProjectError(f"stage `{stage}`, {error}") from None
     for name in names:
-        parts += [f"# {name}", plain_code(_module_text(name, package))]
+        parts += [f"# {name}", canonical_code(_module_text(name, package))]
     for name in named_templates("\n".join(parts), package / "templates"):
         lines = (package / "templates" / name).read_text().splitlines()
         parts += [f"# {package.name}/templates/{name}", *(f"#   {line}" for line in lines)]
