@@ -20,7 +20,7 @@ import yaml
 from conftest import ROOT, Project
 from hypothesis import given, settings
 from pydantic_core import from_json
-from test_artifact import FRESH
+from test_export import FRESH
 
 from mle_project.artifact.export import write_manifest
 from mle_project.artifact.parity import TOLERANCE, max_difference, output_scale

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import CONTRACT, QUERY
 
-SOURCE = next(iter(yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())["tables"]["sources"]))
+SOURCE = next(iter(yaml.safe_load((ROOT / "params.yaml").read_text())["tables"]["sources"]))
 FEATURE = CONTRACT.features[0]
 OUTPUTS = ("data/tables", "models", "metrics", "reports")
 

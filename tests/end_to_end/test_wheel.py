@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import ROOT
-from test_scoring import TABLES, invalid_visits, models, same, write  # noqa: F401
+from test_batch import TABLES, invalid_visits, models, same, write  # noqa: F401
 
 from mle_project.artifact.predictor import Predictor
 from mle_project.scoring.batch import score_file

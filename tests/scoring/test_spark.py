@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_scoring import TABLES, invalid_visits, models, same, write  # noqa: F401
+from test_batch import TABLES, invalid_visits, models, same, write  # noqa: F401
 
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.project import ProjectError
