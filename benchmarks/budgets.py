@@ -79,8 +79,13 @@ def main() -> None:
         rows["bare library calls"] = measure(f"{program}/python", script, cwd=clone, log=log)
         calls = json.loads(log.read_text().splitlines()[-1])
         for name, cost in rows.items():
-            print(f"{name:26} {cost.seconds:7.1f} s  {cost.memory:5.2f} GiB  {cost.work:7.1f} s of processor")
-        print("library calls, by kind:   ", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in calls.items()))
+            print(
+                f"{name:26} {cost.seconds:7.1f} s  {cost.memory:5.2f} GiB  {cost.work:7.1f} s of processor"
+            )
+        print(
+            "library calls, by kind:   ",
+            ", ".join(f"{name} {seconds:.1f} s" for name, seconds in calls.items()),
+        )
         ratio = rows["cold graph (dvc repro)"].seconds / sum(calls.values())
         print(f"graph / library calls      {ratio:7.2f}", flush=True)
 

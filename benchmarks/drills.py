@@ -50,12 +50,24 @@ class Run:
 
     def digests(self) -> dict[str, str]:
         "The SHA-256 of every file of every output."
-        paths = [path for name in self.outputs for path in [self.top / name, *(self.top / name).rglob("*")] if path.is_file()]
-        return {path.relative_to(self.top).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+        paths = [
+            path
+            for name in self.outputs
+            for path in [self.top / name, *(self.top / name).rglob("*")]
+            if path.is_file()
+        ]
+        return {
+            path.relative_to(self.top).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in paths
+        }
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         "Start a command in the folder, as a terminal would: a process group of its own."
-        mine = {"PYTHONPATH": str(self.top), "PATH": f"{BIN}:{os.environ['PATH']}", "BENTOML_HOME": str(self.top / ".mle" / "bentoml")}
+        mine = {
+            "PYTHONPATH": str(self.top),
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "BENTOML_HOME": str(self.top / ".mle" / "bentoml"),
+        }
         return subprocess.Popen(
             command, cwd=self.top, env={**os.environ, **mine}, start_new_session=True, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -75,7 +87,9 @@ class Run:
         processes = []
         for entry in Path("/proc").iterdir():
             try:
-                here = entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(self.top)
+                here = entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(
+                    self.top
+                )
                 if here and part in (entry / "cmdline").read_text().replace("\0", " "):
                     processes.append(int(entry.name))
             except OSError:
@@ -94,12 +108,22 @@ class Run:
 
     def settled(self) -> None:
         assert self.digests() == self.before, "the outputs are not those of the undisturbed run"
-        lie_about = [path for name in ("data", "models", "reports", "metrics", ".mle/staging") for path in (self.top / name).rglob("*")]
-        lie_about = [path for path in lie_about if path.name.endswith((".part", ".old")) or "staging" in path.parts]
+        lie_about = [
+            path
+            for name in ("data", "models", "reports", "metrics", ".mle/staging")
+            for path in (self.top / name).rglob("*")
+        ]
+        lie_about = [
+            path
+            for path in lie_about
+            if path.name.endswith((".part", ".old")) or "staging" in path.parts
+        ]
         assert not lie_about, f"left over: {lie_about}"
 
 
-def killed(part: str, how: signal.Signals, whom: Callable[[int, int], None] = os.kill) -> Callable[[Run], str]:
+def killed(
+    part: str, how: signal.Signals, whom: Callable[[int, int], None] = os.kill
+) -> Callable[[Run], str]:
     "A drill: a stage runs, and at a random moment the process with this command line is ended."
 
     def drill(run: Run) -> str:
@@ -113,7 +137,13 @@ def killed(part: str, how: signal.Signals, whom: Callable[[int, int], None] = os
         for pid in processes[:1]:
             whom(pid, how)
         process.communicate(timeout=600)
-        outcome = "it had ended" if not processes else "outputs kept" if run.digests() == run.before else "an output was on its way"
+        outcome = (
+            "it had ended"
+            if not processes
+            else "outputs kept"
+            if run.digests() == run.before
+            else "an output was on its way"
+        )
         run.recovered(stage)
         return outcome
 
@@ -130,7 +160,9 @@ def two_at_once(run: Run) -> str:
     failed = [text for text, process in zip(outputs, processes, strict=True) if process.returncode]
     assert len(failed) < 2, "both failed:\n" + "\n".join(failed)[-3000:]
     for text in failed:
-        assert any(words in text for words in ("Unable to acquire lock", "is busy", "blocked")), text[-2000:]
+        assert any(words in text for words in ("Unable to acquire lock", "is busy", "blocked")), (
+            text[-2000:]
+        )
     run.recovered(stage)
     return "one was refused" if failed else "one after the other"
 
@@ -144,10 +176,18 @@ def edited_meanwhile(run: Run) -> str:
     while not run.processes("ipykernel_launcher") and process.poll() is None:
         time.sleep(0.02)
     notebook = json.loads(text)
-    next(cell for cell in notebook["cells"] if cell["cell_type"] == "code" and "import" in "".join(cell["source"]))["source"].append("\nunused = 1")
+    next(
+        cell
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "code" and "import" in "".join(cell["source"])
+    )["source"].append("\nunused = 1")
     path.write_text(json.dumps(notebook))
     output, _ = process.communicate(timeout=900)
-    assert process.returncode and "Type `dvc repro` again" in output and "nothing was recorded" in output, output[-2000:]
+    assert (
+        process.returncode
+        and "Type `dvc repro` again" in output
+        and "nothing was recorded" in output
+    ), output[-2000:]
     assert run.digests() == run.before
     path.write_text(text)
     run.recovered(stage)
@@ -157,11 +197,16 @@ def edited_meanwhile(run: Run) -> str:
 def leftovers(run: Run) -> str:
     "What an earlier crash left half-written."
     stage = run.dice.choice(run.stages)
-    for name in (f".mle/staging/{stage}/reports/{stage}.ipynb", f".mle/staging/{stage}/data/tables/train.part"):
+    for name in (
+        f".mle/staging/{stage}/reports/{stage}.ipynb",
+        f".mle/staging/{stage}/data/tables/train.part",
+    ):
         (run.top / name).parent.mkdir(parents=True, exist_ok=True)
         (run.top / name).write_text('{"cells": [')
     for name, one in lock_entries((run.top / "dvc.lock").read_text()).items():
-        if one.stage == stage:  # as if it had ended between taking the earlier output away and putting the new one in its place
+        if (
+            one.stage == stage
+        ):  # as if it had ended between taking the earlier output away and putting the new one in its place
             aside = (run.top / name).with_name(f".{Path(name).name}.old")
             aside.mkdir()
             (aside / "half").write_text("half")
@@ -175,7 +220,9 @@ def disk_full(run: Run) -> str:
         raise Skipped("a small disk needs root on Linux")
     stage, disk = run.dice.choice(run.stages), run.top.parent / f"disk-{run.dice.randrange(10**9)}"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4g", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
         raise Skipped("tmpfs cannot be mounted here")
     try:
         shutil.copytree(run.top, disk / "project", symlinks=True)
@@ -187,7 +234,13 @@ def disk_full(run: Run) -> str:
         subprocess.run(["mount", "-o", "remount,size=4g", str(disk)], check=True)
         assert status == 0 or "No space left" in output or "disk" in output.lower(), output[-3000:]
         small.recovered(stage)
-        return "there was room" if status == 0 else "outputs kept" if unchanged else "an output was on its way"
+        return (
+            "there was room"
+            if status == 0
+            else "outputs kept"
+            if unchanged
+            else "an output was on its way"
+        )
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
@@ -205,7 +258,11 @@ def flip(path: Path, dice: random.Random) -> None:
 def flipped_output(run: Run) -> str:
     "A bit of an output: found, refused by the stage that reads it, mended."
     names = [name for name in run.before if (run.top / name).stat().st_size]
-    name = run.dice.choice([name for name in names if name.startswith("data/tables")] if run.dice.random() < 0.5 else names)
+    name = run.dice.choice(
+        [name for name in names if name.startswith("data/tables")]
+        if run.dice.random() < 0.5
+        else names
+    )
     flip(run.top / name, run.dice)
     status, output = run.run("mle", "verify")
     assert status == 1 and "is not what stage" in output, output
@@ -221,9 +278,15 @@ def flipped_output(run: Run) -> str:
 
 def flipped_cache(run: Run) -> str:
     "A bit of a cached object: found, and the cache is whole again."
-    objects = [path for path in (run.top / ".dvc" / "cache" / "files" / "md5").rglob("*") if path.is_file() and path.stat().st_size]
+    objects = [
+        path
+        for path in (run.top / ".dvc" / "cache" / "files" / "md5").rglob("*")
+        if path.is_file() and path.stat().st_size
+    ]
     locked = {one.digest for one in lock_entries((run.top / "dvc.lock").read_text()).values()}
-    path = run.dice.choice(sorted(path for path in objects if path.parent.name + path.name in locked))
+    path = run.dice.choice(
+        sorted(path for path in objects if path.parent.name + path.name in locked)
+    )
     flip(path, run.dice)
     status, output = run.run("mle", "verify")
     assert status == 1 and "is damaged" in output, output
@@ -290,7 +353,9 @@ def hold(name: str, sample: Path, dice: random.Random, stages: tuple[str, ...] =
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(DRILLS))
@@ -313,7 +378,10 @@ def main() -> None:
                 except AssertionError as error:
                     failures += 1
                     outcomes[f"FAILED: {error}"] += 1
-            print(f"{name:20} {args.rounds:3} times: {', '.join(f'{count} {words}' for words, count in outcomes.items())}", flush=True)
+            print(
+                f"{name:20} {args.rounds:3} times: {', '.join(f'{count} {words}' for words, count in outcomes.items())}",
+                flush=True,
+            )
     sys.exit(f"{failures} drills failed" if failures else 0)
 
 

@@ -53,12 +53,18 @@ def grown(times: int, folder: Path) -> tuple[int, dict[str, Cost]]:
     os.environ |= {"PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}", "PYTHONPATH": str(clone)}
     measure(f"{ROOT}/.venv/bin/python", "-c", PREPARE, str(times), cwd=clone, log=log)
     measure("dvc", "repro", "sources", cwd=clone, log=log)
-    steps = {stage: ("dvc", "repro", "--single-item", stage) for stage in ("tables", "model_selection", "final_model")}
+    steps = {
+        stage: ("dvc", "repro", "--single-item", stage)
+        for stage in ("tables", "model_selection", "final_model")
+    }
     steps |= {"score": ("mle", "score", "data/tables/train.parquet", "answers.parquet")}
     costs: dict[str, Cost] = {}
     for name, command in steps.items():
         costs[name] = cost = measure(*command, cwd=clone, log=log)
-        print(f"x{times} {name}: {cost.seconds:,.0f} s ({cost.work:,.0f} s of processor), {cost.memory:.1f} GiB", flush=True)
+        print(
+            f"x{times} {name}: {cost.seconds:,.0f} s ({cost.work:,.0f} s of processor), {cost.memory:.1f} GiB",
+            flush=True,
+        )
     rows = json.loads((clone / "metrics" / "tables.json").read_text())
     return sum(one["rows"] for one in rows.values() if "rows" in one), costs
 

@@ -42,20 +42,40 @@ params = yaml.safe_load(Path("params.yaml").read_text())
 contract = read_contract("contract.yaml")
 asked = params["tables"]
 with tempfile.TemporaryDirectory() as place:
-    timed("read and join", run_query, asked["sources"], asked["query"], asked["threads"], contract, Path(place))
-splits = {name: timed("read and join", pd.read_parquet, f"data/tables/{name}.parquet") for name in ("train", "validation", "test")}
+    timed(
+        "read and join",
+        run_query,
+        asked["sources"],
+        asked["query"],
+        asked["threads"],
+        contract,
+        Path(place),
+    )
+splits = {
+    name: timed("read and join", pd.read_parquet, f"data/tables/{name}.parquet")
+    for name in ("train", "validation", "test")
+}
 x = {name: feature_frame(frame, contract) for name, frame in splits.items()}
 y = {name: encode_target(frame, contract) for name, frame in splits.items()}
 
 chosen = params["model_selection"]
 part = systematic_sample(splits["train"], chosen["search_rows"])
-x_part, y_part, folds = feature_frame(part, contract), encode_target(part, contract), cv_splits(part, contract, chosen["folds"], chosen["seed"])
+x_part, y_part, folds = (
+    feature_frame(part, contract),
+    encode_target(part, contract),
+    cv_splits(part, contract, chosen["folds"], chosen["seed"]),
+)
 for line in Path(chosen["trials_file"]).read_text().splitlines():
     trial = json.loads(line)
     for before, after in folds:
         model = build_family(trial["family"], trial["hyperparameters"], contract, 0)
         timed("fit", model.fit, x_part.iloc[before], y_part[before])
-        timed("score", lambda m=model, a=after: all_metrics(contract.task, y_part[a], predict(m, x_part.iloc[a], contract.task)))
+        timed(
+            "score",
+            lambda m=model, a=after: all_metrics(
+                contract.task, y_part[a], predict(m, x_part.iloc[a], contract.task)
+            ),
+        )
 
 best = json.loads(Path(chosen["hyperparameters"]).read_text())
 for family, values in best["families"].items():
@@ -63,6 +83,11 @@ for family, values in best["families"].items():
     timed("fit", model.fit, x["train"], y["train"])
     timed("score", predict, model, x["validation"], contract.task)
 model = build_family(best["winner"], best["families"][best["winner"]], contract, 0)
-timed("fit", model.fit, pd.concat([x["train"], x["validation"]]), np.concatenate([y["train"], y["validation"]]))
+timed(
+    "fit",
+    model.fit,
+    pd.concat([x["train"], x["validation"]]),
+    np.concatenate([y["train"], y["validation"]]),
+)
 timed("score", predict, model, x["test"], contract.task)
 print(json.dumps({kind: round(value, 1) for kind, value in seconds.items()}))

@@ -12,7 +12,12 @@ import os
 import time
 from pathlib import Path
 
-os.environ.update(GOMP_SPINCOUNT="1000", CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0")
+os.environ.update(
+    GOMP_SPINCOUNT="1000",
+    CUDA_VISIBLE_DEVICES="-1",
+    TF_CPP_MIN_LOG_LEVEL="3",
+    TF_ENABLE_ONEDNN_OPTS="0",
+)
 
 import pandas as pd  # noqa: E402
 import tensorflow as tf  # noqa: E402
@@ -42,7 +47,9 @@ def main() -> None:
     blocks, columns = frame_to_arrays(frame, contract), serving_columns(frame, contract)
     files = {"SavedModel": args.models / "saved_model" / "1" / "saved_model.pb"}
     files |= {f"ONNX {name}": args.models / name / "model.onnx" for name in ("float", "int8")}
-    load = {name: (lambda path=path: open_session(path.read_bytes())) for name, path in files.items()}
+    load = {
+        name: (lambda path=path: open_session(path.read_bytes())) for name, path in files.items()
+    }
     load["SavedModel"] = lambda: tf.saved_model.load(str(files["SavedModel"].parent))
     seconds, models = {}, {}
     for name, one in load.items():
@@ -53,7 +60,13 @@ def main() -> None:
     for n in (1, 1000):
         tensors = {name: tf.constant(values[:n]) for name, values in columns.items()}
         signature = models["SavedModel"][0].signatures["serving_default"]
-        calls = {name: (lambda one=models[name][0], n=n: run_session(one, *(block[:n] for block in blocks))) for name in files if name != "SavedModel"}
+        calls = {
+            name: (
+                lambda one=models[name][0], n=n: run_session(one, *(block[:n] for block in blocks))
+            )
+            for name in files
+            if name != "SavedModel"
+        }
         calls["SavedModel"] = lambda served=signature, tensors=tensors: served(**tensors)
         times: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(args.rounds):
@@ -63,7 +76,9 @@ def main() -> None:
             per_row[name][n] = min(durations) / n * 1e6
     for name, path in files.items():
         speed = ", ".join(f"{per_row[name][n]:8.2f} us a row for {n}" for n in (1, 1000))
-        print(f"{name:10} {path.stat().st_size:>10,} bytes  loads in {seconds[name] * 1e3:7.1f} ms  {speed}")
+        print(
+            f"{name:10} {path.stat().st_size:>10,} bytes  loads in {seconds[name] * 1e3:7.1f} ms  {speed}"
+        )
 
 
 if __name__ == "__main__":

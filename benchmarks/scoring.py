@@ -16,7 +16,12 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.update(GOMP_SPINCOUNT="1000", CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0")
+os.environ.update(
+    GOMP_SPINCOUNT="1000",
+    CUDA_VISIBLE_DEVICES="-1",
+    TF_CPP_MIN_LOG_LEVEL="3",
+    TF_ENABLE_ONEDNN_OPTS="0",
+)
 
 import joblib  # noqa: E402
 import numpy as np  # noqa: E402
@@ -28,7 +33,14 @@ from threadpoolctl import threadpool_limits  # noqa: E402
 from mle_project.artifact.predictor import Predictor, run_session  # noqa: E402
 from mle_project.core.arrays import feature_frame, frame_to_arrays  # noqa: E402
 from mle_project.modeling.metrics import predict  # noqa: E402
-from mle_project.scoring.batch import invalid_cells, prediction_schema, prediction_table, processors, score_file, writer  # noqa: E402
+from mle_project.scoring.batch import (
+    invalid_cells,
+    prediction_schema,
+    prediction_table,
+    processors,
+    score_file,
+    writer,
+)  # noqa: E402
 from mle_project.scoring.readers import read_chunks  # noqa: E402
 
 PEAK = r"""
@@ -40,7 +52,9 @@ print(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
 """
 
 
-def native(source: Path, target: Path, model, predictor: Predictor, rows: int) -> tuple[float, float]:
+def native(
+    source: Path, target: Path, model, predictor: Predictor, rows: int
+) -> tuple[float, float]:
     """Seconds that the pipeline takes to answer the chunks of a file: alone, and with reading and writing."""
     began, alone, parts = time.perf_counter(), 0.0, []
     for frame in read_chunks(source, predictor.contract, rows):
@@ -54,7 +68,9 @@ def native(source: Path, target: Path, model, predictor: Predictor, rows: int) -
 
 def parts(source: Path, scratch: Path, predictor: Predictor, rows: int) -> dict[str, float]:
     """Seconds by part of scoring, one chunk after the other."""
-    spent = dict.fromkeys(("read", "check", "blocks", "ask", "table without blocks and ask", "write"), 0.0)
+    spent = dict.fromkeys(
+        ("read", "check", "blocks", "ask", "table without blocks and ask", "write"), 0.0
+    )
 
     def timed(name, function, *arguments):
         began = time.perf_counter()
@@ -68,8 +84,20 @@ def parts(source: Path, scratch: Path, predictor: Predictor, rows: int) -> dict[
         schema = schema or prediction_schema(predictor, list(frame))
         timed("check", invalid_cells, frame, np.arange(len(frame)), predictor.contract)
         before = spent["blocks"] + spent["ask"]
-        timed("ask", run_session, predictor.session, *timed("blocks", frame_to_arrays, frame, predictor.contract))
-        table = timed("table without blocks and ask", prediction_table, frame, np.arange(len(frame)), predictor, schema)
+        timed(
+            "ask",
+            run_session,
+            predictor.session,
+            *timed("blocks", frame_to_arrays, frame, predictor.contract),
+        )
+        table = timed(
+            "table without blocks and ask",
+            prediction_table,
+            frame,
+            np.arange(len(frame)),
+            predictor,
+            schema,
+        )
         spent["table without blocks and ask"] -= spent["blocks"] + spent["ask"] - before
         with writer(scratch / "parts.parquet", "parquet", schema) as write:
             timed("write", write, table)
@@ -91,18 +119,42 @@ def main() -> None:
         frame.to_parquet(source)
         parts(source, scratch, predictor, 50_000)  # the first time imports pandera
         spent = parts(source, scratch, predictor, 50_000)
-        print(f"{type(model).__name__}, {len(frame):,} rows; parts: " + ", ".join(f"{name} {value:.3f} s" for name, value in spent.items()))
+        print(
+            f"{type(model).__name__}, {len(frame):,} rows; parts: "
+            + ", ".join(f"{name} {value:.3f} s" for name, value in spent.items())
+        )
         for threads in sorted({1, processors()}):
             for rows in (50_000, 1_000):
-                times: dict[str, list[float]] = {"scoring": [], "pipeline alone": [], "pipeline, reading and writing": []}
+                times: dict[str, list[float]] = {
+                    "scoring": [],
+                    "pipeline alone": [],
+                    "pipeline, reading and writing": [],
+                }
                 for _ in range(args.rounds):
                     with threadpool_limits(threads):
-                        alone, around = native(source, scratch / "native.parquet", model, predictor, rows)
-                    result = score_file(source, scratch / "out.parquet", predictor, rows=rows, threads=threads, progress=False)
-                    for durations, value in zip(times.values(), (result["seconds"], alone, around), strict=True):
+                        alone, around = native(
+                            source, scratch / "native.parquet", model, predictor, rows
+                        )
+                    result = score_file(
+                        source,
+                        scratch / "out.parquet",
+                        predictor,
+                        rows=rows,
+                        threads=threads,
+                        progress=False,
+                    )
+                    for durations, value in zip(
+                        times.values(), (result["seconds"], alone, around), strict=True
+                    ):
                         durations.append(value)
-                speed = {name: len(frame) / statistics.median(durations) for name, durations in times.items()}
-                rates = ", ".join(f"{name} {value:,.0f} rows/s (1 : {speed['scoring'] / value:.2f})" for name, value in speed.items())
+                speed = {
+                    name: len(frame) / statistics.median(durations)
+                    for name, durations in times.items()
+                }
+                rates = ", ".join(
+                    f"{name} {value:,.0f} rows/s (1 : {speed['scoring'] / value:.2f})"
+                    for name, value in speed.items()
+                )
                 print(f"threads {threads}, chunks of {rows:,}: {rates}")
         whole = pa.Table.from_pandas(frame, preserve_index=False)
         for times in (1, 10):
@@ -111,7 +163,9 @@ def main() -> None:
                     file.write_table(whole)
             command = [sys.executable, "-c", PEAK, source, scratch / "out.parquet", args.model]
             process = subprocess.run(command, check=True, capture_output=True, text=True)
-            print(f"peak memory for {len(frame) * times:,} rows: {int(process.stdout) / 1024:,.0f} MiB")
+            print(
+                f"peak memory for {len(frame) * times:,} rows: {int(process.stdout) / 1024:,.0f} MiB"
+            )
 
 
 main()

@@ -33,7 +33,12 @@ def pipeline() -> FastAPI:
     def predict(body: request) -> Any:
         frame = pd.DataFrame([record.model_dump() for record in body.records])
         x = feature_frame(frame, predictor.contract)
-        return {"predictions": predictor.format_predictions(model.predict(x) if value else model.predict_proba(x)), "model": predictor.digest}
+        return {
+            "predictions": predictor.format_predictions(
+                model.predict(x) if value else model.predict_proba(x)
+            ),
+            "model": predictor.digest,
+        }
 
     return app
 

@@ -28,10 +28,18 @@ def build(
     "Build the bento of `bentofile.yaml` into a folder."
     with tempfile.TemporaryDirectory() as home:
         command = [sys.executable, "-m", "bentoml", "build", "--version", version, str(root())]
-        process = subprocess.run(command, cwd=root(), env=os.environ | {"BENTOML_HOME": home}, capture_output=True, text=True)
+        process = subprocess.run(
+            command,
+            cwd=root(),
+            env=os.environ | {"BENTOML_HOME": home},
+            capture_output=True,
+            text=True,
+        )
         bentos = [path.parent for path in Path(home).glob("bentos/*/*/bento.yaml")]
         if process.returncode or len(bentos) != 1:
-            raise ProjectError(f"`bentoml build` failed. Look at bentofile.yaml.\n{(process.stdout + process.stderr)[-3000:]}")
+            raise ProjectError(
+                f"`bentoml build` failed. Look at bentofile.yaml.\n{(process.stdout + process.stderr)[-3000:]}"
+            )
         shutil.copytree(bentos[0], folder, dirs_exist_ok=True)
     fix_creation_time(folder / "bento.yaml")
     (folder / "env" / "python" / "version.txt").unlink(missing_ok=True)
@@ -52,4 +60,6 @@ def require_clean_leakage(
     "Raise when the stage `leakage` found a fault."
     faults = [kind for kind, count in leakage["faults"].items() if count]
     if faults:
-        raise ProjectError(f"the stage `leakage` found {', '.join(faults)}; the model is not packed. Read reports/leakage.md and mend the cause.")
+        raise ProjectError(
+            f"the stage `leakage` found {', '.join(faults)}; the model is not packed. Read reports/leakage.md and mend the cause."
+        )

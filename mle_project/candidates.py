@@ -41,11 +41,15 @@ def reduction_hyperparameters(
     contract: Contract,
     ways: Sequence[str],  # besides none
     least: float = 0.3,  # the smallest share of the columns to keep
-) -> dict[str, Any]:  # `reduction` and `kept`, as `linear_preprocessor` and `tree_preprocessor` take them
+) -> dict[
+    str, Any
+]:  # `reduction` and `kept`, as `linear_preprocessor` and `tree_preprocessor` take them
     "How a pipeline takes columns away."
     ways = ["none", *ways] if len(contract.features) >= 4 else ["none"]
     reduction = hp.Choice("reduction", ways)
-    with hp.conditional_scope("reduction", [way for way in ways if way in SELECTION_METHODS] or ["filter"]):
+    with hp.conditional_scope(
+        "reduction", [way for way in ways if way in SELECTION_METHODS] or ["filter"]
+    ):
         kept = hp.Float("kept", least, 0.9, step=0.1, default=0.7)
     with hp.conditional_scope("reduction", ["pca"]):
         variance = hp.Choice("variance", [0.9, 0.99])
@@ -62,14 +66,21 @@ def linear(hp: Any, contract: Contract, seed: int) -> Pipeline:
         contract,
         shape=shape,
         scale=scale or "standard",
-        encoding=hp.Choice("encoding", ["onehot"] if contract.task == "multiclass" else ["onehot", "target"]),
+        encoding=hp.Choice(
+            "encoding", ["onehot"] if contract.task == "multiclass" else ["onehot", "target"]
+        ),
         seed=seed,
         **reduction_hyperparameters(hp, contract, [*SELECTION_METHODS, "pca"]),
     )
     strength = hp.Float("regularisation", 1e-4, 1e2, sampling="log", default=1.0)
     if contract.task == "regression":
         return Pipeline([("columns", columns), ("model", Float64Ridge(alpha=strength))])
-    return Pipeline([("columns", columns), ("model", Float64LogisticRegression(C=1 / strength, max_iter=200, tol=1e-3))])
+    return Pipeline(
+        [
+            ("columns", columns),
+            ("model", Float64LogisticRegression(C=1 / strength, max_iter=200, tol=1e-3)),
+        ]
+    )
 
 # %% ../nbs/04_candidates.ipynb #8b62d081
 @family
@@ -85,14 +96,20 @@ def forest(hp: Any, contract: Contract, seed: int) -> Pipeline:
         random_state=seed,
     )
     encodings = ["ordinal"] if contract.task == "multiclass" else ["ordinal", "target"]
-    columns = tree_preprocessor(contract, encoding=hp.Choice("encoding", encodings), gaps="filled", seed=seed)
+    columns = tree_preprocessor(
+        contract, encoding=hp.Choice("encoding", encodings), gaps="filled", seed=seed
+    )
     return Pipeline([("columns", columns), ("model", model)])
 
 # %% ../nbs/04_candidates.ipynb #5bba566a
 @family
 def boosting(hp: Any, contract: Contract, seed: int) -> Pipeline:
     "Histogram gradient boosting on numbers as they are and encoded strings."
-    kind = HistGradientBoostingRegressor if contract.task == "regression" else HistGradientBoostingClassifier
+    kind = (
+        HistGradientBoostingRegressor
+        if contract.task == "regression"
+        else HistGradientBoostingClassifier
+    )
     model = kind(
         learning_rate=hp.Float("learning_rate", 0.03, 0.2, sampling="log", default=0.08),
         max_iter=hp.Int("trees", 100, 400, step=50, default=200),
@@ -104,8 +121,20 @@ def boosting(hp: Any, contract: Contract, seed: int) -> Pipeline:
         random_state=seed,
     )
     encodings = ["ordinal"] if contract.task == "multiclass" else ["target", "ordinal"]
-    less = reduction_hyperparameters(hp, contract, ["embedded"], least=0.7)  # what a tree never asks for costs it little
-    return Pipeline([("columns", tree_preprocessor(contract, encoding=hp.Choice("encoding", encodings), seed=seed, **less)), ("model", model)])
+    less = reduction_hyperparameters(
+        hp, contract, ["embedded"], least=0.7
+    )  # what a tree never asks for costs it little
+    return Pipeline(
+        [
+            (
+                "columns",
+                tree_preprocessor(
+                    contract, encoding=hp.Choice("encoding", encodings), seed=seed, **less
+                ),
+            ),
+            ("model", model),
+        ]
+    )
 
 # %% ../nbs/04_candidates.ipynb #efed7bc3
 @family

@@ -26,21 +26,34 @@ def uncertainty_coefficient(
     target: np.ndarray,  # (n,) the class of each row
 ) -> float:  # in 0 to 1
     "Theil's uncertainty coefficient: the share of the target's entropy that groups remove, less what chance would (Miller 1955)."
-    group, kind, both = (np.bincount(each) for each in (codes, target, codes * (target.max() + 1) + target))
+    group, kind, both = (
+        np.bincount(each) for each in (codes, target, codes * (target.max() + 1) + target)
+    )
     by_chance = (np.count_nonzero(group) - 1) * (np.count_nonzero(kind) - 1) / (2 * len(codes))
     removed = entropy(group) + entropy(kind) - entropy(both) - by_chance
     return max(0.0, float(removed / entropy(kind))) if entropy(kind) > 0 else 0.0
 
 
-def uncertainty_coefficients(frame: pd.DataFrame, contract: Contract, features: list[str]) -> pd.Series:  # by feature, in 0 to 1, the strongest first
+def uncertainty_coefficients(
+    frame: pd.DataFrame, contract: Contract, features: list[str]
+) -> pd.Series:  # by feature, in 0 to 1, the strongest first
     "How much of the target's entropy each of some features removes on its own."
     most = int(np.clip(len(frame) ** 0.5 / 2, 3, 30))  # or small tables would have cells of one row
-    target = _quantile_codes(encode_target(frame, contract).astype(np.float64), max(min(most, 10), len(contract.classes)))
-    coefficients = {name: uncertainty_coefficient(bin_values(frame[name], contract.columns[name], most)[0], target) for name in features}
+    target = _quantile_codes(
+        encode_target(frame, contract).astype(np.float64), max(min(most, 10), len(contract.classes))
+    )
+    coefficients = {
+        name: uncertainty_coefficient(
+            bin_values(frame[name], contract.columns[name], most)[0], target
+        )
+        for name in features
+    }
     return pd.Series(coefficients).sort_values(ascending=False, kind="stable")
 
 # %% ../nbs/02_eda.ipynb #18837a75
-def spearman_clustered(frame: pd.DataFrame) -> pd.DataFrame:  # (k, k) in -1 to 1; columns that never vary are left out
+def spearman_clustered(
+    frame: pd.DataFrame,
+) -> pd.DataFrame:  # (k, k) in -1 to 1; columns that never vary are left out
     "Correlations of ranks (Spearman; with missing values, ranks are those within each column), similar columns side by side."
     rho = frame.loc[:, frame.nunique() > 1].rank().corr(min_periods=10).fillna(0.0)
     if len(rho) < 3:
@@ -50,23 +63,42 @@ def spearman_clustered(frame: pd.DataFrame) -> pd.DataFrame:  # (k, k) in -1 to 
     return rho.iloc[order, order]
 
 
-def highly_correlated_pairs(rho: pd.DataFrame, least: float = 0.95) -> pd.DataFrame:  # first, second, correlation; the closest first
+def highly_correlated_pairs(
+    rho: pd.DataFrame, least: float = 0.95
+) -> pd.DataFrame:  # first, second, correlation; the closest first
     "Pairs of columns whose correlation exceeds `least` in absolute value."
     first, second = np.nonzero(np.triu(rho.abs().to_numpy() > least, k=1))
-    pairs = pd.DataFrame({"first": rho.index[first], "second": rho.index[second], "correlation": rho.to_numpy()[first, second]})
-    return pairs.sort_values("correlation", key=abs, ascending=False, kind="stable", ignore_index=True)
+    pairs = pd.DataFrame(
+        {
+            "first": rho.index[first],
+            "second": rho.index[second],
+            "correlation": rho.to_numpy()[first, second],
+        }
+    )
+    return pairs.sort_values(
+        "correlation", key=abs, ascending=False, kind="stable", ignore_index=True
+    )
 
 # %% ../nbs/02_eda.ipynb #b20841b7
-def principal_components(frame: pd.DataFrame) -> tuple[np.ndarray, list[str]]:  # (n, 2), and a name for each axis; none when fewer than two columns vary
+def principal_components(
+    frame: pd.DataFrame,
+) -> tuple[
+    np.ndarray, list[str]
+]:  # (n, 2), and a name for each axis; none when fewer than two columns vary
     "The first two principal components of the scaled columns; an axis is named by its share of the variance and its main columns."
     varied = frame.loc[:, frame.nunique() > 1]
     if varied.shape[1] < 2:
         return np.zeros((len(frame), 2)), []
-    filled = varied.clip(varied.quantile(0.01), varied.quantile(0.99), axis=1).fillna(varied.median())
+    filled = varied.clip(varied.quantile(0.01), varied.quantile(0.99), axis=1).fillna(
+        varied.median()
+    )
     scaled = ((filled - filled.mean()) / filled.std().replace(0, 1)).to_numpy()
     pca = PCA(2, svd_solver="full").fit(scaled)
     names: list[str] = []
     for share, weights in zip(pca.explained_variance_ratio_, pca.components_, strict=True):
-        main = [f"{'+' if weights[i] > 0 else '-'}{varied.columns[i]}" for i in np.argsort(-np.abs(weights), kind="stable")[:3]]
+        main = [
+            f"{'+' if weights[i] > 0 else '-'}{varied.columns[i]}"
+            for i in np.argsort(-np.abs(weights), kind="stable")[:3]
+        ]
         names.append(f"component {len(names) + 1}, {share:.0%} of the variance\n{', '.join(main)}")
     return pca.transform(scaled), names

@@ -61,8 +61,15 @@ def reduction_step(
         return [("filter", SelectPercentile(partial(f_scores, task), percentile=100 * kept))]
     if reduction == "wrapper":
         return [("wrapper", LinearRFE(values=task == "regression", kept=kept))]
-    forest = (ExtraTreesRegressor if task == "regression" else ExtraTreesClassifier)(30, max_leaf_nodes=100, max_features="sqrt", random_state=seed)
-    return [("embedded", SelectFromModel(forest, threshold=-np.inf, max_features=partial(n_selected, kept)))]
+    forest = (ExtraTreesRegressor if task == "regression" else ExtraTreesClassifier)(
+        30, max_leaf_nodes=100, max_features="sqrt", random_state=seed
+    )
+    return [
+        (
+            "embedded",
+            SelectFromModel(forest, threshold=-np.inf, max_features=partial(n_selected, kept)),
+        )
+    ]
 
 # %% ../nbs/03_features.ipynb #4e49a778
 def _strings(contract: Contract, encoding: str, seed: int) -> Any:
@@ -70,15 +77,21 @@ def _strings(contract: Contract, encoding: str, seed: int) -> Any:
     if encoding == "ordinal":
         return OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     if contract.task == "multiclass":
-        raise ProjectError("encoding target: with more than two classes a string has no one mean of the target. Use another encoding.")
+        raise ProjectError(
+            "encoding target: with more than two classes a string has no one mean of the target. Use another encoding."
+        )
     kind = {"binary": "binary", "regression": "continuous"}[contract.task]
-    folds = (KFold if contract.task == "regression" else StratifiedKFold)(5, shuffle=True, random_state=seed)
+    folds = (KFold if contract.task == "regression" else StratifiedKFold)(
+        5, shuffle=True, random_state=seed
+    )
     return TargetEncoder(target_type=kind, cv=folds)
 
 
 def _numbers(numbers: list[int], empty: bool, x: Any) -> list[int]:
     "Those columns of numbers that hold no value in the rows to fit on, which boosting cannot cut into bins; or the others."
-    return [place for place in numbers if bool(pd.isna(pd.DataFrame(x).iloc[:, place]).all()) == empty]
+    return [
+        place for place in numbers if bool(pd.isna(pd.DataFrame(x).iloc[:, place]).all()) == empty
+    ]
 
 
 @columnar
@@ -96,7 +109,10 @@ def tree_preprocessor(
     zeros = SimpleImputer(strategy="constant", fill_value=0, keep_empty_features=True)
     steps: list[Any] = [("numbers", filled, numbers), ("gaps", MissingIndicator(), numbers)]
     if gaps == "kept":
-        steps = [("numbers", "passthrough", partial(_numbers, numbers, False)), ("empty", zeros, partial(_numbers, numbers, True))]
+        steps = [
+            ("numbers", "passthrough", partial(_numbers, numbers, False)),
+            ("empty", zeros, partial(_numbers, numbers, True)),
+        ]
     steps += [("strings", _strings(contract, encoding, seed), strings)]
     columns = ColumnTransformer([step for step in steps if step[2]])
     less = reduction_step(contract.task, reduction, kept, seed)
@@ -117,8 +133,16 @@ def linear_preprocessor(
     rank = QuantileTransformer(n_quantiles=100, output_distribution="uniform", subsample=None)
     bend = {"none": [], "rank": [("rank", rank)], "log": [("log", SignedLog())]}[shape]
     scaler = {"standard": StandardScaler, "robust": RobustScaler}[scale]
-    numbers = Pipeline([("impute", SimpleImputer(strategy="median", keep_empty_features=True)), *bend, ("scale", scaler())])
-    means = lambda: Pipeline([("encode", _strings(contract, encoding, seed)), ("scale", StandardScaler())])  # noqa: E731
+    numbers = Pipeline(
+        [
+            ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
+            *bend,
+            ("scale", scaler()),
+        ]
+    )
+    means = lambda: Pipeline(
+        [("encode", _strings(contract, encoding, seed)), ("scale", StandardScaler())]
+    )  # noqa: E731
     strings = FrequentOneHotEncoder() if encoding == "onehot" else means()
     steps = list(zip(("numbers", "strings"), (numbers, strings), _positions(contract), strict=True))
     columns = ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)

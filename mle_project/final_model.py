@@ -31,10 +31,14 @@ def paired_improvement(
     other: Mapping[str, float],  # of another
     drawn: pd.DataFrame,  # the first one's metrics on draws of the rows
     other_drawn: pd.DataFrame,  # the other one's on the same draws
-) -> dict[str, list[float]]:  # by metric: how much better the first is, and the ends of the 95 % interval
+) -> dict[
+    str, list[float]
+]:  # by metric: how much better the first is, and the ends of the 95 % interval
     "The difference between two models; more is better, whatever the metric."
     sign = {name: METRICS[task][name][1] for name in scores}
-    sure = percentile_intervals(pd.DataFrame({name: sign[name] * (drawn[name] - other_drawn[name]) for name in scores}))
+    sure = percentile_intervals(
+        pd.DataFrame({name: sign[name] * (drawn[name] - other_drawn[name]) for name in scores})
+    )
     return {name: [sign[name] * (scores[name] - other[name]), *sure[name]] for name in scores}
 
 # %% ../nbs/07_final_model.ipynb #acd96604
@@ -43,7 +47,11 @@ def _mean_error(y: np.ndarray, p: np.ndarray) -> float:
 
 
 FAIRNESS_METRICS: dict[str, dict[str, Callable[..., float]]] = {
-    "binary": {"selection_rate": flm.selection_rate, "true_positive_rate": flm.true_positive_rate, "false_positive_rate": flm.false_positive_rate},
+    "binary": {
+        "selection_rate": flm.selection_rate,
+        "true_positive_rate": flm.true_positive_rate,
+        "false_positive_rate": flm.false_positive_rate,
+    },
     "multiclass": {"accuracy": skm.accuracy_score},
     "regression": {"mean_absolute_error": skm.mean_absolute_error, "mean_error": _mean_error},
 }
@@ -55,24 +63,40 @@ def group_fairness(
     y: np.ndarray,
     y_pred: np.ndarray,  # decisions: positions of classes, or values
     least: int = 30,  # rows of a group
-) -> tuple[pd.DataFrame, dict[str, dict[str, list[float]]]]:  # each group's metrics; by column and metric, largest difference and smallest ratio
+) -> tuple[
+    pd.DataFrame, dict[str, dict[str, list[float]]]
+]:  # each group's metrics; by column and metric, largest difference and smallest ratio
     "The model's decisions for each group of the protected attributes."
     tables, gaps = [], {}
     for column in contract.protected:
         groups = slice_values(frame[column])
         large_groups = groups.map(groups.value_counts()).to_numpy() >= least
         if large_groups.any():
-            metric_frame = flm.MetricFrame(metrics=FAIRNESS_METRICS[contract.task], y_true=y[large_groups], y_pred=y_pred[large_groups], sensitive_features=groups[large_groups].to_numpy())
+            metric_frame = flm.MetricFrame(
+                metrics=FAIRNESS_METRICS[contract.task],
+                y_true=y[large_groups],
+                y_pred=y_pred[large_groups],
+                sensitive_features=groups[large_groups].to_numpy(),
+            )
             counts = groups[large_groups].value_counts()
             part = metric_frame.by_group.astype(float).rename_axis("value").reset_index()
             tables.append(part.assign(column=column, rows=part["value"].map(counts)))
             difference, ratio = metric_frame.difference(), metric_frame.ratio()
-            gaps[column] = {name: [float(difference[name]), float(ratio[name])] for name in FAIRNESS_METRICS[contract.task]}
-    return (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["column", "value", "rows"])), gaps
+            gaps[column] = {
+                name: [float(difference[name]), float(ratio[name])]
+                for name in FAIRNESS_METRICS[contract.task]
+            }
+    return (
+        pd.concat(tables, ignore_index=True)
+        if tables
+        else pd.DataFrame(columns=["column", "value", "rows"])
+    ), gaps
 
 # %% ../nbs/07_final_model.ipynb #6e9aee1d
 def numerical_stability(
-    answer: Callable[[np.ndarray, np.ndarray], np.ndarray],  # from blocks of numbers and strings to answers
+    answer: Callable[
+        [np.ndarray, np.ndarray], np.ndarray
+    ],  # from blocks of numbers and strings to answers
     blocks: tuple[np.ndarray, np.ndarray],  # of real rows
     hurt: tuple[np.ndarray, np.ndarray],  # of rows made to hurt
     size: float,  # of a usual answer: 1 for probabilities
@@ -86,10 +110,19 @@ def numerical_stability(
     moved = (numbers * (1 + nudge * signs)).astype(np.float32)
     before, after = answer(numbers, strings), answer(moved, strings)
     if not all(np.isfinite(predictions).all() for predictions in (before, after, answer(*hurt))):
-        raise ProjectError("an answer of the model is not finite. Choose another family or hyperparameters (final_model.family in params.yaml).")
+        raise ProjectError(
+            "an answer of the model is not finite. Choose another family or hyperparameters (final_model.family in params.yaml)."
+        )
     change = np.abs(after - before).reshape(len(numbers), -1).max(axis=1) / size
     largest, share = float(change.max(initial=0)), float((change > bound).mean())
-    return {"rows": len(numbers), "hurt": len(hurt[0]), "nudge": nudge, "bound": bound, "largest": largest, "share_moved": share}
+    return {
+        "rows": len(numbers),
+        "hurt": len(hurt[0]),
+        "nudge": nudge,
+        "bound": bound,
+        "largest": largest,
+        "share_moved": share,
+    }
 
 # %% ../nbs/07_final_model.ipynb #92df05f9
 def file_digests(
@@ -97,5 +130,15 @@ def file_digests(
     paths: Sequence[str],  # relative to it; folders stand for the files in them
 ) -> dict[str, str]:
     "The SHA-256 of files that a run depends on."
-    files = [file for path in paths for file in (sorted((folder / path).rglob("*")) if (folder / path).is_dir() else [folder / path])]
-    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+    files = [
+        file
+        for path in paths
+        for file in (
+            sorted((folder / path).rglob("*")) if (folder / path).is_dir() else [folder / path]
+        )
+    ]
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+        if file.is_file()
+    }

@@ -30,26 +30,54 @@ def model_staleness(
     rows: int,  # to fit on
     draws: int = 200,
     most: int = 8,  # months that are looked at, evenly spread
-) -> tuple[pd.DataFrame, dict[str, float]]:  # period, age, rows, old, fresh, loss, low, high; the slope of the loss with its interval
+) -> tuple[
+    pd.DataFrame, dict[str, float]
+]:  # period, age, rows, old, fresh, loss, low, high; the slope of the loss with its interval
     "What a model loses with each month since it was fitted, against one that is fitted again."
     part = period_labels(frame[contract.time]).to_numpy() if contract.time else np.empty(0)
     names, counts = np.unique(part, return_counts=True)
     start = int(np.searchsorted(np.cumsum(counts), 0.4 * len(frame))) + 1
-    ages = [start + int(k) for k in np.unique(np.linspace(0, max(0, len(names) - start - 1), most).astype(int)) if start + k < len(names)]
+    ages = [
+        start + int(k)
+        for k in np.unique(np.linspace(0, max(0, len(names) - start - 1), most).astype(int))
+        if start + k < len(names)
+    ]
     results, drawn, old, sign = [], [], None, METRICS[contract.task][name][1]
     for at in ages:
-        before, check = systematic_sample(frame[part < names[at]], rows), systematic_sample(frame[part == names[at]], rows)
+        before, check = (
+            systematic_sample(frame[part < names[at]], rows),
+            systematic_sample(frame[part == names[at]], rows),
+        )
         fresh = fit(feature_frame(before, contract), encode_target(before, contract), contract, 0)
         old = old or fresh
-        y, x, blocks = encode_target(check, contract), feature_frame(check, contract), bootstrap_blocks(check, contract)
-        two = [weighted_metrics(contract.task, y, predict(model, x, contract.task, len(contract.classes))) for model in (old, fresh)]
-        scores, samples = zip(*((one(np.ones(len(y)))[name], bootstrap_metrics(one, blocks, draws, at)[name]) for one in two), strict=True)
+        y, x, blocks = (
+            encode_target(check, contract),
+            feature_frame(check, contract),
+            bootstrap_blocks(check, contract),
+        )
+        two = [
+            weighted_metrics(
+                contract.task, y, predict(model, x, contract.task, len(contract.classes))
+            )
+            for model in (old, fresh)
+        ]
+        scores, samples = zip(
+            *(
+                (one(np.ones(len(y)))[name], bootstrap_metrics(one, blocks, draws, at)[name])
+                for one in two
+            ),
+            strict=True,
+        )
         drawn.append((sign * (samples[1] - samples[0])).to_numpy())
         low, high = np.nanquantile(drawn[-1], [0.025, 0.975])
         loss = sign * (scores[1] - scores[0])
         results.append((names[at], at - start, len(y), *scores, loss, low, high))
-    table = pd.DataFrame(results, columns=["period", "age", "rows", "old", "fresh", "loss", "low", "high"])
-    return table, _slope(table["age"].to_numpy(float), table["loss"].to_numpy(float), np.array(drawn))
+    table = pd.DataFrame(
+        results, columns=["period", "age", "rows", "old", "fresh", "loss", "low", "high"]
+    )
+    return table, _slope(
+        table["age"].to_numpy(float), table["loss"].to_numpy(float), np.array(drawn)
+    )
 
 
 def _slope(age: np.ndarray, loss: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
@@ -58,4 +86,8 @@ def _slope(age: np.ndarray, loss: np.ndarray, drawn: np.ndarray) -> dict[str, fl
         return {}
     slopes = (age[:, None] * drawn).sum(axis=0) / (age**2).sum()
     low, high = np.nanquantile(slopes, [0.025, 0.975])
-    return {"slope": float((age * loss).sum() / (age**2).sum()), "low": float(low), "high": float(high)}
+    return {
+        "slope": float((age * loss).sum() / (age**2).sum()),
+        "low": float(low),
+        "high": float(high),
+    }

@@ -42,8 +42,12 @@ def rank_by_permutation_importance(
     seed: int,
 ) -> list[str]:
     "The features, the most useful first."
-    measure = lambda model, rows, target: score(target, predict(model, rows, contract.task, len(contract.classes)))  # noqa: E731
-    lost = permutation_importance(model, x, y, scoring=measure, n_repeats=1, random_state=seed).importances_mean
+    measure = lambda model, rows, target: score(
+        target, predict(model, rows, contract.task, len(contract.classes))
+    )  # noqa: E731
+    lost = permutation_importance(
+        model, x, y, scoring=measure, n_repeats=1, random_state=seed
+    ).importances_mean
     return [contract.features[place] for place in np.argsort(-lost, kind="stable")]
 
 
@@ -56,9 +60,18 @@ def backward_elimination(
     (before, after), contract = search.folds[-1], search.contract
     after = after[:: max(1, len(after) // rows)]
     for count in [*sorted({k for k in counts if 0 < k < len(contract.features)}, reverse=True), 0]:
-        model = build_family(search.family, search.fixed, contract, search.seed).fit(search.x[contract.features].iloc[before], search.y[before])
+        model = build_family(search.family, search.fixed, contract, search.seed).fit(
+            search.x[contract.features].iloc[before], search.y[before]
+        )
         yield contract, model
         if count:
             validation = search.x[contract.features].iloc[after]
-            order = rank_by_permutation_importance(model, validation, search.y[after], contract, scorer(contract.task, search.metric), search.seed)
+            order = rank_by_permutation_importance(
+                model,
+                validation,
+                search.y[after],
+                contract,
+                scorer(contract.task, search.metric),
+                search.seed,
+            )
             contract = select_features(contract, order[:count])

@@ -24,7 +24,9 @@ from .data.parquet import batches
 def describe_split(
     path: Path,  # one of the three tables
     contract: Contract,
-) -> dict[str, Any]:  # outside (values by column), rows, target_mean, and from and to where there is a time
+) -> dict[
+    str, Any
+]:  # outside (values by column), rows, target_mean, and from and to where there is a time
     "A few numbers about a table."
     outside, sums, rows, ends = Counter[str](), [], 0, []
     for part in batches([path]):
@@ -35,23 +37,38 @@ def describe_split(
         ends += [frame[contract.time].min(), frame[contract.time].max()] if contract.time else []
     counted = {name: outside[name] for name in contract.columns if name in outside}
     facts = {"outside": counted, "rows": rows, "target_mean": round(math.fsum(sums) / rows, 6)}
-    return facts | ({"from": str(pd.Series(ends).min()), "to": str(pd.Series(ends).max())} if ends else {})
+    return facts | (
+        {"from": str(pd.Series(ends).min()), "to": str(pd.Series(ends).max())} if ends else {}
+    )
 
 # %% ../nbs/01_tables.ipynb #3a080136
 def target_over_time(
     path: Path,  # one of the three tables
     contract: Contract,
     most: int = 30,  # stretches
-) -> tuple[list[Any], np.ndarray]:  # where each of s stretches begins (a time or a row), and the share of each class or the mean (s, k)
+) -> tuple[
+    list[Any], np.ndarray
+]:  # where each of s stretches begins (a time or a row), and the share of each class or the mean (s, k)
     "The target along a table."
     total, start, begins = pq.read_metadata(path).num_rows, 0, list[Any]()
     edges = np.linspace(0, total, min(most, max(2, total // 200), total) + 1).astype(int)
     sums = np.zeros((len(edges) - 1, max(1, len(contract.classes))))
-    for part in batches([path], [contract.target.name, *([contract.time] if contract.time else [])]):
+    for part in batches(
+        [path], [contract.target.name, *([contract.time] if contract.time else [])]
+    ):
         frame = part.to_pandas()
-        target, stretch = encode_target(frame, contract), np.searchsorted(edges, np.arange(start, start + len(frame)), "right") - 1
-        np.add.at(sums, (stretch, target if contract.classes else np.zeros(len(frame), int)), 1.0 if contract.classes else target)
+        target, stretch = (
+            encode_target(frame, contract),
+            np.searchsorted(edges, np.arange(start, start + len(frame)), "right") - 1,
+        )
+        np.add.at(
+            sums,
+            (stretch, target if contract.classes else np.zeros(len(frame), int)),
+            1.0 if contract.classes else target,
+        )
         first = edges[:-1][(edges[:-1] >= start) & (edges[:-1] < start + len(frame))]
-        begins += frame[contract.time].iloc[first - start].tolist() if contract.time else first.tolist()
+        begins += (
+            frame[contract.time].iloc[first - start].tolist() if contract.time else first.tolist()
+        )
         start += len(frame)
     return begins, sums / np.diff(edges)[:, None]

@@ -22,9 +22,16 @@ PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 QUERY = PARAMS["tables"]["query"]
 CONTRACT = read_contract(ROOT / PARAMS["tables"]["contract"])
 # Some tests know the example's columns. They say nothing of another table, so `mle adopt` leaves them skipped.
-example_only = pytest.mark.skipif(QUERY != "sql/flights.sql", reason="speaks of the example's columns; this project has a table of its own")
+example_only = pytest.mark.skipif(
+    QUERY != "sql/flights.sql",
+    reason="speaks of the example's columns; this project has a table of its own",
+)
 
-QUICK = {"family": "boosting", "rows": 1000, "change": {"trees": 20}}  # what the stage importance fits again and again
+QUICK = {
+    "family": "boosting",
+    "rows": 1000,
+    "change": {"trees": 20},
+}  # what the stage importance fits again and again
 
 
 class Project:
@@ -37,15 +44,27 @@ class Project:
     def env(self) -> dict[str, str]:
         "The environment of commands: this environment's programs, the copy's package, a BentoML home of its own."
         home = {"PYTHONPATH": str(self.root), "BENTOML_HOME": str(self.root / ".mle" / "bentoml")}
-        inherited = {k: v for k, v in os.environ.items() if k not in ("MLE_STAGING", "BENTOML_DO_NOT_TRACK")}
+        inherited = {
+            k: v for k, v in os.environ.items() if k not in ("MLE_STAGING", "BENTOML_DO_NOT_TRACK")
+        }
         return inherited | {"PATH": f"{BIN}:{os.environ['PATH']}"} | home
 
-    def run(self, *command: str, check: bool = True, timeout: int = 900) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, timeout: int = 900
+    ) -> subprocess.CompletedProcess[str]:
         "Run a command in the copy; its output is stdout and stderr together."
         process = subprocess.run(
-            command, cwd=self.root, env=self.env, text=True, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=self.root,
+            env=self.env,
+            text=True,
+            timeout=timeout,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
-        assert not check or process.returncode == 0, f"{' '.join(command)} ended with {process.returncode}:\n{process.stdout[-6000:]}"
+        assert not check or process.returncode == 0, (
+            f"{' '.join(command)} ended with {process.returncode}:\n{process.stdout[-6000:]}"
+        )
         return process
 
     def params(self, **changes: object) -> None:
@@ -82,14 +101,31 @@ def linked(source: str, target: str) -> str:
 
 def copy_project(target: Path) -> Project:
     "What git would take of this project, and its data/raw/, in a new folder with a repository of its own."
-    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     for name in names.stdout.splitlines():
         if (ROOT / name).is_file() and name != "dvc.lock":
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
-    shutil.copytree(ROOT / "data" / "raw", target / "data" / "raw", copy_function=linked, dirs_exist_ok=True)
+    shutil.copytree(
+        ROOT / "data" / "raw", target / "data" / "raw", copy_function=linked, dirs_exist_ok=True
+    )
     project = Project(target)
-    commit = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "-qm", "copy"]
+    commit = [
+        "git",
+        "-c",
+        "user.name=test",
+        "-c",
+        "user.email=test@example.com",
+        "commit",
+        "-qm",
+        "copy",
+    ]
     for command in (["git", "init", "-q"], ["git", "add", "-A"], commit):
         project.run(*command)
     return project
@@ -101,7 +137,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
     own = tmp_path_factory.mktemp("sample") / "project"
     if worker_id == "master":
         return make_sample(own)
-    folder = tmp_path_factory.getbasetemp().parent / "sample"  # the folder of this run, which its workers have in common
+    folder = (
+        tmp_path_factory.getbasetemp().parent / "sample"
+    )  # the folder of this run, which its workers have in common
     with open(f"{folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one worker makes it, the others wait
         if not folder.exists():
@@ -114,7 +152,12 @@ def make_sample(target: Path) -> Project:
     "Run the graph on the sample in a new folder."
     project = copy_project(target)
     trials = {"prior": 1, "linear": 1, "forest": 1, "boosting": 2, "network": 1}
-    project.params(tables__rows=8000, model_selection__trials=trials, model_selection__folds=2, model_selection__search_rows=2000)
+    project.params(
+        tables__rows=8000,
+        model_selection__trials=trials,
+        model_selection__folds=2,
+        model_selection__search_rows=2000,
+    )
     project.params(importance__stand_in=QUICK)
     project.run("dvc", "repro")
     return project

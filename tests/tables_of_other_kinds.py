@@ -87,12 +87,27 @@ def plants(rows: int = 900, seed: int = 0) -> Kind:
             "leaf": [f"L{number}" for number in range(rows)],
             "plant": plant,
             "length": np.clip(chance.normal(60 + 20 * kind, 15), 1, 399).round(1),
-            "width": np.where(chance.random(rows) < 0.1, np.nan, np.clip(chance.normal(40 - 5 * kind, 8), 1, 199).round(1)),
-            "lobes": np.where(chance.random(rows) < 0.2, np.nan, chance.integers(0, 4, rows) + 3.0 * (kind == 1)),
-            "hairy": pd.Series(np.where(chance.random(rows) < 0.1, None, chance.random(rows) < 0.2 + 0.3 * kind), dtype=object),
-            "edge": np.array(["smooth", "toothed", "wavy"], dtype=object)[(kind + (chance.random(rows) < 0.3)) % 3],
-            "finder": pd.Series(chance.choice(np.array(["Ada", "Bo", "Cy", None], dtype=object), rows)),
-            "site": pd.Series(chance.choice(np.array(["hill", "shore", "moon", None], dtype=object), rows)),
+            "width": np.where(
+                chance.random(rows) < 0.1,
+                np.nan,
+                np.clip(chance.normal(40 - 5 * kind, 8), 1, 199).round(1),
+            ),
+            "lobes": np.where(
+                chance.random(rows) < 0.2, np.nan, chance.integers(0, 4, rows) + 3.0 * (kind == 1)
+            ),
+            "hairy": pd.Series(
+                np.where(chance.random(rows) < 0.1, None, chance.random(rows) < 0.2 + 0.3 * kind),
+                dtype=object,
+            ),
+            "edge": np.array(["smooth", "toothed", "wavy"], dtype=object)[
+                (kind + (chance.random(rows) < 0.3)) % 3
+            ],
+            "finder": pd.Series(
+                chance.choice(np.array(["Ada", "Bo", "Cy", None], dtype=object), rows)
+            ),
+            "site": pd.Series(
+                chance.choice(np.array(["hill", "shore", "moon", None], dtype=object), rows)
+            ),
             "note": pd.Series(chance.choice(np.array(["wet", None], dtype=object), rows)),
             "species": words[kind],
         }
@@ -108,12 +123,22 @@ def houses(rows: int = 900, seed: int = 0) -> Kind:
         {
             "house": range(rows),
             "area": np.clip(area, 6, 1999),
-            "rooms": np.where(chance.random(rows) < 0.15, np.nan, np.clip((area / 25).round(), 1, 60)),
-            "altitude": np.where(chance.random(rows) < 0.1, np.nan, chance.normal(300, 200, rows).round(1)),
+            "rooms": np.where(
+                chance.random(rows) < 0.15, np.nan, np.clip((area / 25).round(), 1, 60)
+            ),
+            "altitude": np.where(
+                chance.random(rows) < 0.1, np.nan, chance.normal(300, 200, rows).round(1)
+            ),
             "garden": garden,
-            "heating": chance.choice(np.array(["gas", "no", "oil", "straw"], dtype=object), rows, p=[0.5, 0.1, 0.38, 0.02]),
+            "heating": chance.choice(
+                np.array(["gas", "no", "oil", "straw"], dtype=object),
+                rows,
+                p=[0.5, 0.1, 0.38, 0.02],
+            ),
             "owner": pd.Series(chance.choice(np.array(["f", "m", None], dtype=object), rows)),
-            "price": (2000 * area * (1 + 0.2 * garden) + chance.normal(0, 20_000, rows)).clip(1000).round(),
+            "price": (2000 * area * (1 + 0.2 * garden) + chance.normal(0, 20_000, rows))
+            .clip(1000)
+            .round(),
         }
     )
     return Kind(HOUSES, frame, {"kind": "random", "validation": 0.2, "test": 0.2, "seed": 1})

@@ -17,14 +17,21 @@ from mle_project.core.contract import schema_comment
 from mle_project.core.project import ProjectError
 from mle_project.pipeline.imports import import_order_violations, package_modules
 from mle_project.pipeline.notebooks import source_notebooks
-from mle_project.pipeline.parameters import PARAMS_SCHEMA, check_parameters, declared_parameters, params_schema
+from mle_project.pipeline.parameters import (
+    PARAMS_SCHEMA,
+    check_parameters,
+    declared_parameters,
+    params_schema,
+)
 from mle_project.pipeline.stage_code import stage_notebook
 
 NOTEBOOKS = source_notebooks()
 
 
 def tracked_files() -> list[Path]:
-    names = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    names = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
     return [ROOT / name for name in names if (ROOT / name).is_file()]
 
 
@@ -35,8 +42,14 @@ def test_the_package_is_what_the_notebooks_export(tmp_path):
     subprocess.run(["nbdev_export"], cwd=tmp_path, check=True)
     here, exported = package_texts(ROOT / "mle_project"), package_texts(tmp_path / "mle_project")
     for name in here | exported:
-        assert exported.get(name) == here.get(name), f"{name} is not what nbs/ exports; type nbdev_export"
-    modules = {name.removesuffix(".py").replace("/", ".") for name in here if not name.endswith("__init__.py")}
+        assert exported.get(name) == here.get(name), (
+            f"{name} is not what nbs/ exports; type nbdev_export"
+        )
+    modules = {
+        name.removesuffix(".py").replace("/", ".")
+        for name in here
+        if not name.endswith("__init__.py")
+    }
     assert {f"mle_project.{name}" for name in modules} == set(package_modules())
 
 
@@ -72,14 +85,21 @@ def test_sections_and_notebooks_name_the_same_parameters():
 
 
 def test_a_type_that_is_none_is_said():
-    with pytest.raises(ProjectError, match="08_tables.ipynb names a type that is none: .*`Positive`.* Use str, bool, PositiveInt"):
+    with pytest.raises(
+        ProjectError,
+        match="08_tables.ipynb names a type that is none: .*`Positive`.* Use str, bool, PositiveInt",
+    ):
         check_parameters("tables", {"rows": "Positive|None"}, {"rows": 1})
 
 
 def test_the_schema_of_params_is_what_the_notebooks_declare():
-    assert json.loads((ROOT / PARAMS_SCHEMA).read_text()) == params_schema(notebook_stages()), f"{PARAMS_SCHEMA}: type `mle schemas`"
+    assert json.loads((ROOT / PARAMS_SCHEMA).read_text()) == params_schema(notebook_stages()), (
+        f"{PARAMS_SCHEMA}: type `mle schemas`"
+    )
     assert (ROOT / "params.yaml").read_text().startswith(schema_comment(PARAMS_SCHEMA))
-    subprocess.run(["check-jsonschema", "--schemafile", ROOT / PARAMS_SCHEMA, ROOT / "params.yaml"], check=True)
+    subprocess.run(
+        ["check-jsonschema", "--schemafile", ROOT / PARAMS_SCHEMA, ROOT / "params.yaml"], check=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +123,9 @@ def test_wrong_parameters_break_their_schema(stage, key, value, word, tmp_path):
 def test_every_stage_has_its_page():
     pages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pages"]
     assert set(pages["deps"]) == {"nbs", *(f"reports/{stage}.ipynb" for stage in notebook_stages())}
-    assert {next(iter(out)) for out in pages["outs"]} == {f"reports/{stage}.html" for stage in notebook_stages()}
+    assert {next(iter(out)) for out in pages["outs"]} == {
+        f"reports/{stage}.html" for stage in notebook_stages()
+    }
 
 
 @example_only
@@ -111,10 +133,16 @@ def test_no_dataset_in_the_code():
     "No column, category or source of the example data stands in a notebook or in the page."
     contract = yaml.safe_load((ROOT / "contract.yaml").read_text())
     sources = yaml.safe_load((ROOT / "params.yaml").read_text())["tables"]["sources"]
-    words = {name for name in contract["columns"] if "_" in name} | {s.get("package", "") for s in sources.values()} | {"flight", "airport"}
+    words = (
+        {name for name in contract["columns"] if "_" in name}
+        | {s.get("package", "") for s in sources.values()}
+        | {"flight", "airport"}
+    )
     for path in [*NOTEBOOKS, *sorted((ROOT / "mle_project" / "serving" / "page").iterdir())]:
         text = path.read_text().lower()
-        matches = [word for word in words - {""} if re.search(rf"\b{re.escape(word.lower())}\b", text)]
+        matches = [
+            word for word in words - {""} if re.search(rf"\b{re.escape(word.lower())}\b", text)
+        ]
         assert not matches, f"{path.name} names {matches}"
 
 
@@ -131,22 +159,46 @@ def test_requirements_are_locked_with_hashes_and_no_index():
 def test_nothing_large_or_local_is_tracked():
     for path in tracked_files():
         assert path.stat().st_size < 1_000_000, path
-        if path.suffix in (".py", ".ipynb", ".yaml", ".yml", ".toml", ".ini", ".md", ".txt", ".cfg", ".lock"):
+        if path.suffix in (
+            ".py",
+            ".ipynb",
+            ".yaml",
+            ".yml",
+            ".toml",
+            ".ini",
+            ".md",
+            ".txt",
+            ".cfg",
+            ".lock",
+        ):
             text = path.read_text()
-            assert str(ROOT) + "/" not in text and str(Path.home()) + "/" not in text.replace("~/", ""), path
+            assert str(ROOT) + "/" not in text and str(Path.home()) + "/" not in text.replace(
+                "~/", ""
+            ), path
 
 
 def test_workflows_keep_githubs_schema():
     "The schema is the one GitHub's editors use (schemastore's github-workflow), bundled with check-jsonschema."
     files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     assert files
-    subprocess.run(["check-jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, files)], check=True)
-    commands = [step["run"] for file in files for job in yaml.safe_load(file.read_text())["jobs"].values() for step in job["steps"] if "run" in step]
+    subprocess.run(
+        ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, files)],
+        check=True,
+    )
+    commands = [
+        step["run"]
+        for file in files
+        for job in yaml.safe_load(file.read_text())["jobs"].values()
+        for step in job["steps"]
+        if "run" in step
+    ]
     assert "bash .ci/run" in commands and "make repro" in commands
 
 
 def test_make_help_lists_every_target():
-    output = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(
+        ["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
     targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
     assert {"repro", "test", "lab", "serve", "clean", "help", "hooks"} <= set(targets)
     assert all(f"make {target}" in output for target in targets)
@@ -160,11 +212,23 @@ def test_the_readmes_commands_are_there():
     assert "-d @models/final/example.json" in text and "bentoml serve" in text
     for path in re.findall(r"\]\(([\w./]+)\)", text):
         assert (ROOT / path).exists(), path
-    programs = {path.name for path in BIN.iterdir()} | {"curl", "docker", "kubectl", "make", "source"}
-    typed = [line.split("#")[0] for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
+    programs = {path.name for path in BIN.iterdir()} | {
+        "curl",
+        "docker",
+        "kubectl",
+        "make",
+        "source",
+    }
+    typed = [
+        line.split("#")[0]
+        for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+        for line in block.splitlines()
+    ]
     typed += re.findall(r"`(mle [a-z].*?)`", text)
     assert {line.split()[0] for line in typed if line.strip()} <= programs
     for _, name, *words in (line.split() for line in typed if line.startswith("mle ")):
         assert name in main.commands, name
         options = [option for parameter in main.commands[name].params for option in parameter.opts]
-        assert {word for word in words if word.startswith("--")} <= set(options), f"mle {name} {words}"
+        assert {word for word in words if word.startswith("--")} <= set(options), (
+            f"mle {name} {words}"
+        )

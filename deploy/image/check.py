@@ -30,7 +30,19 @@ from mle_project.core.request_model import example_record
 from mle_project.core.strategies import sample_records, valid_records
 
 ROOT = Path(__file__).resolve().parents[2]
-HARDENED = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "512m", "--pids-limit", "200"]
+HARDENED = [
+    "--read-only",
+    "--tmpfs",
+    "/tmp",
+    "--cap-drop",
+    "ALL",
+    "--security-opt",
+    "no-new-privileges",
+    "--memory",
+    "512m",
+    "--pids-limit",
+    "200",
+]
 ABSENT = ["gcc", "cc", "make", "git", "uv", "jupyter", "dvc", "papermill", "nbdev_export"]
 SECRETS = ["pip.conf", "uv.toml", ".netrc", ".pypirc", ".git-credentials", "auth.json"]
 NOT_PACKED = ["tensorflow", "sklearn", "pandas", "jupyterlab", "nbdev", "dvc", "setuptools"]
@@ -47,19 +59,43 @@ class Container:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def call(self, *words: str, check: bool = True) -> str:
-        process = subprocess.run([*self.engine, *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.run(
+            [*self.engine, *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         if check and process.returncode:
-            raise SystemExit(f"image: `{shlex.join([*self.engine, *words])}` failed:\n{process.stdout[-3000:]}")
+            raise SystemExit(
+                f"image: `{shlex.join([*self.engine, *words])}` failed:\n{process.stdout[-3000:]}"
+            )
         return process.stdout.strip()
 
     def start(self) -> float:
         "Seconds from the command to the first time that the service says it is ready."
         began = time.monotonic()
-        limits = ["--ulimit", "nofile=20000:20000", "--ulimit", "nproc=20000:20000"]  # the engines' defaults can be above what the machine allows
-        self.name = self.call("run", "-d", "--network", "host", *HARDENED, *limits, "-e", f"BENTOML_PORT={self.port}", self.image).splitlines()[-1]
+        limits = [
+            "--ulimit",
+            "nofile=20000:20000",
+            "--ulimit",
+            "nproc=20000:20000",
+        ]  # the engines' defaults can be above what the machine allows
+        self.name = self.call(
+            "run",
+            "-d",
+            "--network",
+            "host",
+            *HARDENED,
+            *limits,
+            "-e",
+            f"BENTOML_PORT={self.port}",
+            self.image,
+        ).splitlines()[-1]
         while not self.ready():
-            if time.monotonic() - began > 120 or self.call("inspect", "-f", "{{.State.Running}}", self.name) != "true":
-                raise SystemExit(f"image: the service did not become ready:\n{self.call('logs', self.name)}")
+            if (
+                time.monotonic() - began > 120
+                or self.call("inspect", "-f", "{{.State.Running}}", self.name) != "true"
+            ):
+                raise SystemExit(
+                    f"image: the service did not become ready:\n{self.call('logs', self.name)}"
+                )
             time.sleep(0.05)
         return time.monotonic() - began
 
@@ -75,7 +111,11 @@ class Container:
         return self.call("exec", self.name, "sh", "-c", command, check=False)
 
     def ask(self, records: list[dict[str, Any]]) -> dict[str, Any]:
-        request = urllib.request.Request(f"{self.url}/predict", json.dumps({"records": records}).encode(), {"content-type": "application/json"})
+        request = urllib.request.Request(
+            f"{self.url}/predict",
+            json.dumps({"records": records}).encode(),
+            {"content-type": "application/json"},
+        )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return dict(json.load(answer))
 
@@ -111,13 +151,24 @@ def batches(predictor: Predictor) -> dict[str, list[list[dict[str, Any]]]]:
     drawn = sample_records(contract, 3000, seed=1)
     generated: list[dict[str, Any]] = []
 
-    @hypothesis.settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.settings(
+        max_examples=300,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
     @hypothesis.given(st.lists(valid_records(contract), min_size=1, max_size=3))
     def collect(records: list[dict[str, Any]]) -> None:
         generated.extend(records)
 
     collect()
-    record_batches = {"example": [[example_record(contract)]], "drawn": [drawn], "one at a time": [[one] for one in drawn[:100]], "generated": [generated]}
+    record_batches = {
+        "example": [[example_record(contract)]],
+        "drawn": [drawn],
+        "one at a time": [[one] for one in drawn[:100]],
+        "generated": [generated],
+    }
     table = ROOT / "data" / "tables" / "test.parquet"
     if table.exists():
         rows = pd.read_parquet(table, columns=contract.features).head(3000)
@@ -134,7 +185,9 @@ def compare(container: Container, predictor: Predictor) -> tuple[dict[str, int],
             answer = container.ask(records)
             if answer["model"] != predictor.digest:
                 faults.append(f"{kind}: the digest is {answer['model']}, not {predictor.digest}")
-            if answer["predictions"] != predictor.format_predictions(predictor.predict_records(records)):
+            if answer["predictions"] != predictor.format_predictions(
+                predictor.predict_records(records)
+            ):
                 faults.append(f"{kind}: the answers are not the artifact's")
     return counts, faults
 
@@ -156,15 +209,25 @@ def settings_faults(about: dict[str, Any], predictor: Predictor) -> list[str]:
 def content_faults(container: Container) -> list[str]:
     "What is in the container that should not be, or is allowed that should not be."
     faults = []
-    status = dict(line.split(":\t", 1) for line in container.inside("cat /proc/1/status").splitlines() if ":\t" in line)
+    status = dict(
+        line.split(":\t", 1)
+        for line in container.inside("cat /proc/1/status").splitlines()
+        if ":\t" in line
+    )
     if status["Uid"].split()[0] == "0" or int(status["CapEff"], 16) or int(status["CapBnd"], 16):
-        faults.append(f"the service runs as user {status['Uid'].split()[0]} with capabilities {status['CapEff']}")
+        faults.append(
+            f"the service runs as user {status['Uid'].split()[0]} with capabilities {status['CapEff']}"
+        )
     if status["NoNewPrivs"] != "1" or status["Seccomp"] != "2":
         faults.append("new privileges can be had, or no system call is filtered")
     for place in ("/x", "/app/x", "/bento/x"):
         if container.inside(f"touch {place} && echo written").endswith("written"):
             faults.append(f"{place} can be written")
-    faults += [f"the program {name} is in the image" for name in ABSENT if container.inside(f"command -v {name}")]
+    faults += [
+        f"the program {name} is in the image"
+        for name in ABSENT
+        if container.inside(f"command -v {name}")
+    ]
     packed = container.inside("ls /app/lib/python3*/site-packages").split()
     faults += [f"the package {name} is in the image" for name in NOT_PACKED if name in packed]
     return faults
@@ -172,12 +235,22 @@ def content_faults(container: Container) -> list[str]:
 
 def leak_faults(container: Container) -> list[str]:
     "Files in the image that hold credentials or settings of the machine that built it, or that name the package index it used."
-    pip_config = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
-    pip_config += " ".join(value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_")))
-    hosts = [host.encode() for host in {*re.findall(r"://(?:[^/@\s]*@)?([^/\s'\"]+)", pip_config)} - {"pypi.org", "files.pythonhosted.org"}]
+    pip_config = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True
+    ).stdout
+    pip_config += " ".join(
+        value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_"))
+    )
+    hosts = [
+        host.encode()
+        for host in {*re.findall(r"://(?:[^/@\s]*@)?([^/\s'\"]+)", pip_config)}
+        - {"pypi.org", "files.pythonhosted.org"}
+    ]
     faults = []
     with (
-        subprocess.Popen([*container.engine, "export", container.name], stdout=subprocess.PIPE) as export,
+        subprocess.Popen(
+            [*container.engine, "export", container.name], stdout=subprocess.PIPE
+        ) as export,
         tarfile.open(fileobj=export.stdout, mode="r|") as archive,
     ):
         for member in archive:
@@ -204,10 +277,21 @@ def survives_a_killed_worker(container: Container) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", default=os.environ.get("ENGINE", "docker"), help="what runs containers, with its options: docker, podman")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--run",
+        default=os.environ.get("ENGINE", "docker"),
+        help="what runs containers, with its options: docker, podman",
+    )
     parser.add_argument("--image", default="mle-project:latest")
-    parser.add_argument("--ready", type=float, default=4.0, help="seconds until the service must be ready, at best of three starts")
+    parser.add_argument(
+        "--ready",
+        type=float,
+        default=4.0,
+        help="seconds until the service must be ready, at best of three starts",
+    )
     parser.add_argument("--megabytes", type=float, default=450.0, help="how large the image may be")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -225,7 +309,9 @@ def main() -> None:
         if container.model()["revision"] != commit:
             faults.append(f"GET /model does not say the commit {commit}")
         faults += differ + content_faults(container) + leak_faults(container)
-        memory = container.inside("cat /sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes 2> /dev/null").split()
+        memory = container.inside(
+            "cat /sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes 2> /dev/null"
+        ).split()
         if not survives_a_killed_worker(container):
             faults.append("the service does not answer after kill -9 of its worker")
         _, differ = compare(container, predictor)
@@ -238,10 +324,18 @@ def main() -> None:
         faults.append(f"the image has {megabytes:.0f} MB, more than {args.megabytes:.0f}")
     if min(starts) > args.ready:
         faults.append(f"ready after {min(starts):.1f} s at best, later than {args.ready} s")
-    print(f"image     {args.image}, {megabytes:.0f} MB, user {about['Config']['User']}, model {predictor.digest[:12]}")
-    print(f"ready     after {', '.join(f'{s:.1f}' for s in starts)} s; stopped by SIGTERM after {stopped:.1f} s with {code}")
-    print(f"memory    {', '.join(f'{int(bytes_) / 1e6:.0f} MB' for bytes_ in memory) or 'not known'} at most")
-    print(f"answers   equal to the artifact's: {', '.join(f'{n} {kind}' for kind, n in counts.items())}, and again after a killed worker")
+    print(
+        f"image     {args.image}, {megabytes:.0f} MB, user {about['Config']['User']}, model {predictor.digest[:12]}"
+    )
+    print(
+        f"ready     after {', '.join(f'{s:.1f}' for s in starts)} s; stopped by SIGTERM after {stopped:.1f} s with {code}"
+    )
+    print(
+        f"memory    {', '.join(f'{int(bytes_) / 1e6:.0f} MB' for bytes_ in memory) or 'not known'} at most"
+    )
+    print(
+        f"answers   equal to the artifact's: {', '.join(f'{n} {kind}' for kind, n in counts.items())}, and again after a killed worker"
+    )
     for fault in faults:
         print(f"FAULT     {fault}")
     sys.exit(bool(faults))

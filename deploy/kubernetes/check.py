@@ -16,7 +16,10 @@ Object = dict[str, Any]
 OLDEST = "1.30"  # the first that knows `preStop: sleep`
 IMAGE = (Path(__file__).resolve().parents[1] / "image" / "Dockerfile.j2").read_text()
 HEALTH = ("/livez", "/readyz", "/healthz")  # BentoML's; the tests ask a running service for them
-LONGEST = {"MLE_SERVICE_READ_TIMEOUT": 10.0, "MLE_SERVICE_TIMEOUT": 30.0}  # what a request may take where nothing else is set
+LONGEST = {
+    "MLE_SERVICE_READ_TIMEOUT": 10.0,
+    "MLE_SERVICE_TIMEOUT": 30.0,
+}  # what a request may take where nothing else is set
 
 
 def label(thing: Object) -> str:
@@ -31,7 +34,9 @@ def schema_faults(objects: list[Object]) -> list[str]:
             try:
                 kubernetes_validate.validate(thing, version, strict=True)
             except kubernetes_validate.ValidationError as error:
-                errors.append(f"{label(thing)}: {'.'.join(map(str, error.path))}: {error.message} (Kubernetes {error.version})")
+                errors.append(
+                    f"{label(thing)}: {'.'.join(map(str, error.path))}: {error.message} (Kubernetes {error.version})"
+                )
             except kubernetes_validate.SchemaNotFoundError:
                 pass
     return errors
@@ -39,14 +44,24 @@ def schema_faults(objects: list[Object]) -> list[str]:
 
 def pods(objects: list[Object]) -> list[tuple[Object, Object]]:
     "Each workload with its pod's specification."
-    return [(thing, thing["spec"]["template"]) for thing in objects if "template" in thing.get("spec", {})]
+    return [
+        (thing, thing["spec"]["template"])
+        for thing in objects
+        if "template" in thing.get("spec", {})
+    ]
 
 
 def selector_faults(objects: list[Object]) -> list[str]:
     "Selectors that choose no pod of these manifests."
     labels = [pod["metadata"].get("labels", {}) for _, pod in pods(objects)]
-    selector_paths = {"Service": ("selector",), "NetworkPolicy": ("podSelector", "matchLabels"), "Deployment": ("selector", "matchLabels")}
-    selector_paths |= {kind: ("selector", "matchLabels") for kind in ("StatefulSet", "PodDisruptionBudget")}
+    selector_paths = {
+        "Service": ("selector",),
+        "NetworkPolicy": ("podSelector", "matchLabels"),
+        "Deployment": ("selector", "matchLabels"),
+    }
+    selector_paths |= {
+        kind: ("selector", "matchLabels") for kind in ("StatefulSet", "PodDisruptionBudget")
+    }
     wanted = []
     for thing in objects:
         if thing["kind"] in selector_paths:
@@ -55,8 +70,15 @@ def selector_faults(objects: list[Object]) -> list[str]:
                 selector = selector.get(step, {})
             wanted.append((label(thing), selector))
     for thing, pod in pods(objects):
-        wanted += [(label(thing), spread["labelSelector"]["matchLabels"]) for spread in pod["spec"].get("topologySpreadConstraints", [])]
-    missed = [(who, chosen) for who, chosen in wanted if not any(chosen.items() <= labels_of_pod.items() for labels_of_pod in labels)]
+        wanted += [
+            (label(thing), spread["labelSelector"]["matchLabels"])
+            for spread in pod["spec"].get("topologySpreadConstraints", [])
+        ]
+    missed = [
+        (who, chosen)
+        for who, chosen in wanted
+        if not any(chosen.items() <= labels_of_pod.items() for labels_of_pod in labels)
+    ]
     return [f"{who}: the selector {chosen} chooses no pod" for who, chosen in missed]
 
 
@@ -69,19 +91,32 @@ def port_faults(objects: list[Object]) -> list[str]:
             ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
             names |= set(ports)
             numbers |= set(ports.values())
-            faults += [f"{label(thing)}: the image serves {exposed_ports}, not {port}" for port in set(ports.values()) - exposed_ports]
+            faults += [
+                f"{label(thing)}: the image serves {exposed_ports}, not {port}"
+                for port in set(ports.values()) - exposed_ports
+            ]
             for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
                 probe = container.get(kind, {}).get("httpGet", {})
                 if probe.get("port") not in {*ports, *ports.values()}:
-                    faults.append(f"{label(thing)}: {kind} asks the port {probe.get('port')}, which the container does not have")
+                    faults.append(
+                        f"{label(thing)}: {kind} asks the port {probe.get('port')}, which the container does not have"
+                    )
                 if probe.get("path") not in HEALTH:
-                    faults.append(f"{label(thing)}: {kind} asks {probe.get('path')}; the service has {', '.join(HEALTH)}")
+                    faults.append(
+                        f"{label(thing)}: {kind} asks {probe.get('path')}; the service has {', '.join(HEALTH)}"
+                    )
     for thing in objects:
         for port in thing["spec"].get("ports", []) if thing["kind"] == "Service" else []:
             if port.get("targetPort", port["port"]) not in names | numbers:
-                faults.append(f"{label(thing)}: targetPort {port.get('targetPort')} is no port of a container")
+                faults.append(
+                    f"{label(thing)}: targetPort {port.get('targetPort')} is no port of a container"
+                )
         if thing["kind"] == "NetworkPolicy":
-            open_ = {port["port"] for rule in thing["spec"].get("ingress", []) for port in rule.get("ports", [])}
+            open_ = {
+                port["port"]
+                for rule in thing["spec"].get("ingress", [])
+                for port in rule.get("ports", [])
+            }
             if open_ - numbers - names or not open_ & (numbers | names):
                 faults.append(f"{label(thing)}: lets in {open_}; the containers have {numbers}")
     return faults
@@ -95,10 +130,20 @@ def reference_faults(objects: list[Object]) -> list[str]:
         for container in pod["spec"]["containers"]:
             for source in container.get("envFrom", []):
                 kinds = {"configMapRef": "ConfigMap", "secretRef": "Secret"}
-                wanted += [(label(thing), kind, source[key]) for key, kind in kinds.items() if key in source]
+                wanted += [
+                    (label(thing), kind, source[key])
+                    for key, kind in kinds.items()
+                    if key in source
+                ]
         for volume in pod["spec"].get("volumes", []):
             if "secret" in volume:
-                wanted.append((label(thing), "Secret", {**volume["secret"], "name": volume["secret"]["secretName"]}))
+                wanted.append(
+                    (
+                        label(thing),
+                        "Secret",
+                        {**volume["secret"], "name": volume["secret"]["secretName"]},
+                    )
+                )
             if "configMap" in volume:
                 wanted.append((label(thing), "ConfigMap", volume["configMap"]))
     for thing in objects:
@@ -107,21 +152,38 @@ def reference_faults(objects: list[Object]) -> list[str]:
             wanted.append((label(thing), target["kind"], target))
             faults += [f"{label(other)}: replicas is set, and {label(thing)} sets it too" for other, _ in pods(objects)
                        if other["metadata"]["name"] == target["name"] and "replicas" in other["spec"]]  # fmt: skip
-    missed = [(who, kind, ref["name"]) for who, kind, ref in wanted if not ref.get("optional") and (kind, ref["name"]) not in there]
+    missed = [
+        (who, kind, ref["name"])
+        for who, kind, ref in wanted
+        if not ref.get("optional") and (kind, ref["name"]) not in there
+    ]
     return faults + [f"{who}: there is no {kind} {name}" for who, kind, name in missed]
 
 
 def time_faults(objects: list[Object]) -> list[str]:
     "Pods that are killed before a request that they took may have been answered."
-    seconds = {key: float(value) for thing in objects if thing["kind"] == "ConfigMap" for key, value in thing["data"].items() if key in LONGEST}
+    seconds = {
+        key: float(value)
+        for thing in objects
+        if thing["kind"] == "ConfigMap"
+        for key, value in thing["data"].items()
+        if key in LONGEST
+    }
     longest, faults = sum({**LONGEST, **seconds}.values()), []
     for thing, pod in pods(objects):
-        sleeps = [container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0) for container in pod["spec"]["containers"]]
+        sleeps = [
+            container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+            for container in pod["spec"]["containers"]
+        ]
         grace = pod["spec"].get("terminationGracePeriodSeconds", 30)
         if grace <= max(sleeps) + longest:
-            faults.append(f"{label(thing)}: terminationGracePeriodSeconds is {grace}; sleep ({max(sleeps)} s) and request ({longest:g} s) need more")
+            faults.append(
+                f"{label(thing)}: terminationGracePeriodSeconds is {grace}; sleep ({max(sleeps)} s) and request ({longest:g} s) need more"
+            )
         if not min(sleeps):
-            faults.append(f"{label(thing)}: no preStop sleep, so requests still arrive when the service has stopped")
+            faults.append(
+                f"{label(thing)}: no preStop sleep, so requests still arrive when the service has stopped"
+            )
     return faults
 
 
@@ -137,7 +199,11 @@ def hardening_faults(objects: list[Object]) -> list[str]:
                "system calls are not filtered": general.get("seccompProfile", {}).get("type") != "RuntimeDefault"}  # fmt: skip
         for container in spec["containers"]:
             own, resources = container.get("securityContext", {}), container.get("resources", {})
-            mounts = [mount["mountPath"] for mount in container.get("volumeMounts", []) if mount["name"] in writable]
+            mounts = [
+                mount["mountPath"]
+                for mount in container.get("volumeMounts", [])
+                if mount["name"] in writable
+            ]
             written = re.findall(r"\b(?:BENTOML_HOME|HOME)=(/\S+)", IMAGE)
             bad |= {"it may gain privileges": own.get("allowPrivilegeEscalation") is not False,
                     "its root can be written": own.get("readOnlyRootFilesystem") is not True,
@@ -145,7 +211,9 @@ def hardening_faults(objects: list[Object]) -> list[str]:
                     "it has no limit of memory": "memory" not in resources.get("limits", {}),
                     "it asks for no processor, which the autoscaler needs": "cpu" not in resources.get("requests", {})}  # fmt: skip
             for path in written:
-                bad[f"{path} is not on a writable volume"] = not any(path == mount or path.startswith(f"{mount}/") for mount in mounts)
+                bad[f"{path} is not on a writable volume"] = not any(
+                    path == mount or path.startswith(f"{mount}/") for mount in mounts
+                )
         faults += [f"{label(thing)}: {what}" for what, is_so in bad.items() if is_so]
     return faults
 
@@ -153,21 +221,40 @@ def hardening_faults(objects: list[Object]) -> list[str]:
 def key_faults(objects: list[Object]) -> list[str]:
     "A file of keys that the settings name and no secret brings, or that holds something else than digests."
     faults = []
-    named = {data.get("MLE_SERVICE_API_KEY_HASHES_FILE") for thing in objects if thing["kind"] == "ConfigMap" for data in [thing["data"]]} - {None}
+    named = {
+        data.get("MLE_SERVICE_API_KEY_HASHES_FILE")
+        for thing in objects
+        if thing["kind"] == "ConfigMap"
+        for data in [thing["data"]]
+    } - {None}
     secrets = {thing["metadata"]["name"]: thing for thing in objects if thing["kind"] == "Secret"}
     for thing, pod in pods(objects):
-        mounts = {mount["name"]: mount["mountPath"] for container in pod["spec"]["containers"] for mount in container.get("volumeMounts", [])}
-        volumes = {mounts[volume["name"]]: volume["secret"]["secretName"] for volume in pod["spec"].get("volumes", []) if "secret" in volume}
+        mounts = {
+            mount["name"]: mount["mountPath"]
+            for container in pod["spec"]["containers"]
+            for mount in container.get("volumeMounts", [])
+        }
+        volumes = {
+            mounts[volume["name"]]: volume["secret"]["secretName"]
+            for volume in pod["spec"].get("volumes", [])
+            if "secret" in volume
+        }
         for path in sorted(named):
             folder, _, name = path.rpartition("/")
             if folder not in volumes:
-                faults.append(f"{label(thing)}: MLE_SERVICE_API_KEY_HASHES_FILE is {path}, and no secret is mounted at {folder}")
+                faults.append(
+                    f"{label(thing)}: MLE_SERVICE_API_KEY_HASHES_FILE is {path}, and no secret is mounted at {folder}"
+                )
             elif volumes[folder] in secrets:  # else it comes from elsewhere, sealed
                 data = secrets[volumes[folder]].get("data", {})
                 lines = base64.b64decode(data.get(name, "")).decode().splitlines()
                 digests = [line.split()[0] for line in lines if line.split("#")[0].strip()]
-                if not digests or not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests):
-                    faults.append(f"Secret {volumes[folder]}: {name} must hold SHA-256 digests, one a line; never the keys themselves")
+                if not digests or not all(
+                    re.fullmatch("[0-9a-f]{64}", digest) for digest in digests
+                ):
+                    faults.append(
+                        f"Secret {volumes[folder]}: {name} must hold SHA-256 digests, one a line; never the keys themselves"
+                    )
     return faults
 
 
@@ -176,7 +263,14 @@ def faults(objects: list[Object]) -> list[str]:
     errors = schema_faults(objects)
     if errors:  # the rest reads what the schemas promise
         return errors
-    checks = (selector_faults, port_faults, reference_faults, time_faults, hardening_faults, key_faults)
+    checks = (
+        selector_faults,
+        port_faults,
+        reference_faults,
+        time_faults,
+        hardening_faults,
+        key_faults,
+    )
     return [fault for check in checks for fault in check(objects)]
 
 

@@ -35,12 +35,18 @@ from ..data.sql import quote_literal
 from ..data.sql import quote_identifier
 
 # %% ../../nbs/api/adopt/00_csv_dialect.ipynb #13070de6
-BOMS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # the one of UTF-32 begins like that of UTF-16
+BOMS = (
+    codecs.BOM_UTF8,
+    codecs.BOM_UTF16_LE,
+    codecs.BOM_UTF16_BE,
+)  # the one of UTF-32 begins like that of UTF-16
 
 # %% ../../nbs/api/adopt/00_csv_dialect.ipynb #20afdee9
 def find_encoding(
     path: Path,  # a text file
-) -> str | None:  # as Python names it; None for UTF-8, for files with a byte-order mark, and for those that cannot be unpacked (`sources` says why)
+) -> (
+    str | None
+):  # as Python names it; None for UTF-8, for files with a byte-order mark, and for those that cannot be unpacked (`sources` says why)
     "The encoding of a text file."
     with suppress(ProjectError, zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError):
         return _encoding(path)
@@ -55,7 +61,11 @@ def _encoding(path: Path) -> str | None:
             if first and chunk.startswith(BOMS):
                 return None
             if first and b"\0" in chunk[:4096]:
-                return "utf-16-le" if chunk[1:4096:2].count(0) > chunk[0:4096:2].count(0) else "utf-16-be"
+                return (
+                    "utf-16-le"
+                    if chunk[1:4096:2].count(0) > chunk[0:4096:2].count(0)
+                    else "utf-16-be"
+                )
             try:
                 decoder.decode(chunk)
             except UnicodeDecodeError as error:
@@ -63,9 +73,26 @@ def _encoding(path: Path) -> str | None:
     return None
 
 # %% ../../nbs/api/adopt/00_csv_dialect.ipynb #7f1a3c58
-CANDIDATE_ENCODINGS = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r", "shift_jis", "euc_jp", "gb18030", "big5", "euc_kr"]
+CANDIDATE_ENCODINGS = [
+    "cp1252",
+    "cp1250",
+    "cp1251",
+    "cp1253",
+    "cp1254",
+    "cp1255",
+    "cp1256",
+    "cp1257",
+    "koi8_r",
+    "shift_jis",
+    "euc_jp",
+    "gb18030",
+    "big5",
+    "euc_kr",
+]
 # three foreign letters in a row, a sign inside a word, or a letter that Western texts hardly have: another encoding, read as a Western one
-MOJIBAKE = re.compile("[À-ÿŠšŽžŒœ]{3}|[A-Za-zÀ-ÿ][¢-©¬-¹»-¾×÷\ufffd]+[A-Za-zÀ-ÿ]|[¢-¦¨¬-¯±-¹¼-¾][A-Za-zÀ-ÿ]|[þðýÞÐÝŸ\ufffd]")
+MOJIBAKE = re.compile(
+    "[À-ÿŠšŽžŒœ]{3}|[A-Za-zÀ-ÿ][¢-©¬-¹»-¾×÷\ufffd]+[A-Za-zÀ-ÿ]|[¢-¦¨¬-¯±-¹¼-¾][A-Za-zÀ-ÿ]|[þðýÞÐÝŸ\ufffd]"
+)
 
 
 def _guess_encoding(sample: bytes) -> str:
@@ -77,7 +104,11 @@ def _guess_encoding(sample: bytes) -> str:
     if not MOJIBAKE.search(text) and len(set("ìøšž") & set(text)) < 2:
         return western
     words = b"\n".join(dict.fromkeys(re.findall(rb"[^\s,;|\"]*[\x80-\xff][^\s,;|\"]*", sample)))
-    best = from_bytes(sample, cp_isolation=CANDIDATE_ENCODINGS).best() or from_bytes(words, cp_isolation=CANDIDATE_ENCODINGS).best() or from_bytes(sample).best()
+    best = (
+        from_bytes(sample, cp_isolation=CANDIDATE_ENCODINGS).best()
+        or from_bytes(words, cp_isolation=CANDIDATE_ENCODINGS).best()
+        or from_bytes(sample).best()
+    )
     return best.encoding if best else western
 
 # %% ../../nbs/api/adopt/00_csv_dialect.ipynb #09c960f5
@@ -94,19 +125,34 @@ def find_delimiter(
     "What stands between the cells; a `ProjectError` when the file is no table with a header."
     row: Any = None
     with suppress(duckdb.Error):
-        row = duckdb.connect().execute("SELECT Delimiter, Quote, SkipRows, len(Columns) FROM sniff_csv(?)", [duckdb_path(path)]).fetchone()
+        row = (
+            duckdb.connect()
+            .execute(
+                "SELECT Delimiter, Quote, SkipRows, len(Columns) FROM sniff_csv(?)",
+                [duckdb_path(path)],
+            )
+            .fetchone()
+        )
     delimiter, quote, skipped, columns = row or (",", '"', 0, 1)
     line = ",".join(_header(path, "\0"))
     if re.fullmatch(r"sep=.", line):
-        raise ProjectError(f"{path.name}: the first line, {line!r}, is for Excel and is no header. Delete it.")
+        raise ProjectError(
+            f"{path.name}: the first line, {line!r}, is for Excel and is no header. Delete it."
+        )
     if columns == 1 or skipped:
         delimiter, quote = max(",;\t|", key=line.count), '"'
         if delimiter not in line and skipped:
-            raise ProjectError(f"{path.name}: lines stand before the header ({line[:60]!r}). Delete them: the first line must hold the names.")
+            raise ProjectError(
+                f"{path.name}: lines stand before the header ({line[:60]!r}). Delete them: the first line must hold the names."
+            )
         if delimiter not in line:
-            raise ProjectError(f"{path.name} has one column only ({line[:60]!r}); a table with a target and a feature has at least two.")
+            raise ProjectError(
+                f"{path.name} has one column only ({line[:60]!r}); a table with a target and a feature has at least two."
+            )
     if quote == "'":
-        raise ProjectError(f"{path.name} puts its texts between single quotes. Write it with double quotes, as in \"a, b\".")
+        raise ProjectError(
+            f'{path.name} puts its texts between single quotes. Write it with double quotes, as in "a, b".'
+        )
     return str(delimiter)
 
 # %% ../../nbs/api/adopt/00_csv_dialect.ipynb #e8cc533c
@@ -120,7 +166,9 @@ def check_header(
     twice = [name for name in header if name and folded.count(name.casefold()) > 1]
     if twice:
         names_text = ", ".join(map(repr, twice))
-        raise ProjectError(f"{path.name}: the names {names_text} stand for more than one column. Rename them; case does not tell.")
+        raise ProjectError(
+            f"{path.name}: the names {names_text} stand for more than one column. Rename them; case does not tell."
+        )
 
 
 def ambiguous_dates(
@@ -129,28 +177,50 @@ def ambiguous_dates(
     files: LocalFiles,  # it was read from
 ) -> list[str]:  # a sentence for each column
     "Columns of moments that the file does not write year first, so that day and month were guessed."
-    moments = [row[0] for row in engine.execute(f"DESCRIBE {quote_identifier(table)}").fetchall() if str(row[1]).startswith(("DATE", "TIMESTAMP"))]
+    moments = [
+        row[0]
+        for row in engine.execute(f"DESCRIBE {quote_identifier(table)}").fetchall()
+        if str(row[1]).startswith(("DATE", "TIMESTAMP"))
+    ]
     if files.format != "csv" or not moments:
         return []
-    expressions = ", ".join(f"count(*) FILTER (WHERE NOT regexp_matches({quote_identifier(name)}, '^\\s*\\d{{4}}'))" for name in moments)
+    expressions = ", ".join(
+        f"count(*) FILTER (WHERE NOT regexp_matches({quote_identifier(name)}, '^\\s*\\d{{4}}'))"
+        for name in moments
+    )
     form = f"header = true, all_varchar = true, delim = {quote_literal(str(files.delimiter))}, quote = '\"', escape = '\"', comment = '', skip = 0"
-    counts = duckdb.execute(f"SELECT {expressions} FROM read_csv(?, {form})", [list(map(duckdb_path, files.paths))]).fetchall()[0]
+    counts = duckdb.execute(
+        f"SELECT {expressions} FROM read_csv(?, {form})", [list(map(duckdb_path, files.paths))]
+    ).fetchall()[0]
     advice = "with --query DuckDB guesses whether the day or the month stands first; see that it is right"
-    return [f"`{name}` of {table}: {advice}" for name, count in zip(moments, counts, strict=True) if count]
+    return [
+        f"`{name}` of {table}: {advice}"
+        for name, count in zip(moments, counts, strict=True)
+        if count
+    ]
 
 
 def looks_headerless(
     names: Sequence[str],  # of the columns
 ) -> list[str]:  # those that are rather values than names
     "Numbers and dates among the names of columns: a sign that the file has no header."
-    return [name for name in names if re.fullmatch(r"[+-]?[\d.,]+|\d{1,4}[-./]\d{1,2}[-./]\d{1,4}.*", name.strip())]
+    return [
+        name
+        for name in names
+        if re.fullmatch(r"[+-]?[\d.,]+|\d{1,4}[-./]\d{1,2}[-./]\d{1,4}.*", name.strip())
+    ]
 
 # %% ../../nbs/api/adopt/00_csv_dialect.ipynb #55456e13
 @contextmanager
 def scratch_database(memory: str = "1GB") -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
     "An empty database on disk and its folder; both are gone at the end."
-    with tempfile.TemporaryDirectory() as folder, duckdb.connect(f"{folder}/bench.duckdb") as engine:
-        engine.execute(f"SET memory_limit = '{memory}'; SET threads = 2; SET TimeZone = 'UTC'; SET temp_directory = {quote_literal(folder + '/spill')}")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        duckdb.connect(f"{folder}/bench.duckdb") as engine,
+    ):
+        engine.execute(
+            f"SET memory_limit = '{memory}'; SET threads = 2; SET TimeZone = 'UTC'; SET temp_directory = {quote_literal(folder + '/spill')}"
+        )
         yield engine, Path(folder)
 
 
@@ -164,7 +234,9 @@ def require_files(paths: Sequence[Path]) -> None:
     "Raise for a file that is not there or holds nothing."
     for path in paths:
         if not path.is_file():
-            raise ProjectError(f"{path} is not a file. Name files, or a pattern such as 'data/*.csv'.")
+            raise ProjectError(
+                f"{path} is not a file. Name files, or a pattern such as 'data/*.csv'."
+            )
         if not path.stat().st_size:
             raise ProjectError(f"{path.name} is empty.")
 
@@ -173,33 +245,48 @@ def find_source(
     name: str,  # of the table
     paths: Sequence[Path],  # files of one format with the same columns
     folder: Path,  # for what has to be unpacked
-) -> tuple[dict[str, Any], LocalFiles]:  # the options of the source in `params.yaml`, and what an engine can read
+) -> tuple[
+    dict[str, Any], LocalFiles
+]:  # the options of the source in `params.yaml`, and what an engine can read
     "How files are to be read."
     require_files(paths)
     options: dict[str, Any] = {}
     databases = [path.name for path in paths if path.suffix.lower() in SQLITE]
     if databases:
-        raise ProjectError(f"{databases[0]} is a database. Write its table to a CSV or Parquet file; tables.sources may name it later.")
+        raise ProjectError(
+            f"{databases[0]} is a database. Write its table to a CSV or Parquet file; tables.sources may name it later."
+        )
     kinds = {path.suffix.lower() == ".parquet" for path in paths}
     if len(kinds) > 1:
-        raise ProjectError(f"{', '.join(path.name for path in paths)} are of several formats. Name files of one table, or say --query what to join.")
+        raise ProjectError(
+            f"{', '.join(path.name for path in paths)} are of several formats. Name files of one table, or say --query what to join."
+        )
     parquet = kinds == {True}
     codes = {None} if parquet else {find_encoding(path) for path in paths}
     if len(codes) > 1:
-        raise ProjectError(f"{', '.join(path.name for path in paths)} are in several encodings. Write them all as UTF-8.")
+        raise ProjectError(
+            f"{', '.join(path.name for path in paths)} are in several encodings. Write them all as UTF-8."
+        )
     if code := codes.pop():
         options["encoding"] = code
     try:
-        sources = [local_files(f"{name}_{place}", {"path": str(path.resolve()), **options}, folder) for place, path in enumerate(paths)]
+        sources = [
+            local_files(f"{name}_{place}", {"path": str(path.resolve()), **options}, folder)
+            for place, path in enumerate(paths)
+        ]
     except ProjectError as error:
         prefix = f"{paths[0].name}: " if paths[0].name not in str(error) else ""
         message = re.sub(rf"^params.yaml: tables.sources.{name}_\d+: ", "", str(error))
-        message = re.sub(r" Say (its )?`(format|encoding)`.*", " Convert it, or mend its ending.", message)  # those are keys of params.yaml
+        message = re.sub(
+            r" Say (its )?`(format|encoding)`.*", " Convert it, or mend its ending.", message
+        )  # those are keys of params.yaml
         raise ProjectError(prefix + message) from None
     files = replace(sources[0], paths=[path for one in sources for path in one.paths])
     if files.format == "csv":
         options |= {"all_text": True, "delimiter": find_delimiter(files.paths[0])}
-    return options, replace(files, all_text=files.format == "csv", delimiter=options.get("delimiter"))
+    return options, replace(
+        files, all_text=files.format == "csv", delimiter=options.get("delimiter")
+    )
 
 # %% ../../nbs/api/adopt/00_csv_dialect.ipynb #6165008c
 def load(
@@ -215,8 +302,14 @@ def load(
             for path, one in zip(paths, names, strict=True):
                 if one != names[0]:
                     odd = ", ".join(map(repr, sorted({*one} ^ {*names[0]})[:5]))
-                    how = f"other columns than the first file ({odd})" if odd else "the columns of the first file in another order"
-                    raise ProjectError(f"{Path(path).name} has {how}. Make their headers equal, or say --query what to join.")
+                    how = (
+                        f"other columns than the first file ({odd})"
+                        if odd
+                        else "the columns of the first file in another order"
+                    )
+                    raise ProjectError(
+                        f"{Path(path).name} has {how}. Make their headers equal, or say --query what to join."
+                    )
             columns = ", ".join(f"{quote_literal(name)}: 'VARCHAR'" for name in names[0])
             reader = f"read_csv(?, header = true, delim = {quote_literal(str(files.delimiter))}, quote = '\"', escape = '\"', auto_detect = false, "
             reader += f"columns = {{{columns}}}, hive_partitioning = false)"
@@ -224,7 +317,10 @@ def load(
             reader = "read_parquet(?, hive_partitioning = false)"
         else:
             reader = "read_json(?, format = 'newline_delimited', sample_size = -1, hive_partitioning = false)"
-        engine.execute(f"CREATE OR REPLACE TABLE raw AS SELECT * FROM {reader}", [list(map(duckdb_path, paths))])
+        engine.execute(
+            f"CREATE OR REPLACE TABLE raw AS SELECT * FROM {reader}",
+            [list(map(duckdb_path, paths))],
+        )
     except duckdb.Error as error:
         raise ProjectError(f"{title}: {_reading_error(str(error))}") from None
     if not engine.execute("SELECT count(*) FROM raw").fetchall()[0][0]:
@@ -236,16 +332,32 @@ def _columns(engine: duckdb.DuckDBPyConnection, path: str, delimiter: str) -> li
     check_header(Path(path), delimiter)
     with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8", newline="") as file:
         header = _header(Path(path), delimiter)
-        csv.writer(file, delimiter=delimiter, lineterminator="\n").writerows([header, ["x"] * len(header)])  # a row below, for DuckDB
+        csv.writer(file, delimiter=delimiter, lineterminator="\n").writerows(
+            [header, ["x"] * len(header)]
+        )  # a row below, for DuckDB
         file.flush()
-        return engine.read_csv(duckdb_path(file.name), header=True, all_varchar=True, delimiter=delimiter, quotechar='"', comment="").columns
+        return engine.read_csv(
+            duckdb_path(file.name),
+            header=True,
+            all_varchar=True,
+            delimiter=delimiter,
+            quotechar='"',
+            comment="",
+        ).columns
 
 
 def _reading_error(error: str) -> str:
     "What DuckDB says of a file that it cannot read, in a sentence with a remedy."
-    uneven = re.search(r"CSV Error on Line: (\d+)\s+Original Line: (.*)\s+Expected Number of Columns: (\d+) Found: (\d+)", error)
+    uneven = re.search(
+        r"CSV Error on Line: (\d+)\s+Original Line: (.*)\s+Expected Number of Columns: (\d+) Found: (\d+)",
+        error,
+    )
     if uneven:
         line, text, expected, n_cells = uneven.groups()
         return f"line {line} has {n_cells} cells and the header {expected}: {text.strip()[:80]!r}. Mend it, or put texts with the delimiter in quotes."
     line = re.search(r"CSV Error on Line: (\d+)", error)
-    return (f"line {line.group(1)}: " if line else "") + " ".join(error.split("\n\n")[0].split())[:300] + ". Mend the file."
+    return (
+        (f"line {line.group(1)}: " if line else "")
+        + " ".join(error.split("\n\n")[0].split())[:300]
+        + ". Mend the file."
+    )

@@ -68,7 +68,9 @@ class Notice:
 
 
 ID_NAME_PATTERN = re.compile(r"(^|_)(id|uuid|guid|key)$")
-UNIQUE_NAME_PATTERN = re.compile(r"(^|_)(id|ids|uuid|guid|key|no|nr|num|number|index|row|rownum|mail|email|phone|iban|ssn|url|hash|code|name)$")
+UNIQUE_NAME_PATTERN = re.compile(
+    r"(^|_)(id|ids|uuid|guid|key|no|nr|num|number|index|row|rownum|mail|email|phone|iban|ssn|url|hash|code|name)$"
+)
 CODE_PATTERN = re.compile(r"\S{1,64}")  # one word
 PROTECTED_NAME_PATTERN = re.compile(
     r"(^|_)(sex|gender|race|racial|ethnic|ethnicity|religion|nationality|citizenship|disability|disabled|marital|orientation|pregnant)(_|$)"
@@ -78,42 +80,87 @@ PROTECTED_NAME_PATTERN = re.compile(
 DATE_PART_SQL = {
     "year": ("EXTRACT(YEAR FROM {x})", None, "Year"),
     "month": ("EXTRACT(MONTH FROM {x})", (1, 12), "Month, 1 to 12,"),
-    "weekday": ("MOD(DATE_DIFF('day', TIMESTAMP '1601-01-01 00:00:00', {x}), 7) + 1", (1, 7), "Weekday, 1 is Monday,"),
+    "weekday": (
+        "MOD(DATE_DIFF('day', TIMESTAMP '1601-01-01 00:00:00', {x}), 7) + 1",
+        (1, 7),
+        "Weekday, 1 is Monday,",
+    ),
     "hour": ("EXTRACT(HOUR FROM {x})", (0, 23), "Hour of the day, 0 to 23,"),
 }
 
 
-def _parts(engine: duckdb.DuckDBPyConnection, d: ColumnDecision, is_time: bool, names_in_use: Sequence[str]) -> list[ColumnDecision]:
+def _parts(
+    engine: duckdb.DuckDBPyConnection, d: ColumnDecision, is_time: bool, names_in_use: Sequence[str]
+) -> list[ColumnDecision]:
     "The parts of a moment that vary, as features."
-    expressions = [f"count(DISTINCT {sql.replace('{x}', f'({d.cast})')})" for sql, _, _ in DATE_PART_SQL.values()]
+    expressions = [
+        f"count(DISTINCT {sql.replace('{x}', f'({d.cast})')})"
+        for sql, _, _ in DATE_PART_SQL.values()
+    ]
     days = f"date_diff('day', min({d.cast}), max({d.cast}))"
     *counts, covered = aggregate(engine, "raw", {"x": [*expressions, days]})["x"]
     parts = []
     for (part, (sql, span, words)), count in zip(DATE_PART_SQL.items(), counts, strict=True):
         if count < 2 or (is_time and (part == "year" or (part == "month" and covered <= 366))):
             continue
-        name = next(name for name in (f"{d.name.rstrip('_')}_{part}{end}" for end in ("", "_", "__", "___")) if name not in names_in_use)
+        name = next(
+            name
+            for name in (f"{d.name.rstrip('_')}_{part}{end}" for end in ("", "_", "__", "___"))
+            if name not in names_in_use
+        )
         cast = f"CAST({sql.replace('{x}', d.name)} AS INTEGER)"
-        parts.append(ColumnDecision(name, "integer", "feature", f"derived from {d.name}", f"{words} of `{d.name}`.", date_part=cast, range=span))
+        parts.append(
+            ColumnDecision(
+                name,
+                "integer",
+                "feature",
+                f"derived from {d.name}",
+                f"{words} of `{d.name}`.",
+                date_part=cast,
+                range=span,
+            )
+        )
     return parts
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #ff9353b1
 def _initial_decision(reading: InferredColumn, name: str, title: str, rows: int) -> ColumnDecision:
     "A column before anything but its spelling is known."
-    unit = reading.unit or (re.search(r"[(\[]([^()\[\]]{1,15})[)\]]\s*$", reading.name) or ["", ""])[1]
+    unit = (
+        reading.unit or (re.search(r"[(\[]([^()\[\]]{1,15})[)\]]\s*$", reading.name) or ["", ""])[1]
+    )
     numeric = reading.kind in ("integer", "number")
     words = " ".join(reading.name.split())
-    d = ColumnDecision(name, reading.kind, "feature", reading.reason, f"`{words}` of {title}.", cast=reading.cast, unit=unit if numeric else "")
+    d = ColumnDecision(
+        name,
+        reading.kind,
+        "feature",
+        reading.reason,
+        f"`{words}` of {title}.",
+        cast=reading.cast,
+        unit=unit if numeric else "",
+    )
     if reading.nested:
         d.exclude(f"{reading.reason}: no single value")
-    elif reading.kind == "integer" and ID_NAME_PATTERN.search(name) and reading.n_distinct <= 50 and reading.n_distinct * 3 < rows:
-        d.kind, d.cast, d.unit, d.reason = "string", f"CAST({reading.cast} AS VARCHAR)", "", "whole numbers that name something: as categories"
+    elif (
+        reading.kind == "integer"
+        and ID_NAME_PATTERN.search(name)
+        and reading.n_distinct <= 50
+        and reading.n_distinct * 3 < rows
+    ):
+        d.kind, d.cast, d.unit, d.reason = (
+            "string",
+            f"CAST({reading.cast} AS VARCHAR)",
+            "",
+            "whole numbers that name something: as categories",
+        )
     return d
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #20e2d0ea
 def _is_later(engine: duckdb.DuckDBPyConnection, cast: str, time: str) -> float:
     "The share of a column's moments that lie after the time."
-    later, filled = aggregate(engine, "raw", {"x": [f"count(*) FILTER (WHERE {cast} > {time})", f"count({cast})"]})["x"]
+    later, filled = aggregate(
+        engine, "raw", {"x": [f"count(*) FILTER (WHERE {cast} > {time})", f"count({cast})"]}
+    )["x"]
     return later / max(1, filled)
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #f3e74e07
@@ -131,7 +178,9 @@ def propose_columns(
     time = by_name.get(chosen.get("time", ""))
     if time and time.kind not in ("timestamp", "integer"):
         why = f"the column holds {time.reason}, neither moments nor whole numbers. Choose another, or mend its values."
-        raise ProjectError(" ".join([f"--time {time.name}: {why}", *(f"{note}." for note in time.notes)]))
+        raise ProjectError(
+            " ".join([f"--time {time.name}: {why}", *(f"{note}." for note in time.notes)])
+        )
     decisions, notes = [], [Notice(2, note) for reading in readings for note in reading.notes]
     for reading in readings:
         d = _initial_decision(reading, names[reading.name], title, rows)
@@ -144,7 +193,11 @@ def propose_columns(
             d.role = "time"
         elif reading.name == chosen.get("group"):
             d.role, d.unit = "group", ""
-            d.kind, d.cast = (d.kind, d.cast) if d.kind in ("string", "integer") else ("string", f"CAST({d.cast} AS VARCHAR)")
+            d.kind, d.cast = (
+                (d.kind, d.cast)
+                if d.kind in ("string", "integer")
+                else ("string", f"CAST({d.cast} AS VARCHAR)")
+            )
         elif d.kind == "timestamp":
             d.exclude(f"a moment ({d.reason})")
         if d.kind == "timestamp" and d.role != "target":
@@ -152,15 +205,42 @@ def propose_columns(
     return decisions, notes
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #29d1901d
-def _expand_timestamp(engine: duckdb.DuckDBPyConnection, d: ColumnDecision, time: InferredColumn | None, decisions: list[ColumnDecision], names_in_use: Sequence[str]) -> list[Notice]:
+def _expand_timestamp(
+    engine: duckdb.DuckDBPyConnection,
+    d: ColumnDecision,
+    time: InferredColumn | None,
+    decisions: list[ColumnDecision],
+    names_in_use: Sequence[str],
+) -> list[Notice]:
     "Add the parts of a moment to the columns, or keep it out when it is later than the time."
-    share = _is_later(engine, d.cast, time.cast) if time and d.role != "time" and time.kind == "timestamp" else 0.0
+    share = (
+        _is_later(engine, d.cast, time.cast)
+        if time and d.role != "time" and time.kind == "timestamp"
+        else 0.0
+    )
     if share > 0.5:
-        d.exclude(f"later than --time in {share:.0%} of the rows: written down afterwards", available="after_prediction")
-        return [Notice(0, f"`{d.name}` is later than the time in {share:.0%} of the rows, so it is known only afterwards and kept out")]
+        d.exclude(
+            f"later than --time in {share:.0%} of the rows: written down afterwards",
+            available="after_prediction",
+        )
+        return [
+            Notice(
+                0,
+                f"`{d.name}` is later than the time in {share:.0%} of the rows, so it is known only afterwards and kept out",
+            )
+        ]
     parts = _parts(engine, d, d.role == "time", names_in_use)
     decisions += parts
-    return [] if time else [Notice(1, f"`{d.name}` holds moments. If later rows are to be predicted from earlier ones, adopt again with --time")]
+    return (
+        []
+        if time
+        else [
+            Notice(
+                1,
+                f"`{d.name}` holds moments. If later rows are to be predicted from earlier ones, adopt again with --time",
+            )
+        ]
+    )
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #84b5bac5
 def query_text(
@@ -171,7 +251,12 @@ def query_text(
     "The SQL of `sql/NAME.sql`."
     needed = [d.name for d in decisions if d.role in ("target", "time", "group")]
     typed = ",\n    ".join(f"{d.cast} AS {d.name}" for d in decisions if d.cast)
-    selected = ",\n  ".join(f"{d.date_part} AS {d.name}" if d.date_part and d.date_part != quote_identifier(d.name) else d.name for d in decisions)
+    selected = ",\n  ".join(
+        f"{d.date_part} AS {d.name}"
+        if d.date_part and d.date_part != quote_identifier(d.name)
+        else d.name
+        for d in decisions
+    )
     first = f"{table}_asked AS (\n{inner.strip().rstrip(';')}\n),\n" if inner else ""
     start = "-- Written by `mle adopt`: one line for each column. A value that does not fit its cast stops the stage.\n"
     source = f"{table}_asked" if inner else table
@@ -193,10 +278,15 @@ def _is_identifier(d: ColumnDecision, facts: ColumnStats, sample: pd.DataFrame) 
         return False
     if UNIQUE_NAME_PATTERN.search(d.name) or d.kind == "integer":
         return bool(UNIQUE_NAME_PATTERN.search(d.name)) or facts.high - facts.low + 1 == facts.rows
-    return bool(sample[d.name].head(300).map(lambda value: bool(CODE_PATTERN.fullmatch(value))).mean() > 0.95)
+    return bool(
+        sample[d.name].head(300).map(lambda value: bool(CODE_PATTERN.fullmatch(value))).mean()
+        > 0.95
+    )
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #2c53921d
-def finalize_column(d: ColumnDecision, facts: ColumnStats, sample: pd.DataFrame, has_key: bool) -> list[Notice]:
+def finalize_column(
+    d: ColumnDecision, facts: ColumnStats, sample: pd.DataFrame, has_key: bool
+) -> list[Notice]:
     "Give a column that may be a feature its role, its bounds and its example."
     distinct, filled, rows = facts.n_distinct, facts.n_filled, facts.rows
     d.nullable = filled < rows
@@ -211,7 +301,9 @@ def finalize_column(d: ColumnDecision, facts: ColumnStats, sample: pd.DataFrame,
         d.exclude(f"names {_format_distinct(distinct)} different things")
         things = f"`{d.name}` names {_format_distinct(distinct)} things that rows belong to"
         return [Notice(1, f"{things}. If new ones come in use, adopt again with --group {d.name}")]
-    elif d.kind == "string" and (distinct > 0.9 * filled > 20 or (facts.length > 40 and distinct > 0.5 * filled)):
+    elif d.kind == "string" and (
+        distinct > 0.9 * filled > 20 or (facts.length > 40 and distinct > 0.5 * filled)
+    ):
         d.exclude("free text: nearly every row has its own")
         text = f"`{d.name}` is free text ({_format_distinct(distinct)} different values) and no feature"
         return [Notice(3, f"{text}; derive something from it in sql/ if it matters")]
@@ -231,12 +323,28 @@ def _feature(d: ColumnDecision, facts: ColumnStats, values: pd.Series) -> list[N
         usual = min(max(usual, d.range[0]), d.range[1])
         d.example = round(usual) if d.kind == "integer" else usual
     else:
-        d.example = next(iter(facts.counts), None) if facts.counts else values.mode().iloc[0] if len(values) else None
+        d.example = (
+            next(iter(facts.counts), None)
+            if facts.counts
+            else values.mode().iloc[0]
+            if len(values)
+            else None
+        )
         d.example = d.example == "true" if d.kind == "boolean" else d.example
     if facts.counts and max(facts.counts.values()) > 0.999 * facts.rows:
-        notes.append(Notice(4, f"`{d.name}` is `{next(iter(facts.counts))}` in nearly every row; it can tell little"))
+        notes.append(
+            Notice(
+                4,
+                f"`{d.name}` is `{next(iter(facts.counts))}` in nearly every row; it can tell little",
+            )
+        )
     if d.kind == "string" and facts.n_distinct > 1000:
-        notes.append(Notice(3, f"`{d.name}` has {_format_distinct(facts.n_distinct)} different values; rare ones teach the model nothing"))
+        notes.append(
+            Notice(
+                3,
+                f"`{d.name}` has {_format_distinct(facts.n_distinct)} different values; rare ones teach the model nothing",
+            )
+        )
     if PROTECTED_NAME_PATTERN.search(d.name):
         d.slice = d.kind == "string" and 0 < len(d.categories) <= 10
         d.protected = True
@@ -255,13 +363,17 @@ def _missingness_leak(sample: pd.DataFrame, name: str, target: str) -> str:
     for word, end, other in (("filled in", 0.0, filled), ("missing", 1.0, 1 - filled)):
         never = by_class[by_class["mean"] == end]
         rest = by_class.index.difference(never.index)
-        expected = float(never["size"].sum() * other)  # were there no connection; 0 of 14 has the chance of one in a million
+        expected = float(
+            never["size"].sum() * other
+        )  # were there no connection; 0 of 14 has the chance of one in a million
         if expected > 14 and len(rest) and (len(rest) == 1 or len(never) == 1):
             return f"{word} only where the target is {', '.join(str(value) for value in rest[:3])}"
     return ""
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #cf25771e
-def flag_target_leaks(decisions: Sequence[ColumnDecision], sample: pd.DataFrame, task: str, record: str) -> list[Notice]:
+def flag_target_leaks(
+    decisions: Sequence[ColumnDecision], sample: pd.DataFrame, task: str, record: str
+) -> list[Notice]:
     "Keep columns out that must know the answer; a note for each."
     notes, target = [], next(d.name for d in decisions if d.role == "target")
     strength = single_feature_scores(sample, parse_contract(contract_text(decisions, task, record)))
@@ -269,17 +381,30 @@ def flag_target_leaks(decisions: Sequence[ColumnDecision], sample: pd.DataFrame,
     for d in decisions:
         if d.role != "feature":
             continue
-        gaps = _missingness_leak(sample, d.name, target) if task != "regression" and d.nullable else ""
+        gaps = (
+            _missingness_leak(sample, d.name, target) if task != "regression" and d.nullable else ""
+        )
         if gaps or strength[d.name] > LEAK_SCORE:
             why = gaps or f"alone it reaches {metric} {strength[d.name]:.3f}"
             d.exclude(f"{why}: it must be known only afterwards", available="after_prediction")
-            notes.append(Notice(0, f"`{d.name}` was kept out: {why}, so it knows the answer. If it is truly known before, make it a feature again"))
+            notes.append(
+                Notice(
+                    0,
+                    f"`{d.name}` was kept out: {why}, so it knows the answer. If it is truly known before, make it a feature again",
+                )
+            )
     return notes
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #ffec3ba1
 def _yaml(value: Any) -> str:
     "A value as YAML on one line."
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1e9, sort_keys=False).removesuffix("...\n").strip()
+    return (
+        yaml.safe_dump(
+            value, default_flow_style=True, allow_unicode=True, width=1e9, sort_keys=False
+        )
+        .removesuffix("...\n")
+        .strip()
+    )
 
 
 def _entry(d: ColumnDecision) -> str:
@@ -287,10 +412,18 @@ def _entry(d: ColumnDecision) -> str:
     entry: dict[str, Any] = {"type": d.kind, "description": d.description, "unit": d.unit or None}
     entry |= {"role": d.role, "available": d.available, "nullable": d.nullable}
     if d.categories:
-        entry |= {"categories": list(d.categories), "out_of_range": "reject" if d.role == "target" else "as_missing"}
+        entry |= {
+            "categories": list(d.categories),
+            "out_of_range": "reject" if d.role == "target" else "as_missing",
+        }
     elif d.range and d.role == "feature":
         entry |= {"range": list(d.range), "out_of_range": "warn"}
-    entry |= {"labels": dict(d.labels) or None, "slice": d.slice or None, "protected": d.protected or None, "example": d.example}
+    entry |= {
+        "labels": dict(d.labels) or None,
+        "slice": d.slice or None,
+        "protected": d.protected or None,
+        "example": d.example,
+    }
     lines = [f"    {key}: {_yaml(value)}" for key, value in entry.items() if value is not None]
     return "\n".join([f"  # {' '.join(d.reason.split())}", f"  {_yaml(d.name)}:", *lines])
 
@@ -306,4 +439,6 @@ def contract_text(
     head += "# ranges to what is possible, and check what is `available` before the prediction.\n"
     order = [d for role in ("id", "time", "group", "target") for d in decisions if d.role == role]
     entries = [_entry(d) for d in [*order, *(d for d in decisions if d not in order)]]
-    return head + f"description: {_yaml(record)}\ntask: {task}\ncolumns:\n" + "\n".join(entries) + "\n"
+    return (
+        head + f"description: {_yaml(record)}\ntask: {task}\ncolumns:\n" + "\n".join(entries) + "\n"
+    )

@@ -83,7 +83,9 @@ class Plan:
 def _paths(files: Sequence[str]) -> list[Path]:
     "The files that a person named, patterns resolved."
     paths = []
-    for pattern in files:  # a file of just this name is meant, also where its name would do for a pattern
+    for (
+        pattern
+    ) in files:  # a file of just this name is meant, also where its name would do for a pattern
         names = [] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
         paths += [Path(name) for name in names or [pattern]]
     if not paths:
@@ -98,16 +100,28 @@ def _table_name(text: str) -> str:
     return contract_names([f"t_{name}" if name[0].isdigit() else name])[0]
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #795b141c
-def _raw_data_paths(folder: Path, name: str, paths: Sequence[Path], parts: bool) -> tuple[str, dict[str, Path]]:
+def _raw_data_paths(
+    folder: Path, name: str, paths: Sequence[Path], parts: bool
+) -> tuple[str, dict[str, Path]]:
     "The path of a source in `params.yaml`, and what has to be copied for it."
     raw = (folder / "data" / "raw").resolve()
     if parts:
         here = {f"data/raw/{name}/{path.name}": path for path in paths}
-        others = sorted({path.name for path in (raw / name).glob("*")} - {path.name for path in paths})
+        others = sorted(
+            {path.name for path in (raw / name).glob("*")} - {path.name for path in paths}
+        )
         if len(here) < len(paths) or others:
-            raise ProjectError(f"data/raw/{name}: {', '.join(others[:3]) or 'two files of one name'} would be in the way. Say another --name.")
-        suffix = "".join(paths[0].suffixes[-2:]) if paths[0].suffix in (".gz", ".zip") else paths[0].suffix
-        return f"data/raw/{name}/*{suffix}", {place: path for place, path in here.items() if (folder / place).resolve() != path}
+            raise ProjectError(
+                f"data/raw/{name}: {', '.join(others[:3]) or 'two files of one name'} would be in the way. Say another --name."
+            )
+        suffix = (
+            "".join(paths[0].suffixes[-2:])
+            if paths[0].suffix in (".gz", ".zip")
+            else paths[0].suffix
+        )
+        return f"data/raw/{name}/*{suffix}", {
+            place: path for place, path in here.items() if (folder / place).resolve() != path
+        }
     path = paths[0]
     if path.is_relative_to(raw):
         return str(path.relative_to(folder.resolve())), {}
@@ -123,7 +137,12 @@ def _same(one: Path, other: Path) -> bool:
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #ad0e5271
 def _load_raw(
-    engine: duckdb.DuckDBPyConnection, folder: Path, name: str, paths: Sequence[Path], inner: str, notes: list[Notice]
+    engine: duckdb.DuckDBPyConnection,
+    folder: Path,
+    name: str,
+    paths: Sequence[Path],
+    inner: str,
+    notes: list[Notice],
 ) -> dict[str, tuple[dict[str, Any], list[Path]]]:  # by table: options of the source, files
     "Make the table `raw` of files, or of what a query makes of them."
     if not inner:
@@ -134,16 +153,22 @@ def _load_raw(
     for path in paths:
         table = re.sub(r"\W", "_", path.name.split(".")[0])
         if table.lower() in ("raw", "record", "few", *(name.lower() for name in tables)):
-            raise ProjectError(f"{path.name}: the table would be called `{table}`, which is taken. Rename the file.")
+            raise ProjectError(
+                f"{path.name}: the table would be called `{table}`, which is taken. Rename the file."
+            )
         options, files = find_source(table, [path], folder)
         options = {key: value for key, value in options.items() if key != "all_text"}
-        register_source(ibis.duckdb.from_connection(engine), table, {"path": str(path), **options}, folder)
+        register_source(
+            ibis.duckdb.from_connection(engine), table, {"path": str(path), **options}, folder
+        )
         notes += [Notice(1, message) for message in ambiguous_dates(engine, table, files)]
         tables[table] = (options, [path])
     try:
         engine.execute(f"CREATE TABLE raw AS SELECT * FROM (\n{inner.strip().rstrip(';')}\n)")
     except duckdb.Error as error:
-        raise ProjectError(f"--query failed on the tables {', '.join(tables)}: {' '.join(str(error).split())[:400]}") from None
+        raise ProjectError(
+            f"--query failed on the tables {', '.join(tables)}: {' '.join(str(error).split())[:400]}"
+        ) from None
     return tables
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #7cc7255f
@@ -154,42 +179,79 @@ def _selected_columns(columns: Sequence[str], options: Mapping[str, str | None])
     "The file's columns that a person named, by option."
     values = looks_headerless(columns)
     if values and str(options["target"]) not in columns:
-        raise ProjectError(f"the first line holds values ({', '.join(values[:3])}) and no names. Put a line with the names of the columns first.")
-    columns_by_option = {option: find_column(name, columns, f"--{option}") for option, name in options.items() if name}
+        raise ProjectError(
+            f"the first line holds values ({', '.join(values[:3])}) and no names. Put a line with the names of the columns first."
+        )
+    columns_by_option = {
+        option: find_column(name, columns, f"--{option}")
+        for option, name in options.items()
+        if name
+    }
     if len(set(columns_by_option.values())) < len(columns_by_option):
-        raise ProjectError(f"{', '.join('--' + option for option in columns_by_option)}: one column cannot be two of them.")
+        raise ProjectError(
+            f"{', '.join('--' + option for option in columns_by_option)}: one column cannot be two of them."
+        )
     return columns_by_option
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #3f021faa
-def _sample(engine: duckdb.DuckDBPyConnection, target: Target, name: str, rows: int) -> pd.DataFrame:
+def _sample(
+    engine: duckdb.DuckDBPyConnection, target: Target, name: str, rows: int
+) -> pd.DataFrame:
     "Evenly spread rows of the record; of rare classes more."
     step = max(1, -(-rows // SAMPLE))
-    classes = {} if target.task == "regression" else dict(zip(target.categories or ("false", "true"), target.counts.values(), strict=True))
-    rare = " ".join(f"WHEN {quote_literal(value)} THEN {max(1, min(step, count // 2000))}" for value, count in classes.items())
-    every = f"CASE CAST({quote_identifier(name)} AS VARCHAR) {rare} ELSE {step} END" if rare else str(step)
+    classes = (
+        {}
+        if target.task == "regression"
+        else dict(zip(target.categories or ("false", "true"), target.counts.values(), strict=True))
+    )
+    rare = " ".join(
+        f"WHEN {quote_literal(value)} THEN {max(1, min(step, count // 2000))}"
+        for value, count in classes.items()
+    )
+    every = (
+        f"CASE CAST({quote_identifier(name)} AS VARCHAR) {rare} ELSE {step} END"
+        if rare
+        else str(step)
+    )
     return engine.sql(f"SELECT * FROM record WHERE rowid % {every} = 0").df()
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #e7dee026
-def _finalize_columns(engine: duckdb.DuckDBPyConnection, decisions: Sequence[ColumnDecision], target: Target, record: str) -> list[Notice]:
+def _finalize_columns(
+    engine: duckdb.DuckDBPyConnection,
+    decisions: Sequence[ColumnDecision],
+    target: Target,
+    record: str,
+) -> list[Notice]:
     "Roles, bounds and examples of all columns."
     facts = column_stats(engine, "record", {d.name: d.kind for d in decisions})
     name = next(d.name for d in decisions if d.role == "target")
     rows, notes = facts[name].rows, []
     sample = _sample(engine, target, name, rows)
     for d in decisions:
-        notes += finalize_column(d, facts[d.name], sample, any(other.role == "id" for other in decisions))
+        notes += finalize_column(
+            d, facts[d.name], sample, any(other.role == "id" for other in decisions)
+        )
     fewest = min(target.counts.values(), default=rows)
     if fewest < 0.01 * rows:
-        notes.append(Notice(1, f"the rarest class has {fewest:,} of {rows:,} rows ({fewest / rows:.2%}); look at precision and recall, not accuracy"))
+        notes.append(
+            Notice(
+                1,
+                f"the rarest class has {fewest:,} of {rows:,} rows ({fewest / rows:.2%}); look at precision and recall, not accuracy",
+            )
+        )
     if any(d.role == "feature" for d in decisions):
         notes += flag_target_leaks(decisions, sample, target.task, record)
     if not any(d.role == "feature" for d in decisions):
         why = "; ".join(f"{d.name}: {d.reason}" for d in decisions if d.role in ("ignored", "id"))
-        raise ProjectError(f"no column is left for the model. {why[:600] or 'There is none beside the target'}.")
+        raise ProjectError(
+            f"no column is left for the model. {why[:600] or 'There is none beside the target'}."
+        )
     return notes
 
 
-def _duplicate_share(engine: duckdb.DuckDBPyConnection, decisions: Sequence[ColumnDecision], rows: int) -> float:
+def _duplicate_share(
+    engine: duckdb.DuckDBPyConnection, decisions: Sequence[ColumnDecision], rows: int
+) -> float:
     "The share of rows that equal another one in every feature."
     features = ", ".join(quote_identifier(d.name) for d in decisions if d.role == "feature")
     query = f"SELECT COALESCE(sum(n), 0) FROM (SELECT count(*) AS n FROM record GROUP BY hash({features})) WHERE n > 1"
@@ -209,14 +271,22 @@ def plan(
     folder, paths = root(), _paths(files)
     inner = _query(query) if query else ""
     table = _table_name(name or (Path(query).stem if query else paths[0].name))
-    title = Path(query).name if query else paths[0].name if len(paths) == 1 else f"{table} ({len(paths)} files)"
+    title = (
+        Path(query).name
+        if query
+        else paths[0].name
+        if len(paths) == 1
+        else f"{table} ({len(paths)} files)"
+    )
     size = sum(path.stat().st_size for path in paths)
     with scratch_database() as (engine, space):
         print_progress(f"adopt: reading {title} ({size / 1e6:,.0f} MB)", size)
         guessed: list[Notice] = []
         sources = _load_raw(engine, space, table, paths, inner, guessed)
         print_progress("adopt: looking how every value is written, and what every column is", size)
-        decisions, aim, notes = _decide(engine, {"target": target, "time": time, "group": group}, task, title)
+        decisions, aim, notes = _decide(
+            engine, {"target": target, "time": time, "group": group}, task, title
+        )
         notes += guessed + _encoding_notice(sources)
         text = contract_text(decisions, aim.task, f"One row of {title}")
         contract = parse_contract(text)
@@ -225,22 +295,50 @@ def plan(
         rows, split, changes = _fit_split(engine, folder, contract, decisions, notes)
     sql = query_text(decisions, table, inner)
     sqlglot.transpile(sql, read="duckdb", write="spark")
-    texts, copies, removed = _new_contents(folder, table, contract, {"contract.yaml": text, f"sql/{table}.sql": sql}, sources, changes)
-    return Plan(folder, table, rows, contract, aim, decisions, [note.text for note in sorted(notes)], split, texts, copies, removed)
+    texts, copies, removed = _new_contents(
+        folder, table, contract, {"contract.yaml": text, f"sql/{table}.sql": sql}, sources, changes
+    )
+    return Plan(
+        folder,
+        table,
+        rows,
+        contract,
+        aim,
+        decisions,
+        [note.text for note in sorted(notes)],
+        split,
+        texts,
+        copies,
+        removed,
+    )
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #6e996277
 def _decide(
-    engine: duckdb.DuckDBPyConnection, options: Mapping[str, str | None], task: str | None, title: str
+    engine: duckdb.DuckDBPyConnection,
+    options: Mapping[str, str | None],
+    task: str | None,
+    title: str,
 ) -> tuple[list[ColumnDecision], Target, list[Notice]]:
     "From the table `raw` to a decision about every column; makes the table `record`."
     readings = infer_columns(engine)
     columns = [one.name for one in readings]
     names = dict(zip(columns, contract_names(columns), strict=True))
     chosen = _selected_columns(columns, options)
-    aim = decide_target(engine, next(one for one in readings if one.name == chosen["target"]), names[chosen["target"]], task)
+    aim = decide_target(
+        engine,
+        next(one for one in readings if one.name == chosen["target"]),
+        names[chosen["target"]],
+        task,
+    )
     decisions, notes = propose_columns(engine, readings, names, aim, chosen, title)
     engine.execute(f"CREATE TABLE record AS {query_text(decisions, 'raw')}")
-    return decisions, aim, notes + _count_missing_roles(engine, decisions) + _finalize_columns(engine, decisions, aim, f"One row of {title}")
+    return (
+        decisions,
+        aim,
+        notes
+        + _count_missing_roles(engine, decisions)
+        + _finalize_columns(engine, decisions, aim, f"One row of {title}"),
+    )
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #019083f4
 def _new_contents(
@@ -250,17 +348,27 @@ def _new_contents(
     texts: dict[str, str],  # what is written so far
     sources: Mapping[str, tuple[dict[str, Any], list[Path]]],
     changes: Mapping[str, Any],  # of params.yaml
-) -> tuple[dict[str, str], dict[str, Path], list[str]]:  # texts to write, files to copy, files to remove
+) -> tuple[
+    dict[str, str], dict[str, Path], list[str]
+]:  # texts to write, files to copy, files to remove
     "What the plan changes in the project."
     specs, copies = {}, dict[str, Path]()
     for name, (options, paths) in sources.items():
         path, copied = _raw_data_paths(folder, name, paths, len(paths) > 1)
         specs[name] = {"path": path, **options}
-        copies |= {place: source for place, source in copied.items() if not _same(folder / place, source)}
+        copies |= {
+            place: source for place, source in copied.items() if not _same(folder / place, source)
+        }
     query, before = f"sql/{table}.sql", read_yaml(folder / "params.yaml")["tables"]["query"]
     params = _params(folder, {"tables.sources": specs, "tables.query": query, **changes})
-    readme = replace_section((folder / "README.md").read_text(), readme_section(contract, None, None))
-    removed = [path for path in (before, "sql/availability.yaml") if path != query and (folder / path).is_file()]
+    readme = replace_section(
+        (folder / "README.md").read_text(), readme_section(contract, None, None)
+    )
+    removed = [
+        path
+        for path in (before, "sql/availability.yaml")
+        if path != query and (folder / path).is_file()
+    ]
     graph = replace_plots((folder / "dvc.yaml").read_text(), contract.task)
     return {**texts, "params.yaml": params, "dvc.yaml": graph, "README.md": readme}, copies, removed
 
@@ -273,64 +381,134 @@ def _query(path: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ProjectError(f"--query {path}: cannot be read ({error}).") from None
     except sqlglot.errors.SqlglotError as error:
-        raise ProjectError(f"--query {path}: is not SQL that can be read: {' '.join(str(error).split())[:300]}") from None
+        raise ProjectError(
+            f"--query {path}: is not SQL that can be read: {' '.join(str(error).split())[:300]}"
+        ) from None
     return text
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #0ec474cf
-def _count_missing_roles(engine: duckdb.DuckDBPyConnection, decisions: Sequence[ColumnDecision]) -> list[Notice]:
+def _count_missing_roles(
+    engine: duckdb.DuckDBPyConnection, decisions: Sequence[ColumnDecision]
+) -> list[Notice]:
     "How many rows have no target, time or group."
-    all_rows, rows = (engine.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] for table in ("raw", "record"))
+    all_rows, rows = (
+        engine.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]
+        for table in ("raw", "record")
+    )
     needed = ", ".join(d.name for d in decisions if d.role in ("target", "time", "group"))
-    left = f"{all_rows - rows:,} of {all_rows:,} rows have no {needed} and are left out by the query"
+    left = (
+        f"{all_rows - rows:,} of {all_rows:,} rows have no {needed} and are left out by the query"
+    )
     return [Notice(0 if all_rows - rows > 0.2 * all_rows else 1, left)] if rows < all_rows else []
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #aec0fd47
 def _fit_split(
-    engine: duckdb.DuckDBPyConnection, folder: Path, contract: Contract, decisions: Sequence[ColumnDecision], notes: list[Notice]
-) -> tuple[int, dict[str, Any], dict[str, Any]]:  # rows, the split, and what else changes in params.yaml
+    engine: duckdb.DuckDBPyConnection,
+    folder: Path,
+    contract: Contract,
+    decisions: Sequence[ColumnDecision],
+    notes: list[Notice],
+) -> tuple[
+    int, dict[str, Any], dict[str, Any]
+]:  # rows, the split, and what else changes in params.yaml
     "A split that works, and what it asks of the parameters; what is odd is added to the notes."
     columns = [name for name in (contract.target.name, contract.time, contract.group) if name]
     frame = engine.sql(f"SELECT {', '.join(map(quote_identifier, columns))} FROM record").df()
     wanted = read_yaml(folder / "params.yaml")["model_selection"]
     split, count, most = decide_split(frame, contract, wanted["folds"], wanted["search_rows"])
-    changes = _changes(folder, contract, split, (count, most), _duplicate_share(engine, decisions, len(frame)))
+    changes = _changes(
+        folder, contract, split, (count, most), _duplicate_share(engine, decisions, len(frame))
+    )
     if "leakage.identical_rows" in changes:
         limit = changes["leakage.identical_rows"]
         text = f"{limit - 0.02:.0%} of the rows equal another row in every feature, so the limit leakage.identical_rows was set to {limit}. "
-        notes.append(Notice(0, text + "If rows were copied by mistake, remove the copies instead: the test would know them"))
+        notes.append(
+            Notice(
+                0,
+                text
+                + "If rows were copied by mistake, remove the copies instead: the test would know them",
+            )
+        )
     if uneven := describe_uneven_splits(frame, contract, split):
         notes.append(Notice(0, uneven))
     if count != wanted["folds"]:
-        notes.append(Notice(1, f"model_selection.folds was set to {count}: with {wanted['folds']} a fold would lack rows or a class"))
+        notes.append(
+            Notice(
+                1,
+                f"model_selection.folds was set to {count}: with {wanted['folds']} a fold would lack rows or a class",
+            )
+        )
     return len(frame), split, changes
 
 
 def _encoding_notice(sources: Mapping[str, tuple[dict[str, Any], list[Path]]]) -> list[Notice]:
     "That an encoding is only likely."
-    codes = {name: options["encoding"] for name, (options, _) in sources.items() if options.get("encoding", "utf").lower()[:3] != "utf"}
-    return [Notice(2, f"`{name}` is not UTF-8 and was read as {code}; look whether its letters come out right") for name, code in codes.items()]
+    codes = {
+        name: options["encoding"]
+        for name, (options, _) in sources.items()
+        if options.get("encoding", "utf").lower()[:3] != "utf"
+    }
+    return [
+        Notice(
+            2,
+            f"`{name}` is not UTF-8 and was read as {code}; look whether its letters come out right",
+        )
+        for name, code in codes.items()
+    ]
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #e7d69624
 def describe(plan: Plan) -> str:
     "What was decided and why, for a person."
-    rows = [[d.name, d.kind, d.role + (" (after)" if d.available == "after_prediction" else ""), d.reason] for d in plan.decisions]
+    rows = [
+        [
+            d.name,
+            d.kind,
+            d.role + (" (after)" if d.available == "after_prediction" else ""),
+            d.reason,
+        ]
+        for d in plan.decisions
+    ]
     table = format_table(["column", "type", "role", "why"], rows, left=(0, 1, 2, 3))
     classes = ", ".join(f"{label} {count:,}" for label, count in plan.target.counts.items())
     about = f"{plan.name}: {plan.rows:,} rows, {len(plan.contract.features)} features of {len(plan.decisions)} columns. "
     about += f"Task: {plan.target.task}, `{plan.contract.target.name}`{f' ({classes})' if classes else ''}. "
     about += "Split: " + ", ".join(f"{key} {value}" for key, value in plan.split.items()) + "."
     notes = "\n".join(f"  {number}. {note}." for number, note in enumerate(plan.notes, 1))
-    changed = [*plan.new_contents, *plan.data_copies, *(f"{path} (removed)" for path in plan.removed_paths)]
+    changed = [
+        *plan.new_contents,
+        *plan.data_copies,
+        *(f"{path} (removed)" for path in plan.removed_paths),
+    ]
     after = "  next    read contract.yaml, then: dvc repro && bentoml serve"
-    return "\n\n".join(part for part in (about, table, notes, f"  files   {', '.join(changed)}\n{after}") if part)
+    return "\n\n".join(
+        part for part in (about, table, notes, f"  files   {', '.join(changed)}\n{after}") if part
+    )
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
     "The same for a program."
-    columns = [{"name": d.name, "type": d.kind, "role": d.role, "available": d.available, "why": d.reason} for d in plan.decisions]
-    about = {"name": plan.name, "rows": plan.rows, "task": plan.target.task, "target": plan.contract.target.name, "split": dict(plan.split)}
-    changes = {"written": [*plan.new_contents, *plan.data_copies], "removed": list(plan.removed_paths)}
-    return {**about, "classes": dict(plan.target.counts), "columns": columns, "notes": list(plan.notes), **changes}
+    columns = [
+        {"name": d.name, "type": d.kind, "role": d.role, "available": d.available, "why": d.reason}
+        for d in plan.decisions
+    ]
+    about = {
+        "name": plan.name,
+        "rows": plan.rows,
+        "task": plan.target.task,
+        "target": plan.contract.target.name,
+        "split": dict(plan.split),
+    }
+    changes = {
+        "written": [*plan.new_contents, *plan.data_copies],
+        "removed": list(plan.removed_paths),
+    }
+    return {
+        **about,
+        "classes": dict(plan.target.counts),
+        "columns": columns,
+        "notes": list(plan.notes),
+        **changes,
+    }
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #343f4d1b
 def diff(plan: Plan) -> str:
@@ -357,5 +535,13 @@ def apply(
         require_clean(plan.folder, paths)
     existing = [path for path in plan.data_copies if (plan.folder / path).exists()]
     if existing and not force:
-        raise ProjectError(f"{existing[0]} exists and holds something else. Say another name for the file, or --force: then it is kept as FILE.bak.")
-    write_atomically(plan.folder, plan.new_contents, plan.data_copies, plan.removed_paths, backups=force or not in_git)
+        raise ProjectError(
+            f"{existing[0]} exists and holds something else. Say another name for the file, or --force: then it is kept as FILE.bak."
+        )
+    write_atomically(
+        plan.folder,
+        plan.new_contents,
+        plan.data_copies,
+        plan.removed_paths,
+        backups=force or not in_git,
+    )

@@ -55,8 +55,15 @@ def _is_reserved(name: str) -> bool:
         try:
             column = "{type: number, description: A number., role: feature, available: before_prediction, example: 1}"
             target = "target_: {type: number, description: Another., role: target, available: after_prediction}"
-            sqlglot.parse_one(f"SELECT a AS {name}, EXTRACT(YEAR FROM {name}) FROM {name} WHERE {name} IS NOT NULL", read="duckdb")
-            request_model(parse_contract(f"description: One\ntask: regression\ncolumns:\n  {name}: {column}\n  {target}\n"))
+            sqlglot.parse_one(
+                f"SELECT a AS {name}, EXTRACT(YEAR FROM {name}) FROM {name} WHERE {name} IS NOT NULL",
+                read="duckdb",
+            )
+            request_model(
+                parse_contract(
+                    f"description: One\ntask: regression\ncolumns:\n  {name}: {column}\n  {target}\n"
+                )
+            )
             return False
         except Exception:
             return True
@@ -67,12 +74,21 @@ def contract_names(
     names_in_use: Sequence[str] = (),  # that must not be given again
 ) -> list[str]:  # in the same order
     "Names for the contract, all different."
-    reserved = {row[0] for row in duckdb.sql("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'").fetchall()}
+    reserved = {
+        row[0]
+        for row in duckdb.sql(
+            "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'"
+        ).fetchall()
+    }
     all_names = list(names_in_use)
     for place, name in enumerate(names, 1):
         plain = _plain_name(name, place)
         plain += "_" if plain in reserved or _is_reserved(plain) else ""
-        number = next(number for number in range(1, len(names) + len(names_in_use) + 2) if (plain if number == 1 else f"{plain}_{number}") not in all_names)
+        number = next(
+            number
+            for number in range(1, len(names) + len(names_in_use) + 2)
+            if (plain if number == 1 else f"{plain}_{number}") not in all_names
+        )
         all_names.append(plain if number == 1 else f"{plain}_{number}")
     return all_names[len(names_in_use) :]
 
@@ -108,25 +124,53 @@ def column_stats(
     expressions = {}
     for name, kind in kinds.items():
         x = quote_identifier(name)
-        ends = [f"min({x})", f"max({x})"] if kind in ("integer", "number", "timestamp") else ["NULL", "NULL"]
-        expressions[name] = [f"count({x})", f"approx_count_distinct({x})", *ends, f"avg(length({x}))" if kind == "string" else "0"]
+        ends = (
+            [f"min({x})", f"max({x})"]
+            if kind in ("integer", "number", "timestamp")
+            else ["NULL", "NULL"]
+        )
+        expressions[name] = [
+            f"count({x})",
+            f"approx_count_distinct({x})",
+            *ends,
+            f"avg(length({x}))" if kind == "string" else "0",
+        ]
     stats = {}
-    for name, (filled, distinct, low, high, length) in aggregate(engine, table, expressions).items():
+    for name, (filled, distinct, low, high, length) in aggregate(
+        engine, table, expressions
+    ).items():
         counts: dict[str, int] = {}
         if distinct <= 1.2 * MAX_COUNTED_VALUES:
             grouped = f"SELECT CAST({quote_identifier(name)} AS VARCHAR), count(*) FROM {table} WHERE {quote_identifier(name)} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
             counts = dict(engine.execute(grouped).fetchall())
             distinct = len(counts)
-        elif distinct > 0.4 * filled and kinds[name] in ("integer", "string"):  # the estimate may be off by a quarter
+        elif distinct > 0.4 * filled and kinds[name] in (
+            "integer",
+            "string",
+        ):  # the estimate may be off by a quarter
             each = f"SELECT 1 FROM {table} WHERE {quote_identifier(name)} IS NOT NULL GROUP BY {quote_identifier(name)}"  # spills to disk; count(DISTINCT) would not
             distinct = engine.execute(f"SELECT count(*) FROM ({each})").fetchall()[0][0]
-        stats[name] = ColumnStats(rows, filled, int(distinct), low, high, float(length or 0), counts if len(counts) <= MAX_COUNTED_VALUES else {})
+        stats[name] = ColumnStats(
+            rows,
+            filled,
+            int(distinct),
+            low,
+            high,
+            float(length or 0),
+            counts if len(counts) <= MAX_COUNTED_VALUES else {},
+        )
     return stats
 
 # %% ../../nbs/api/adopt/02_profiling.ipynb #7d23cfcd
-POSITIVE_LABELS = re.findall(r"\S+", """1 1.0 true t yes y ja oui si sí positive pos bad default defaulted churn churned fraud fraudulent malignant sick ill
-    disease died dead late failed fail failure spam abnormal anomaly attack cancelled canceled""")
-NEGATIVE_LABELS = re.findall(r"\S+", "0 0.0 false f no n nein non negative neg good benign healthy normal ham ok none alive retained stayed")
+POSITIVE_LABELS = re.findall(
+    r"\S+",
+    """1 1.0 true t yes y ja oui si sí positive pos bad default defaulted churn churned fraud fraudulent malignant sick ill
+    disease died dead late failed fail failure spam abnormal anomaly attack cancelled canceled""",
+)
+NEGATIVE_LABELS = re.findall(
+    r"\S+",
+    "0 0.0 false f no n nein non negative neg good benign healthy normal ham ok none alive retained stayed",
+)
 MAX_CLASSES = 100
 MIN_TARGET_ROWS = 30
 MIN_CLASS_ROWS = 10
@@ -155,14 +199,23 @@ def find_column(
     if wanted in names or len(alike) == 1:
         return wanted if wanted in names else alike[0]
     close = difflib.get_close_matches(wanted, names, 3, 0.5)
-    remedy = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"There are: {', '.join(names[:30])}{' ...' if len(names) > 30 else ''}."
+    remedy = (
+        f"Did you mean {' or '.join(map(repr, close))}?"
+        if close
+        else f"There are: {', '.join(names[:30])}{' ...' if len(names) > 30 else ''}."
+    )
     raise ProjectError(f"{option} {wanted!r}: there is no such column. {remedy}")
 
 
 def _positive(words: Sequence[str], counts: Mapping[str, int]) -> tuple[str, str]:
     "Of two words the class to look out for, and why."
     for label_words, swap in ((POSITIVE_LABELS, False), (NEGATIVE_LABELS, True)):
-        matches = [word for word in words if word.casefold() in label_words or (swap and re.match(r"(no|not|non)[ _-]", word.casefold()))]
+        matches = [
+            word
+            for word in words
+            if word.casefold() in label_words
+            or (swap and re.match(r"(no|not|non)[ _-]", word.casefold()))
+        ]
         if len(matches) == 1 and not (matches[0] in ("0", "1") and set(words) != {"0", "1"}):
             chosen = next(word for word in words if (word != matches[0]) == swap)
             return chosen, f"`{chosen}` is the class to look out for by its name"
@@ -170,7 +223,9 @@ def _positive(words: Sequence[str], counts: Mapping[str, int]) -> tuple[str, str
     return chosen, f"`{chosen}` is the class to look out for, as it is the rarer one"
 
 # %% ../../nbs/api/adopt/02_profiling.ipynb #f717495d
-def _words(engine: duckdb.DuckDBPyConnection, reading: InferredColumn) -> dict[str, tuple[str, int]]:
+def _words(
+    engine: duckdb.DuckDBPyConnection, reading: InferredColumn
+) -> dict[str, tuple[str, int]]:
     "Each value of the target as text, with the file's own word for it and its count."
     text_sql = f"min(TRIM(CAST({quote_identifier(reading.name)} AS VARCHAR)))"
     query = f"SELECT CAST({reading.cast} AS VARCHAR) AS v, {text_sql}, count(*) FROM raw WHERE v IS NOT NULL GROUP BY 1 ORDER BY 1"
@@ -180,7 +235,9 @@ def _words(engine: duckdb.DuckDBPyConnection, reading: InferredColumn) -> dict[s
 def _is_consecutive(values: Sequence[str]) -> bool:
     "Whether values are few whole numbers without a gap, from 0 or 1 on."
     numbers = sorted(int(value) for value in values)
-    return len(numbers) <= 10 and numbers[0] in (0, 1) and numbers[-1] - numbers[0] == len(numbers) - 1
+    return (
+        len(numbers) <= 10 and numbers[0] in (0, 1) and numbers[-1] - numbers[0] == len(numbers) - 1
+    )
 
 
 def _task(kind: str, values: Sequence[str], title: str, odd: str) -> str:
@@ -190,9 +247,13 @@ def _task(kind: str, values: Sequence[str], title: str, odd: str) -> str:
     if kind == "string":
         if not 2 < len(values) <= MAX_CLASSES:
             many = f"{len(values) or 'hundreds of'} different texts are too many for classes (at most {MAX_CLASSES})"
-            raise ProjectError(f"--target {title}: {many}. Group them in a query (--query), or choose another target.{odd}")
+            raise ProjectError(
+                f"--target {title}: {many}. Group them in a query (--query), or choose another target.{odd}"
+            )
         return "multiclass"
-    return "multiclass" if kind == "integer" and values and _is_consecutive(values) else "regression"
+    return (
+        "multiclass" if kind == "integer" and values and _is_consecutive(values) else "regression"
+    )
 
 # %% ../../nbs/api/adopt/02_profiling.ipynb #6d3b2a41
 def decide_target(
@@ -203,20 +264,38 @@ def decide_target(
 ) -> Target:
     "What task the target sets, and the SQL that makes classes of its values."
     if reading.kind == "timestamp" or reading.nested:
-        raise ProjectError(f"--target {reading.name}: {reading.reason} cannot be predicted. Choose a column of classes or numbers.")
+        raise ProjectError(
+            f"--target {reading.name}: {reading.reason} cannot be predicted. Choose a column of classes or numbers."
+        )
     if reading.n_filled < MIN_TARGET_ROWS:
-        raise ProjectError(f"--target {reading.name}: {reading.n_filled} rows have a value; at least {MIN_TARGET_ROWS} are needed for splits and folds.")
+        raise ProjectError(
+            f"--target {reading.name}: {reading.n_filled} rows have a value; at least {MIN_TARGET_ROWS} are needed for splits and folds."
+        )
     words = _words(engine, reading) if reading.n_distinct <= 3 * MAX_CLASSES else {}
     if len(words) == 1:
-        gaps = f" ({', '.join(map(repr, reading.null_tokens))} was read as missing: write it as a word if it is a class)" if reading.null_tokens else ""
+        gaps = (
+            f" ({', '.join(map(repr, reading.null_tokens))} was read as missing: write it as a word if it is a class)"
+            if reading.null_tokens
+            else ""
+        )
         same = f"every row has the same value, {next(iter(words.values()))[0]!r}{gaps}"
         raise ProjectError(f"--target {reading.name}: {same}; there is nothing to predict.")
-    task = task or _task(reading.kind, list(words), reading.name, "".join(f" {note}." for note in reading.notes))
-    wrong = {"binary": len(words) != 2, "multiclass": not 2 < len(words) <= MAX_CLASSES, "regression": reading.kind not in ("integer", "number")}
+    task = task or _task(
+        reading.kind, list(words), reading.name, "".join(f" {note}." for note in reading.notes)
+    )
+    wrong = {
+        "binary": len(words) != 2,
+        "multiclass": not 2 < len(words) <= MAX_CLASSES,
+        "regression": reading.kind not in ("integer", "number"),
+    }
     if task not in TASKS or wrong[task]:
-        raise ProjectError(f"--task {task}: `{reading.name}` ({reading.reason}) has {len(words) or 'many'} values and cannot be that. Leave --task out.")
+        raise ProjectError(
+            f"--task {task}: `{reading.name}` ({reading.reason}) has {len(words) or 'many'} values and cannot be that. Leave --task out."
+        )
     if task == "regression":
-        return Target(task, reading.kind, quote_identifier(name), {}, (), {}, f"a {task}: {reading.reason}")
+        return Target(
+            task, reading.kind, quote_identifier(name), {}, (), {}, f"a {task}: {reading.reason}"
+        )
     few = [f"`{word}` has {count}" for word, count in words.values() if count < MIN_CLASS_ROWS]
     if few:
         raise ProjectError(f"--target {reading.name}: {', '.join(few[:5])} rows; each class needs at least {MIN_CLASS_ROWS} for splits and folds. "
@@ -224,12 +303,22 @@ def decide_target(
     return _classes(reading, name, words, task)
 
 # %% ../../nbs/api/adopt/02_profiling.ipynb #d468f200
-def _classes(reading: InferredColumn, name: str, words: Mapping[str, tuple[str, int]], task: str) -> Target:
+def _classes(
+    reading: InferredColumn, name: str, words: Mapping[str, tuple[str, int]], task: str
+) -> Target:
     "The target as classes: a boolean with words for false and true, or texts."
     x = f"CAST({quote_identifier(name)} AS VARCHAR)"
     if task == "multiclass":
         order = sorted(words, key=float) if reading.kind != "string" else sorted(words)
-        return Target(task, "string", x, {}, tuple(order), {word: words[word][1] for word in order}, f"{len(order)} classes: {reading.reason}")
+        return Target(
+            task,
+            "string",
+            x,
+            {},
+            tuple(order),
+            {word: words[word][1] for word in order},
+            f"{len(order)} classes: {reading.reason}",
+        )
     counts = {word: count for word, count in words.values()}
     if reading.kind == "boolean":
         yes, no, why = words["true"][0], words["false"][0], reading.reason
@@ -239,7 +328,15 @@ def _classes(reading: InferredColumn, name: str, words: Mapping[str, tuple[str, 
         no = next(value for value in words if value != yes)
         x = f"CAST(CASE {x} WHEN {quote_literal(no)} THEN 'false' WHEN {quote_literal(yes)} THEN 'true' ELSE {x} END AS BOOLEAN)"
         yes, no = words[yes][0], words[no][0]
-    return Target(task, "boolean", x, {False: no, True: yes}, (), {no: counts[no], yes: counts[yes]}, f"two classes; {why}")
+    return Target(
+        task,
+        "boolean",
+        x,
+        {False: no, True: yes},
+        (),
+        {no: counts[no], yes: counts[yes]},
+        f"two classes; {why}",
+    )
 
 # %% ../../nbs/api/adopt/02_profiling.ipynb #6ffe8b17
 def split_fault(
@@ -255,7 +352,11 @@ def split_fault(
         classes = set(frame.loc[names == name, contract.target.name])
         if not classes or (contract.task != "regression" and len(classes) < 2):
             return f"the {name} split would have {'no row' if not classes else f'one class only ({classes.pop()})'}"
-        lacking = [label for value, label in zip(contract.classes, contract.labels, strict=True) if value not in classes]
+        lacking = [
+            label
+            for value, label in zip(contract.classes, contract.labels, strict=True)
+            if value not in classes
+        ]
         if lacking and name == "train":
             return f"the training split would have no row of {', '.join(lacking)}"
 
@@ -265,8 +366,14 @@ def split_fault(
     except (ProjectError, ValueError) as error:
         return str(error)
     y = encode_target(train, contract)
-    whole = contract.task != "regression" and any(len(set(y[a])) < len(contract.classes) or len(set(y[b])) < 2 for a, b in pairs)
-    return f"a fold of {folds} would lack a class" if whole or any(not len(a) or not len(b) for a, b in pairs) else ""
+    whole = contract.task != "regression" and any(
+        len(set(y[a])) < len(contract.classes) or len(set(y[b])) < 2 for a, b in pairs
+    )
+    return (
+        f"a fold of {folds} would lack a class"
+        if whole or any(not len(a) or not len(b) for a, b in pairs)
+        else ""
+    )
 
 # %% ../../nbs/api/adopt/02_profiling.ipynb #cc724ada
 def _split_times(times: pd.Series, first: float, second: float) -> dict[str, Any] | None:
@@ -302,20 +409,35 @@ def describe_uneven_splits(
     shares = split_shares(frame, contract, split)
     if 0.08 < min(shares[1:]) <= max(shares[1:]) < 0.28:
         return ""
-    sizes = "{:.0%} of the rows for training, {:.0%} for validation, {:.0%} for the test".format(*shares)
-    why = {"time": "; rows of one moment stay together", "group": "; rows of one group stay together"}.get(split["kind"], "")
+    sizes = "{:.0%} of the rows for training, {:.0%} for validation, {:.0%} for the test".format(
+        *shares
+    )
+    why = {
+        "time": "; rows of one moment stay together",
+        "group": "; rows of one group stay together",
+    }.get(split["kind"], "")
     return f"the splits are uneven: {sizes}{why}"
 
 
 def _splits(frame: pd.DataFrame, contract: Contract) -> list[dict[str, Any]]:
     "Splits to try, the best first."
     if contract.time:
-        splits = [_split_times(frame[contract.time], *shares) for shares in ((0.7, 0.85), (0.6, 0.8), (0.5, 0.75), (0.8, 0.9))]
+        splits = [
+            _split_times(frame[contract.time], *shares)
+            for shares in ((0.7, 0.85), (0.6, 0.8), (0.5, 0.75), (0.8, 0.9))
+        ]
         return [split for split in splits if split]
     if contract.group:
         few = systematic_sample(frame, 100_000)
-        seeds = [{"kind": "group", "validation": 0.2, "test": 0.2, "seed": seed} for seed in range(30)]
-        return sorted(seeds, key=lambda split: max(abs(share - 0.2) for share in split_shares(few, contract, split)[1:]))
+        seeds = [
+            {"kind": "group", "validation": 0.2, "test": 0.2, "seed": seed} for seed in range(30)
+        ]
+        return sorted(
+            seeds,
+            key=lambda split: max(
+                abs(share - 0.2) for share in split_shares(few, contract, split)[1:]
+            ),
+        )
     return [{"kind": "random", "validation": 0.2, "test": 0.2, "seed": 0}]
 
 # %% ../../nbs/api/adopt/02_profiling.ipynb #bc7b41de
@@ -326,7 +448,10 @@ def decide_split(
     rows: int | None = None,  # of the training split that folds are made of; None is all
 ) -> tuple[dict[str, Any], int, int | None]:  # the split as in `params.yaml`, the folds, the rows
     "A split and folds that the stages can work with."
-    remedy = {"time": "leave --time out, or choose another column", "group": "leave --group out, or choose a finer column"}
+    remedy = {
+        "time": "leave --time out, or choose another column",
+        "group": "leave --group out, or choose a finer column",
+    }
     kind = "time" if contract.time else "group" if contract.group else "random"
     fault = f"`{contract.time}` has fewer than three different moments"
     for count, most in dict.fromkeys([(folds, rows), (folds, None), (2, rows), (2, None)]):
@@ -334,4 +459,6 @@ def decide_split(
             fault = split_fault(frame, contract, split, count, most)
             if not fault:
                 return split, count, most
-    raise ProjectError(f"the rows cannot be split by {kind}: {fault}. Use more rows{'; or ' + remedy[kind] if kind in remedy else ''}.")
+    raise ProjectError(
+        f"the rows cannot be split by {kind}: {fault}. Use more rows{'; or ' + remedy[kind] if kind in remedy else ''}."
+    )

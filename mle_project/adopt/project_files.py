@@ -48,7 +48,13 @@ def dirty_files(
     "Which of some files git could not bring back."
     command = ["git", "status", "--porcelain", "--untracked-files=all", "-z", "--", *paths]
     process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    return None if process.returncode else sorted(entry[3:] for entry in process.stdout.split("\0") if len(entry) > 3 and entry[2] == " ")
+    return (
+        None
+        if process.returncode
+        else sorted(
+            entry[3:] for entry in process.stdout.split("\0") if len(entry) > 3 and entry[2] == " "
+        )
+    )
 
 
 def require_clean(folder: Path, paths: Sequence[str]) -> None:
@@ -123,14 +129,22 @@ def write_atomically(
     "Change several files of a project together or not at all."
     targets = {path: folder / path for path in [*texts, *(copies or {})]}
     try:
-        with _folders([*targets.values()]), _old_files([*targets.values()]) as old, ExitStack() as places:
-            parts = {path: places.enter_context(atomic_path(target)) for path, target in targets.items()}
+        with (
+            _folders([*targets.values()]),
+            _old_files([*targets.values()]) as old,
+            ExitStack() as places,
+        ):
+            parts = {
+                path: places.enter_context(atomic_path(target)) for path, target in targets.items()
+            }
             _write_parts(parts, folder, texts, copies or {})
             for target in [*targets.values(), *(folder / path for path in removed)]:
                 _move_aside(target, old)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.stderr.decode().strip()
-        raise ProjectError(f"{getattr(error, 'filename', None) or 'copying'}: {reason}. Nothing was changed.") from None
+        raise ProjectError(
+            f"{getattr(error, 'filename', None) or 'copying'}: {reason}. Nothing was changed."
+        ) from None
     for target, backup in old.items():
         if backups:
             os.replace(backup, target.with_name(target.name + ".bak"))
@@ -171,17 +185,27 @@ def _is_block(node: Node) -> bool:
 def _one_line(value: Any) -> str:
     "A value in YAML, on one line."
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_one_line(key)}: {_one_line(one)}" for key, one in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{_one_line(key)}: {_one_line(one)}" for key, one in value.items())
+            + "}"
+        )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_one_line(one) for one in value) + "]"
-    plain = not isinstance(value, str) or (re.fullmatch(r"[A-Za-z_][\w./*-]*", value) and yaml.safe_load(value) == value)
-    written = yaml.safe_dump(value, default_style=None if plain else '"', width=10**9, allow_unicode=True)
+    plain = not isinstance(value, str) or (
+        re.fullmatch(r"[A-Za-z_][\w./*-]*", value) and yaml.safe_load(value) == value
+    )
+    written = yaml.safe_dump(
+        value, default_style=None if plain else '"', width=10**9, allow_unicode=True
+    )
     return str(written).removesuffix("...\n").rstrip("\n")
 
 
 def _entry(key: str, value: Any, indent: int) -> str:
     "A key with its value in YAML; what follows the first line is indented."
-    if not isinstance(value, Mapping) or not any(isinstance(one, Mapping) for one in value.values()):
+    if not isinstance(value, Mapping) or not any(
+        isinstance(one, Mapping) for one in value.values()
+    ):
         return f"{key}: {_one_line(value)}"
     lines = [f"{_one_line(name)}: {_one_line(one)}" for name, one in value.items()]
     return f"{key}:" + "".join(f"\n{' ' * (indent + 2)}{line}" for line in lines)
@@ -197,7 +221,9 @@ def with_value(
     section, key = place.split(".")
     entry = _child(_compose(text, name), section)
     if entry is None or not _is_block(entry[1]):
-        raise ProjectError(f"{name} has no section `{section}` with one key a line. Restore it with `git checkout {name}`.")
+        raise ProjectError(
+            f"{name} has no section `{section}` with one key a line. Restore it with `git checkout {name}`."
+        )
     indent = int(entry[1].start_mark.column)
     found = _child(entry[1], key)
     if found is None:
@@ -232,13 +258,19 @@ def _plot_items(graph: str) -> tuple[int, Sequence[Node]] | None:  # where the f
     if isinstance(items, ScalarNode) and not items.value:
         return graph.find("\n", key.end_mark.index) + 1, []
     if not isinstance(items, SequenceNode) or not _is_block(items):
-        raise ProjectError("dvc.yaml: `plots` must be a list with one `- FILE: {x: ..., y: ...}` a line. Write it like that.")
+        raise ProjectError(
+            "dvc.yaml: `plots` must be a list with one `- FILE: {x: ..., y: ...}` a line. Write it like that."
+        )
     return graph.rfind("\n", 0, items.value[0].start_mark.index) + 1, items.value
 
 
 def replace_plots(graph: str, task: str) -> str:
     "The text of `dvc.yaml` with the plots of a task; a person's own plots, comments and sections stay as they are."
-    wanted = ["errors", "calibration"] if task == "regression" else ["roc", "precision_recall", "calibration"]
+    wanted = (
+        ["errors", "calibration"]
+        if task == "regression"
+        else ["roc", "precision_recall", "calibration"]
+    )
     graph = graph if graph.endswith("\n") else graph + "\n"
     found = _plot_items(graph)
     if found is None:
@@ -247,7 +279,11 @@ def replace_plots(graph: str, task: str) -> str:
     place, items = found
     indent = graph[place : graph.index("-", place)] if items else "  "
     names = {_plot_name(item): item for item in items if _plot_name(item)}
-    lines = [f"{indent}- ${{final_model.plots}}/{name}.csv: {PLOTS[name]}\n" for name in wanted if name not in names]
+    lines = [
+        f"{indent}- ${{final_model.plots}}/{name}.csv: {PLOTS[name]}\n"
+        for name in wanted
+        if name not in names
+    ]
     for name, item in reversed(names.items()):
         if name not in wanted:
             begin = graph.rfind("\n", 0, item.start_mark.index) + 1
@@ -256,13 +292,20 @@ def replace_plots(graph: str, task: str) -> str:
 
 # %% ../../nbs/api/adopt/04_project_files.ipynb #ad2091dc
 SECTION_START, END = "<!-- table -->", "<!-- /table -->"
-TASK_PHRASES = {"binary": "which of two classes a record belongs to", "multiclass": "which class a record belongs to", "regression": "a value"}
+TASK_PHRASES = {
+    "binary": "which of two classes a record belongs to",
+    "multiclass": "which class a record belongs to",
+    "regression": "a value",
+}
 
 
 def _scores(metrics: Mapping[str, Any]) -> list[list[Any]]:
     "The test metrics beside those of simpler models."
     others = metrics["beside"].values()
-    return [[name, value, *(one["test"][name] for one in others)] for name, value in metrics["test"].items()]
+    return [
+        [name, value, *(one["test"][name] for one in others)]
+        for name, value in metrics["test"].items()
+    ]
 
 
 def _shape(contract: Contract) -> str:
@@ -270,7 +313,9 @@ def _shape(contract: Contract) -> str:
     if contract.task == "regression":
         fields = '"value": ..., "low": ..., "high": ...'
     else:
-        fields = f'"label": {json.dumps(contract.labels[-1], ensure_ascii=False)}, "probability": ...'
+        fields = (
+            f'"label": {json.dumps(contract.labels[-1], ensure_ascii=False)}, "probability": ...'
+        )
         fields += ', "probabilities": {...}' if contract.task == "multiclass" else ""
     return f'{{"predictions": [{{{fields}}}], "model": "..."}}'
 
@@ -288,8 +333,10 @@ def _classes(contract: Contract) -> str:
 
 def readme_section(
     contract: Contract,
-    metrics: Mapping[str, Any] | None,  # of `metrics/final_model.json`; None where there are none for this contract
-    answer: Mapping[str, Any] | None,  # of the service to the example; None where there is no model yet
+    metrics: Mapping[str, Any]
+    | None,  # of `metrics/final_model.json`; None where there are none for this contract
+    answer: Mapping[str, Any]
+    | None,  # of the service to the example; None where there is no model yet
 ) -> str:  # Markdown
     "What the README says of the table: a record, the scores, a request and its answer."
     record = dict(list(example_record(contract).items())[:SHOWN])
@@ -316,9 +363,16 @@ def write_readme() -> bool:  # whether it changed
     folder, metrics, answer = root(), None, None
     contract = read_contract(folder / "contract.yaml")
     model, scores = folder / "models" / "final", folder / "metrics" / "final_model.json"
-    if (model / "contract.yaml").is_file() and (model / "contract.yaml").read_text() == (folder / "contract.yaml").read_text():
+    if (model / "contract.yaml").is_file() and (model / "contract.yaml").read_text() == (
+        folder / "contract.yaml"
+    ).read_text():
         predictor = Predictor(model)
-        answer = {"predictions": predictor.format_predictions(predictor.predict_records([example_record(contract)])), "model": predictor.digest}
+        answer = {
+            "predictions": predictor.format_predictions(
+                predictor.predict_records([example_record(contract)])
+            ),
+            "model": predictor.digest,
+        }
         metrics_file = json.loads(scores.read_text()) if scores.is_file() else {}
         metrics = metrics_file if metrics_file.get("model") == predictor.digest else None
     before = (folder / "README.md").read_text()
@@ -336,7 +390,13 @@ def _params(folder: Path, changes: Mapping[str, Any]) -> str:
     return text
 
 # %% ../../nbs/api/adopt/04_project_files.ipynb #f74265fe
-def _changes(folder: Path, contract: Contract, split: Mapping[str, Any], folds: tuple[int, int | None], equal: float) -> dict[str, Any]:
+def _changes(
+    folder: Path,
+    contract: Contract,
+    split: Mapping[str, Any],
+    folds: tuple[int, int | None],
+    equal: float,
+) -> dict[str, Any]:
     "What the table changes in `params.yaml` besides its sources."
     now = read_yaml(folder / "params.yaml")
     changes: dict[str, Any] = {"tables.split": dict(split), "tables.rows": None}

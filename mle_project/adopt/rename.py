@@ -23,7 +23,9 @@ def package_name(
     "What the package is called now, from `settings.ini`."
     match = re.search(r"(?m)^lib_name *= *(\w+) *$", (Path(folder) / "settings.ini").read_text())
     if not match:
-        raise ProjectError("settings.ini: no line `lib_name = NAME`. It names the package; restore it with git.")
+        raise ProjectError(
+            "settings.ini: no line `lib_name = NAME`. It names the package; restore it with git."
+        )
     return match.group(1)
 
 
@@ -33,17 +35,23 @@ def check_name(
 ) -> None:
     "Raise when a package cannot have this name."
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise ProjectError(f"`{name}` cannot name a package. Use small letters, digits and underscores, as in `churn_model`.")
+        raise ProjectError(
+            f"`{name}` cannot name a package. Use small letters, digits and underscores, as in `churn_model`."
+        )
     if name == package_name(folder):
         raise ProjectError(f"the package is called `{name}` already.")
     if (folder / name).exists() or importlib.util.find_spec(name):
-        raise ProjectError(f"`{name}` is the name of something else here: a folder, or an installed package. Choose another.")
+        raise ProjectError(
+            f"`{name}` is the name of something else here: a folder, or an installed package. Choose another."
+        )
 
 # %% ../../nbs/api/adopt/06_rename.ipynb #21eb0352
 def _git(folder: Path, *words: str) -> str:
     process = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
     if process.returncode:
-        raise ProjectError(f"`git {' '.join(words)}` failed: {process.stderr.strip()} A new name needs a git repository, so that nothing can be lost.")
+        raise ProjectError(
+            f"`git {' '.join(words)}` failed: {process.stderr.strip()} A new name needs a git repository, so that nothing can be lost."
+        )
     return process.stdout
 
 
@@ -53,14 +61,21 @@ def plan_rename(
 ) -> dict[str, str]:  # the new text of each file that changes, by its path now
     "What a new name changes."
     old = package_name(folder)
-    pattern, hyphened = re.compile(rf"(?<![\w-]){old}(?![\w-])"), re.compile(rf"(?<![\w-]){old.replace('_', '-')}(?![\w-])")
+    pattern, hyphened = (
+        re.compile(rf"(?<![\w-]){old}(?![\w-])"),
+        re.compile(rf"(?<![\w-]){old.replace('_', '-')}(?![\w-])"),
+    )
     new_files = {}
     for path in sorted(_git(folder, "ls-files").splitlines()):
         try:
             text = (folder / path).read_text()
         except (UnicodeDecodeError, FileNotFoundError):
             continue
-        new = hyphened.sub(name.replace("_", "-"), pattern.sub(name, text)) if "_" in old else pattern.sub(name, text)
+        new = (
+            hyphened.sub(name.replace("_", "-"), pattern.sub(name, text))
+            if "_" in old
+            else pattern.sub(name, text)
+        )
         if new != text or path.startswith(f"{old}/"):
             new_files[path] = new
     return new_files
@@ -74,7 +89,9 @@ def rename(
     "Give the package a new name throughout the project."
     check_name(folder, name)
     if _git(folder, "status", "--porcelain", "--untracked-files=no").strip() and not force:
-        raise ProjectError("git has uncommitted changes. Commit or stash them first, so that `git diff` shows the new name alone; or say --force.")
+        raise ProjectError(
+            "git has uncommitted changes. Commit or stash them first, so that `git diff` shows the new name alone; or say --force."
+        )
     old, changed = package_name(folder), plan_rename(folder, name)
     before = {path: (folder / path).read_text() for path in changed}
     try:

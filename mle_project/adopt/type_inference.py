@@ -44,16 +44,29 @@ def _number(name: str, kind: str, regex: str, *changes: tuple[str, str]) -> Valu
     for old, new in changes:
         cast = f"REPLACE({cast}, {quote_literal(old)}, {quote_literal(new)})"
     engine_type = "BIGINT" if kind == "integer" else "DOUBLE"
-    return ValueFormat(name, kind, f"regexp_full_match({{x}}, {quote_literal('[+-]?' + regex)})", f"CAST({cast} AS {engine_type})")
+    return ValueFormat(
+        name,
+        kind,
+        f"regexp_full_match({{x}}, {quote_literal('[+-]?' + regex)})",
+        f"CAST({cast} AS {engine_type})",
+    )
 
 
-WHOLE = (".", " point ")  # so that a later 41.7 among whole numbers fails: DuckDB's cast would round it
+WHOLE = (
+    ".",
+    " point ",
+)  # so that a later 41.7 among whole numbers fails: DuckDB's cast would round it
 
 
-def _thousands_formats(name: str, group: str, point: str, *changes: tuple[str, str]) -> list[ValueFormat]:
+def _thousands_formats(
+    name: str, group: str, point: str, *changes: tuple[str, str]
+) -> list[ValueFormat]:
     "Numbers with a mark between thousands: whole ones, and those with decimals."
     whole = rf"(\d{{1,15}}|[1-9]\d{{0,2}}({group}\d{{3}}){{1,4}})"
-    return [_number(name, "integer", whole, *changes, WHOLE), _number(f"{name} and decimals", "number", rf"{whole}({point}\d+)?", *changes)]
+    return [
+        _number(name, "integer", whole, *changes, WHOLE),
+        _number(f"{name} and decimals", "number", rf"{whole}({point}\d+)?", *changes),
+    ]
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #7171a446
 DAY = r"\d{4}-\d{1,2}-\d{1,2}([ T]\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?)?"
@@ -70,27 +83,67 @@ PLAIN = [
     _number("whole numbers", "integer", r"\d{1,18}", WHOLE),
     _number("numbers", "number", r"(\d{1,18}\.?\d*|\.\d+)([eE](-\d{1,3}|[+]?[012]?\d))?"),
     _iso("dates as ISO 8601 writes them", DAY, "TIMESTAMP", "CAST({x} AS TIMESTAMP)"),
-    _iso("moments with a time zone, turned into UTC", MOMENT, "TIMESTAMPTZ", "CAST(CAST({x} AS TIMESTAMPTZ) AS TIMESTAMP)"),
+    _iso(
+        "moments with a time zone, turned into UTC",
+        MOMENT,
+        "TIMESTAMPTZ",
+        "CAST(CAST({x} AS TIMESTAMPTZ) AS TIMESTAMP)",
+    ),
 ]
 DECIMAL_COMMA = _number("numbers with a decimal comma", "number", r"\d*,?\d+", (",", "."))
-POINT_THOUSANDS = _thousands_formats("numbers with a point between thousands", r"\.", ",", (".", ""), (",", "."))
+POINT_THOUSANDS = _thousands_formats(
+    "numbers with a point between thousands", r"\.", ",", (".", ""), (",", ".")
+)
 COMMAS = _thousands_formats("numbers with a comma between thousands", ",", r"\.", (",", ""))
-SPACES = _thousands_formats("numbers with a space between thousands", r"[ \x{a0}\x{202f}]", "[.,]", (" ", ""), ("\u00a0", ""), ("\u202f", ""), (",", "."))
-APOSTROPHE_THOUSANDS = _thousands_formats("numbers with an apostrophe between thousands", "['\u2019]", "[.,]", ("'", ""), ("\u2019", ""), (",", "."))
+SPACES = _thousands_formats(
+    "numbers with a space between thousands",
+    r"[ \x{a0}\x{202f}]",
+    "[.,]",
+    (" ", ""),
+    ("\u00a0", ""),
+    ("\u202f", ""),
+    (",", "."),
+)
+APOSTROPHE_THOUSANDS = _thousands_formats(
+    "numbers with an apostrophe between thousands",
+    "['\u2019]",
+    "[.,]",
+    ("'", ""),
+    ("\u2019", ""),
+    (",", "."),
+)
 NUMBERS = [*PLAIN[:2], *COMMAS, DECIMAL_COMMA, *POINT_THOUSANDS, *SPACES, *APOSTROPHE_THOUSANDS]
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #cc6fe753
-BOOLEAN_WORDS = ("true false", "yes no", "y n", "ja nein", "oui non", "si no", "sí no", "on off", "t f", "wahr falsch", "vrai faux", "sim não", "tak nie")
+BOOLEAN_WORDS = (
+    "true false",
+    "yes no",
+    "y n",
+    "ja nein",
+    "oui non",
+    "si no",
+    "sí no",
+    "on off",
+    "t f",
+    "wahr falsch",
+    "vrai faux",
+    "sim não",
+    "tak nie",
+)
 
 
 def _boolean(pair: str) -> ValueFormat:
     yes, no = (quote_literal(word) for word in pair.split())
     cast = f"CAST(REPLACE(REPLACE(LOWER({{x}}), {yes}, 'true'), {no}, 'false') AS BOOLEAN)"
-    return ValueFormat(f"the words {pair.replace(' ', ' and ')}", "boolean", f"LOWER({{x}}) IN ({yes}, {no})", cast)
+    return ValueFormat(
+        f"the words {pair.replace(' ', ' and ')}", "boolean", f"LOWER({{x}}) IN ({yes}, {no})", cast
+    )
 
 
 DATE_ORDERS = "d.m.Y d/m/Y m/d/Y Y/m/d d-m-Y m-d-Y Y.m.d d.m.y d/m/y m/d/y d-b-Y d-b-y d_b_Y b_d,_Y d_B_Y B_d,_Y"
-DATE_FORMATS = [re.sub("([dmbBYy])", r"%\1", order).replace("_", " ") for order in DATE_ORDERS.split(" ")]
+DATE_FORMATS = [
+    re.sub("([dmbBYy])", r"%\1", order).replace("_", " ") for order in DATE_ORDERS.split(" ")
+]
 TIME_FORMATS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 WORDS = {"d": "day", "m": "month", "b": "month", "B": "month", "Y": "year", "y": "year"}
 
@@ -98,13 +151,41 @@ WORDS = {"d": "day", "m": "month", "b": "month", "B": "month", "Y": "year", "y":
 def _date(form: str) -> ValueFormat:
     order = "-".join(WORDS[letter] for letter in re.findall("%([dmbBYy])", form))
     test = f"YEAR(try_strptime({{x}}, {quote_literal(form)})) BETWEEN 1000 AND 2999"
-    return ValueFormat(f"dates as {order} ({form})", "timestamp", test, f"CAST(STRPTIME({{x}}, {quote_literal(form)}) AS TIMESTAMP)")
+    return ValueFormat(
+        f"dates as {order} ({form})",
+        "timestamp",
+        test,
+        f"CAST(STRPTIME({{x}}, {quote_literal(form)}) AS TIMESTAMP)",
+    )
 
 
-OTHER_FORMATS = [*(_boolean(pair) for pair in BOOLEAN_WORDS), *NUMBERS[2:], *(_date(day + clock) for day in DATE_FORMATS for clock in TIME_FORMATS)]
+OTHER_FORMATS = [
+    *(_boolean(pair) for pair in BOOLEAN_WORDS),
+    *NUMBERS[2:],
+    *(_date(day + clock) for day in DATE_FORMATS for clock in TIME_FORMATS),
+]
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #8ff9379b
-NULL_TOKENS = ("na", "n/a", "null", "none", "nan", "?", "-", "--", ".", "#n/a", "#na", "#div/0!", "#value!", "nil", "missing", "inf", "-inf", "\\n")
+NULL_TOKENS = (
+    "na",
+    "n/a",
+    "null",
+    "none",
+    "nan",
+    "?",
+    "-",
+    "--",
+    ".",
+    "#n/a",
+    "#na",
+    "#div/0!",
+    "#value!",
+    "nil",
+    "missing",
+    "inf",
+    "-inf",
+    "\\n",
+)
 TEXT_NULL_TOKENS = ("n/a", "null", "nan", "?", "-", "--", "#n/a", "\\n")
 UNIT_SYMBOLS = ("%", "€", "$", "£", "¥", "₹", "EUR", "USD", "GBP", "CHF")
 
@@ -142,7 +223,9 @@ def aggregate(
     counts: dict[str, list[Any]] = {name: [] for name in expressions}
     for start in range(0, len(flat), 300):
         part = flat[start : start + 300]
-        row = engine.execute(f"SELECT {', '.join(sql for _, sql in part)} FROM {table}").fetchall()[0]
+        row = engine.execute(f"SELECT {', '.join(sql for _, sql in part)} FROM {table}").fetchall()[
+            0
+        ]
         for (name, _), value in zip(part, row, strict=True):
             counts[name].append(value)
     return counts
@@ -159,7 +242,12 @@ def _engine_type(name: str, kind: str) -> tuple[str, str] | None:
         return "integer", f"CAST({x} AS BIGINT)"
     if re.match(r"(FLOAT|DOUBLE|DECIMAL|U?HUGEINT|UBIGINT)", kind) and not kind.endswith("]"):
         number = f"CAST({x} AS DOUBLE)"
-        return "number", f"CASE WHEN {number} BETWEEN {-MAX_ABS} AND {MAX_ABS} THEN {number} END" if kind in ("FLOAT", "DOUBLE") else number
+        return (
+            "number",
+            f"CASE WHEN {number} BETWEEN {-MAX_ABS} AND {MAX_ABS} THEN {number} END"
+            if kind in ("FLOAT", "DOUBLE")
+            else number,
+        )
     if re.match(r"(DATE|TIMESTAMP)", kind) and not kind.endswith("]"):
         return "timestamp", f"CAST({x} AS TIMESTAMP)"
     return "string", f"CAST({x} AS VARCHAR)"
@@ -173,44 +261,89 @@ def _candidates(engine: duckdb.DuckDBPyConnection, name: str) -> tuple[str, list
     "The sign that numbers of a column carry, and the spellings that fit nearly all of some different values."
     x = _text(name, NULL_TOKENS)
     first = f"SELECT {x} AS x FROM raw WHERE {x} IS NOT NULL LIMIT 100000"
-    engine.execute(f"CREATE OR REPLACE TEMP TABLE few AS SELECT DISTINCT x FROM ({first}) LIMIT 1000")
-    total, *signs = aggregate(engine, "few", {"x": ["count(*)", *(f"count(*) FILTER (WHERE contains(x, {quote_literal(sign)}))" for sign in UNIT_SYMBOLS)]})["x"]
-    sign = next((sign for sign, count in zip(UNIT_SYMBOLS, signs, strict=True) if count >= 0.9 * total > 0), "")
+    engine.execute(
+        f"CREATE OR REPLACE TEMP TABLE few AS SELECT DISTINCT x FROM ({first}) LIMIT 1000"
+    )
+    total, *signs = aggregate(
+        engine,
+        "few",
+        {
+            "x": [
+                "count(*)",
+                *(
+                    f"count(*) FILTER (WHERE contains(x, {quote_literal(sign)}))"
+                    for sign in UNIT_SYMBOLS
+                ),
+            ]
+        },
+    )["x"]
+    sign = next(
+        (sign for sign, count in zip(UNIT_SYMBOLS, signs, strict=True) if count >= 0.9 * total > 0),
+        "",
+    )
     tried, bare = [*NUMBERS[:2], *OTHER_FORMATS], _strip_symbol("x", sign)
-    expressions = [f"count(*) FILTER (WHERE {one.fits(bare if one in NUMBERS else 'x')})" for one in tried]
-    matches = [one for one, count in zip(tried, aggregate(engine, "few", {"x": expressions})["x"], strict=True) if count >= 0.9 * total > 0]
+    expressions = [
+        f"count(*) FILTER (WHERE {one.fits(bare if one in NUMBERS else 'x')})" for one in tried
+    ]
+    matches = [
+        one
+        for one, count in zip(tried, aggregate(engine, "few", {"x": expressions})["x"], strict=True)
+        if count >= 0.9 * total > 0
+    ]
     if sign:
         matches = [one for one in matches if one in NUMBERS]
     return (sign, matches) if matches else ("", [])
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #24f3739c
-def _decide(name: str, fitting: Sequence[ValueFormat], comma_file: bool, month_file: bool | None) -> tuple[ValueFormat, str]:
+def _decide(
+    name: str, fitting: Sequence[ValueFormat], comma_file: bool, month_file: bool | None
+) -> tuple[ValueFormat, str]:
     "The spelling to take of those that fit every value, and a note where they differ."
     first = fitting[0]
     if first in COMMAS and DECIMAL_COMMA in fitting:
         first = DECIMAL_COMMA if comma_file else first
-        return first, f"`{name}`: values such as 1,234 can be read in two ways; they were read as {first.name}"
+        return (
+            first,
+            f"`{name}`: values such as 1,234 can be read in two ways; they were read as {first.name}",
+        )
     if first is PLAIN[1] and comma_file and POINT_THOUSANDS[0] in fitting:
-        return POINT_THOUSANDS[0], f"`{name}`: values such as 1.234 can be read in two ways; as elsewhere in the file they were read as {POINT_THOUSANDS[0].name}"
+        return (
+            POINT_THOUSANDS[0],
+            f"`{name}`: values such as 1.234 can be read in two ways; as elsewhere in the file they were read as {POINT_THOUSANDS[0].name}",
+        )
     months = next((one for one in fitting if one.name.startswith("dates as month-day")), first)
     if first.name.startswith("dates as day-month") and months is not first:
         first = months if month_file else first
-        return first, f"`{name}`: no value shows whether the day or the month stands first; it was read as {first.name}"
+        return (
+            first,
+            f"`{name}`: no value shows whether the day or the month stands first; it was read as {first.name}",
+        )
     return first, ""
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #7febe27a
-def _month_first(engine: duckdb.DuckDBPyConnection, name: str, fitting: Sequence[ValueFormat]) -> bool | None:
+def _month_first(
+    engine: duckdb.DuckDBPyConnection, name: str, fitting: Sequence[ValueFormat]
+) -> bool | None:
     "Whether a column shows that its dates have the month first; None where it does not show."
     orders = {one.name[9:14]: one for one in fitting if one.kind == "timestamp"}
     if "month" not in orders or "day-m" not in orders:
         return "month" in orders if orders and set(orders) <= {"month", "day-m"} else None
     x = _text(name, NULL_TOKENS)
-    expressions = ", ".join(f"count(DISTINCT DAY({orders[order].read(x)}))" for order in ("month", "day-m"))
+    expressions = ", ".join(
+        f"count(DISTINCT DAY({orders[order].read(x)}))" for order in ("month", "day-m")
+    )
     month, day = engine.execute(f"SELECT {expressions} FROM raw").fetchall()[0]
-    return month < day if 1 in (month, day) and month != day else None  # the days of monthly dates are all the same
+    return (
+        month < day if 1 in (month, day) and month != day else None
+    )  # the days of monthly dates are all the same
 
 
-def _with_words(engine: duckdb.DuckDBPyConnection, column_counts: "_ColumnCounts", name: str, words: Sequence[str]) -> tuple[str, list[str]]:
+def _with_words(
+    engine: duckdb.DuckDBPyConnection,
+    column_counts: "_ColumnCounts",
+    name: str,
+    words: Sequence[str],
+) -> tuple[str, list[str]]:
     "SQL for a column's text with the missing words that occur in it taken out, and these words."
     x = _text(name)
     if column_counts.n_texts == column_counts.n_filled:
@@ -235,7 +368,9 @@ class _ColumnCounts:
     near_miss: str = ""  # what the column nearly is
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #86d757eb
-def _count_formats(engine: duckdb.DuckDBPyConnection, names: Sequence[str]) -> dict[str, _ColumnCounts]:
+def _count_formats(
+    engine: duckdb.DuckDBPyConnection, names: Sequence[str]
+) -> dict[str, _ColumnCounts]:
     "Count every column of texts; what plain spellings do not explain is tried with all others."
     first = [*PLAIN, POINT_THOUSANDS[0]]
     texts = aggregate(engine, "raw", {name: [f"count({_text(name)})"] for name in names})
@@ -247,25 +382,55 @@ def _count_formats(engine: duckdb.DuckDBPyConnection, names: Sequence[str]) -> d
         for name in part:
             x = quote_identifier(name)
             zeros = f"count(*) FILTER (WHERE regexp_full_match({x}, '[+-]?0[0-9]+'))"
-            expressions[name] = [f"count({x})", f"approx_count_distinct({x})", zeros, *(f"count(*) FILTER (WHERE {one.fits(x)})" for one in first)]
+            expressions[name] = [
+                f"count({x})",
+                f"approx_count_distinct({x})",
+                zeros,
+                *(f"count(*) FILTER (WHERE {one.fits(x)})" for one in first),
+            ]
         for name, (filled, distinct, zero, *counts) in aggregate(engine, once, expressions).items():
-            fitting = [one for one, count in zip(first, counts, strict=True) if count == filled > 0 and not (zero and one in NUMBERS)]
-            counts_by_column[name] = _ColumnCounts(texts[name][0], filled, distinct, zero, "", fitting)
+            fitting = [
+                one
+                for one, count in zip(first, counts, strict=True)
+                if count == filled > 0 and not (zero and one in NUMBERS)
+            ]
+            counts_by_column[name] = _ColumnCounts(
+                texts[name][0], filled, distinct, zero, "", fitting
+            )
     for name, column_counts in counts_by_column.items():
         if column_counts.n_filled and not column_counts.zeros and not column_counts.formats:
             _try_other_formats(engine, name, column_counts)
     return counts_by_column
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #73fdc3af
-def _try_other_formats(engine: duckdb.DuckDBPyConnection, name: str, column_counts: _ColumnCounts) -> None:
+def _try_other_formats(
+    engine: duckdb.DuckDBPyConnection, name: str, column_counts: _ColumnCounts
+) -> None:
     "Try the other spellings on all rows of a column."
     column_counts.sign, candidates = _candidates(engine, name)
-    texts = {one.name: _strip_symbol(_text(name, NULL_TOKENS), column_counts.sign) if one in NUMBERS else _text(name, NULL_TOKENS) for one in candidates}
-    counts = aggregate(engine, "raw", {name: [f"count(*) FILTER (WHERE {one.fits(texts[one.name])})" for one in candidates]})[name]
+    texts = {
+        one.name: _strip_symbol(_text(name, NULL_TOKENS), column_counts.sign)
+        if one in NUMBERS
+        else _text(name, NULL_TOKENS)
+        for one in candidates
+    }
+    counts = aggregate(
+        engine,
+        "raw",
+        {name: [f"count(*) FILTER (WHERE {one.fits(texts[one.name])})" for one in candidates]},
+    )[name]
     if column_counts.sign == "%" and candidates:
-        marked = aggregate(engine, "raw", {name: [f"count(*) FILTER (WHERE contains({_text(name, NULL_TOKENS)}, '%'))"]})[name][0]
+        marked = aggregate(
+            engine,
+            "raw",
+            {name: [f"count(*) FILTER (WHERE contains({_text(name, NULL_TOKENS)}, '%'))"]},
+        )[name][0]
         counts = counts if marked == column_counts.n_filled else [0] * len(counts)
-    column_counts.formats = [one for one, count in zip(candidates, counts, strict=True) if count == column_counts.n_filled]
+    column_counts.formats = [
+        one
+        for one, count in zip(candidates, counts, strict=True)
+        if count == column_counts.n_filled
+    ]
     if not candidates:
         looks = r"regexp_matches(x, '\d[.,:/]\d|\d{4}-\d') AND NOT regexp_matches(x, '[A-Za-z]{5}')"
         query = f"SELECT avg(CAST({looks} AS INTEGER)), {', '.join(f'{end}(x) FILTER (WHERE {looks})' for end in ('min', 'max'))} FROM few"
@@ -276,32 +441,94 @@ def _try_other_formats(engine: duckdb.DuckDBPyConnection, name: str, column_coun
     elif not column_counts.formats:
         best = candidates[counts.index(max(counts))]
         both = f"SELECT {_text(name, NULL_TOKENS)} AS x, {texts[best.name]} AS y FROM raw"
-        odd = engine.execute(f"SELECT DISTINCT x FROM ({both}) WHERE x IS NOT NULL AND ({best.fits('y')}) IS NOT TRUE ORDER BY x LIMIT 3").fetchall()
+        odd = engine.execute(
+            f"SELECT DISTINCT x FROM ({both}) WHERE x IS NOT NULL AND ({best.fits('y')}) IS NOT TRUE ORDER BY x LIMIT 3"
+        ).fetchall()
         examples = ", ".join(repr(row[0]) for row in odd)
         column_counts.near_miss = f"`{name}` stays text: {column_counts.n_filled - max(counts):,} of {column_counts.n_filled:,} values are no {best.name} ({examples}). Mend them"
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #e384a33d
-def _as_text(engine: duckdb.DuckDBPyConnection, name: str, column_counts: _ColumnCounts, other_tokens: Sequence[str]) -> InferredColumn:
+def _as_text(
+    engine: duckdb.DuckDBPyConnection,
+    name: str,
+    column_counts: _ColumnCounts,
+    other_tokens: Sequence[str],
+) -> InferredColumn:
     "The reading of a column that stays text; some words are told to be gaps by other columns."
-    x, words = _with_words(engine, column_counts, name, (*TEXT_NULL_TOKENS, *other_tokens) if column_counts.n_filled else NULL_TOKENS)
-    filled = aggregate(engine, "raw", {name: [f"count({x})"]})[name][0] if words else column_counts.n_texts
-    why = "text with leading zeros" if column_counts.zeros else "text" if column_counts.n_filled else "empty"
+    x, words = _with_words(
+        engine,
+        column_counts,
+        name,
+        (*TEXT_NULL_TOKENS, *other_tokens) if column_counts.n_filled else NULL_TOKENS,
+    )
+    filled = (
+        aggregate(engine, "raw", {name: [f"count({x})"]})[name][0]
+        if words
+        else column_counts.n_texts
+    )
+    why = (
+        "text with leading zeros"
+        if column_counts.zeros
+        else "text"
+        if column_counts.n_filled
+        else "empty"
+    )
     notes = [column_counts.near_miss] if column_counts.near_miss else []
-    by_others = [word for word in words if column_counts.n_filled and word.lower() in other_tokens and word.lower() not in TEXT_NULL_TOKENS]
+    by_others = [
+        word
+        for word in words
+        if column_counts.n_filled
+        and word.lower() in other_tokens
+        and word.lower() not in TEXT_NULL_TOKENS
+    ]
     if by_others:
-        notes.append(f"`{name}`: {', '.join(by_others)} was read as missing, as it must be in other columns of the file")
+        notes.append(
+            f"`{name}`: {', '.join(by_others)} was read as missing, as it must be in other columns of the file"
+        )
     if filled > column_counts.n_filled > 0:
-        notes.append(f"`{name}`: words such as NA or none stand among texts and were kept as values; a gap would have to be empty")
-    return InferredColumn(name, "string", x, why + _gaps_in_words(words), filled, column_counts.distinct, "", tuple(notes), null_tokens=tuple(words))
+        notes.append(
+            f"`{name}`: words such as NA or none stand among texts and were kept as values; a gap would have to be empty"
+        )
+    return InferredColumn(
+        name,
+        "string",
+        x,
+        why + _gaps_in_words(words),
+        filled,
+        column_counts.distinct,
+        "",
+        tuple(notes),
+        null_tokens=tuple(words),
+    )
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #74bcaad1
-def _as_values(engine: duckdb.DuckDBPyConnection, name: str, column_counts: _ColumnCounts, comma_file: bool, month_file: bool | None) -> InferredColumn:
+def _as_values(
+    engine: duckdb.DuckDBPyConnection,
+    name: str,
+    column_counts: _ColumnCounts,
+    comma_file: bool,
+    month_file: bool | None,
+) -> InferredColumn:
     "The reading of a column of texts whose values all fit a spelling."
     spelling, note = _decide(name, column_counts.formats, comma_file, month_file)
     x, words = _with_words(engine, column_counts, name, NULL_TOKENS)
     cast = spelling.read(_strip_symbol(x, column_counts.sign))
-    why = spelling.name + (f" with the sign {column_counts.sign}" if column_counts.sign else "") + _gaps_in_words(words)
-    return InferredColumn(name, spelling.kind, cast, why, column_counts.n_filled, column_counts.distinct, column_counts.sign, (note,) if note else (), null_tokens=tuple(words))
+    why = (
+        spelling.name
+        + (f" with the sign {column_counts.sign}" if column_counts.sign else "")
+        + _gaps_in_words(words)
+    )
+    return InferredColumn(
+        name,
+        spelling.kind,
+        cast,
+        why,
+        column_counts.n_filled,
+        column_counts.distinct,
+        column_counts.sign,
+        (note,) if note else (),
+        null_tokens=tuple(words),
+    )
 
 
 def _gaps_in_words(words: Sequence[str]) -> str:
@@ -315,17 +542,49 @@ def infer_columns(
     described = {row[0]: str(row[1]) for row in engine.execute("DESCRIBE raw").fetchall()}
     typed = {name: _engine_type(name, kind) for name, kind in described.items()}
     column_counts = _count_formats(engine, [name for name, one in typed.items() if one is None])
-    votes = [vote for name, one in column_counts.items() if (vote := _month_first(engine, name, one.formats)) is not None]
-    comma_file = any(one.formats and one.formats[0] in (DECIMAL_COMMA, POINT_THOUSANDS[1]) for one in column_counts.values())
-    counts = aggregate(engine, "raw", {name: [f"count({one[1]})", f"approx_count_distinct({one[1]})"] for name, one in typed.items() if one})
-    values = {name: _as_values(engine, name, one, comma_file, any(votes) if votes else None) for name, one in column_counts.items() if one.formats}
-    null_words = sorted({word.lower() for reading in values.values() for word in reading.null_tokens})
+    votes = [
+        vote
+        for name, one in column_counts.items()
+        if (vote := _month_first(engine, name, one.formats)) is not None
+    ]
+    comma_file = any(
+        one.formats and one.formats[0] in (DECIMAL_COMMA, POINT_THOUSANDS[1])
+        for one in column_counts.values()
+    )
+    counts = aggregate(
+        engine,
+        "raw",
+        {
+            name: [f"count({one[1]})", f"approx_count_distinct({one[1]})"]
+            for name, one in typed.items()
+            if one
+        },
+    )
+    values = {
+        name: _as_values(engine, name, one, comma_file, any(votes) if votes else None)
+        for name, one in column_counts.items()
+        if one.formats
+    }
+    null_words = sorted(
+        {word.lower() for reading in values.values() for word in reading.null_tokens}
+    )
     columns = []
     for name, one in typed.items():
         if one is None:
-            columns.append(values.get(name) or _as_text(engine, name, column_counts[name], null_words))
+            columns.append(
+                values.get(name) or _as_text(engine, name, column_counts[name], null_words)
+            )
         else:
             filled, distinct = counts[name]
             nested = one[0] == "string" and not re.match("ENUM|UUID|TIME", described[name])
-            columns.append(InferredColumn(name, *one, f"{described[name][:40]} in the file", filled, distinct, nested=nested))
+            columns.append(
+                InferredColumn(
+                    name,
+                    *one,
+                    f"{described[name][:40]} in the file",
+                    filled,
+                    distinct,
+                    nested=nested,
+                )
+            )
     return columns

@@ -37,7 +37,9 @@ def _converter(columns: Any, make: Any) -> tuple[Any, Any]:
 
         v = {"op_version": container.target_opset}
         result = make(operator.raw_operator, operator.inputs[0], ops, v)
-        ops.OnnxCast(result, to=1, output_names=operator.outputs[:1], **v).add_to(scope, container)  # 32 bits
+        ops.OnnxCast(result, to=1, output_names=operator.outputs[:1], **v).add_to(
+            scope, container
+        )  # 32 bits
 
     return shape, convert
 
@@ -54,19 +56,33 @@ def _rotate(step: Any, x: Any, ops: Any, v: Any) -> Any:
     return ops.OnnxMatMul(centred, step.components_.T, **v)
 
 
-def _scale(step: Any, x: Any, ops: Any, v: Any) -> Any:  # rounded as scikit-learn rounds, which is not as ONNX's own Scaler does
+def _scale(
+    step: Any, x: Any, ops: Any, v: Any
+) -> Any:  # rounded as scikit-learn rounds, which is not as ONNX's own Scaler does
     standard = isinstance(step, StandardScaler)
     centred = ops.OnnxSub(x, np.float32(step.mean_ if standard else step.center_), **v)
-    return ops.OnnxDiv(centred, np.float32(step.scale_), **v) if standard else ops.OnnxDiv(ops.OnnxCast(centred, to=11, **v), step.scale_, **v)
+    return (
+        ops.OnnxDiv(centred, np.float32(step.scale_), **v)
+        if standard
+        else ops.OnnxDiv(ops.OnnxCast(centred, to=11, **v), step.scale_, **v)
+    )
 
 
 def _rank(scope: Any, operator: Any, container: Any) -> None:
     from skl2onnx.common._apply_operation import apply_cast
     from skl2onnx.common.data_types import DoubleTensorType
     from skl2onnx.operator_converters.quantile_transformer import convert_quantile_transformer
-    wide, ranks = (scope.declare_local_variable(name, DoubleTensorType(operator.inputs[0].type.shape)) for name in ("wide", "ranks"))
+
+    wide, ranks = (
+        scope.declare_local_variable(name, DoubleTensorType(operator.inputs[0].type.shape))
+        for name in ("wide", "ranks")
+    )
     apply_cast(scope, operator.inputs[0].full_name, wide.full_name, container, to=11)
-    convert_quantile_transformer(scope, SimpleNamespace(raw_operator=operator.raw_operator, inputs=[wide], outputs=[ranks]), container)
+    convert_quantile_transformer(
+        scope,
+        SimpleNamespace(raw_operator=operator.raw_operator, inputs=[wide], outputs=[ranks]),
+        container,
+    )
     apply_cast(scope, ranks.full_name, operator.outputs[0].full_name, container, to=1)
 
 # %% ../../nbs/api/artifact/00_converters.ipynb #3b22837c
@@ -74,15 +90,37 @@ def register_onnx_converters() -> None:
     "Tell skl2onnx of the steps that it does not know, or translates wrongly."
     import skl2onnx
     from skl2onnx.operator_converters.one_hot_encoder import convert_sklearn_one_hot_encoder
-    from skl2onnx.shape_calculators.one_hot_encoder import calculate_sklearn_one_hot_encoder_output_shapes
+    from skl2onnx.shape_calculators.one_hot_encoder import (
+        calculate_sklearn_one_hot_encoder_output_shapes,
+    )
 
     flag = lambda step, x, ops, v: ops.OnnxIsNaN(x, **v)  # noqa: E731
-    pick = lambda step, x, ops, v: ops.OnnxGather(x, step.get_support(indices=True).astype(np.int64), axis=1, **v)  # noqa: E731
-    columnwise = ((SignedLog, _convert_signed_log), (StandardScaler, _scale), (RobustScaler, _scale), (MissingIndicator, flag))
+    pick = lambda step, x, ops, v: ops.OnnxGather(
+        x, step.get_support(indices=True).astype(np.int64), axis=1, **v
+    )  # noqa: E731
+    columnwise = (
+        (SignedLog, _convert_signed_log),
+        (StandardScaler, _scale),
+        (RobustScaler, _scale),
+        (MissingIndicator, flag),
+    )
     converters = {Float64PCA: _converter(lambda step: step.n_components_, _rotate)}
-    converters |= {kind: _converter(lambda step: step.n_features_in_, make) for kind, make in columnwise}
-    converters |= {kind: _converter(lambda step: int(step.get_support().sum()), pick) for kind in (LinearRFE, SelectFromModel, SelectPercentile)}
-    converters[QuantileTransformer] = (_converter(lambda step: step.n_features_in_, _convert_signed_log)[0], _rank)
-    converters[FrequentOneHotEncoder] = (calculate_sklearn_one_hot_encoder_output_shapes, convert_sklearn_one_hot_encoder)
+    converters |= {
+        kind: _converter(lambda step: step.n_features_in_, make) for kind, make in columnwise
+    }
+    converters |= {
+        kind: _converter(lambda step: int(step.get_support().sum()), pick)
+        for kind in (LinearRFE, SelectFromModel, SelectPercentile)
+    }
+    converters[QuantileTransformer] = (
+        _converter(lambda step: step.n_features_in_, _convert_signed_log)[0],
+        _rank,
+    )
+    converters[FrequentOneHotEncoder] = (
+        calculate_sklearn_one_hot_encoder_output_shapes,
+        convert_sklearn_one_hot_encoder,
+    )
     for kind, (shape, convert) in converters.items():
-        skl2onnx.update_registered_converter(kind, f"Mle{kind.__name__}", shape, convert, overwrite=True)
+        skl2onnx.update_registered_converter(
+            kind, f"Mle{kind.__name__}", shape, convert, overwrite=True
+        )

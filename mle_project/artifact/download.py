@@ -39,10 +39,14 @@ def unpack(
             if entry.isdir():
                 continue
             if not entry.isfile() or name.is_absolute() or ".." in name.parts:
-                raise ProjectError(f"the archive holds `{entry.name}`, which is no plain file inside the folder. It is no model; nothing was kept.")
+                raise ProjectError(
+                    f"the archive holds `{entry.name}`, which is no plain file inside the folder. It is no model; nothing was kept."
+                )
             most -= entry.size
             if most < 0:
-                raise ProjectError("the archive unpacks to more than a model may have. Nothing was kept.")
+                raise ProjectError(
+                    "the archive unpacks to more than a model may have. Nothing was kept."
+                )
             target, source = folder / name, tar.extractfile(entry)
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as file:
@@ -58,7 +62,11 @@ def verified_digest(
         named = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ProjectError("it holds no manifest.json of a model") from None
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    )
     files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     wrong = sorted(name for name in {*files, *named} if files.get(name) != named.get(name))
     if wrong:
@@ -75,7 +83,9 @@ def _download(url: str, folder: Path, tries: int) -> None:
         except (tarfile.TarError, EOFError) as error:
             raise ProjectError(f"it is no tar archive ({error})") from None
         except (OSError, ValueError) as error:
-            final = isinstance(error, ValueError) or (isinstance(error, urllib.error.HTTPError) and error.code < 500)
+            final = isinstance(error, ValueError) or (
+                isinstance(error, urllib.error.HTTPError) and error.code < 500
+            )
             if final or not left:
                 raise ProjectError(f"the server said: {error}") from None
             for path in folder.iterdir():
@@ -90,14 +100,19 @@ def fetch(
     tries: int = 5,  # while the network fails
 ) -> bool:  # whether it was fetched; False when it was there already
     "Fetch a model, and keep it when it has the right digest."
-    folder, public_url = Path(folder), urllib.parse.urlsplit(url)._replace(query="", fragment="").geturl()
+    folder, public_url = (
+        Path(folder),
+        urllib.parse.urlsplit(url)._replace(query="", fragment="").geturl(),
+    )
     try:
         if folder.is_dir() and verified_digest(folder) == digest:
             return False
     except ProjectError:
         pass  # what is there is no whole model
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent) as staging:
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}.", suffix=".part", dir=folder.parent
+    ) as staging:
         try:
             new = Path(staging) / "new"
             new.mkdir()
@@ -106,7 +121,9 @@ def fetch(
             if actual != digest:
                 raise ProjectError(f"its digest is {actual}, and {digest} was asked for")
         except ProjectError as error:
-            raise ProjectError(f"the model from {public_url} is refused: {error}. {folder} is as it was.") from None
+            raise ProjectError(
+                f"the model from {public_url} is refused: {error}. {folder} is as it was."
+            ) from None
         if folder.exists():
             os.replace(folder, Path(staging) / "old")
         os.replace(new, folder)
@@ -115,14 +132,20 @@ def fetch(
 # %% ../../nbs/api/artifact/05_download.ipynb #a875ea18
 def resolve_model_dir(
     built: Path,  # the model inside the image
-    variables: Mapping[str, str] = os.environ,  # MLE_MODEL_URL and MLE_MODEL_DIGEST; MLE_MODEL_FOLDER, where it goes
+    variables: Mapping[
+        str, str
+    ] = os.environ,  # MLE_MODEL_URL and MLE_MODEL_DIGEST; MLE_MODEL_FOLDER, where it goes
 ) -> Path:
     "The folder of the model to serve, fetched first where the environment names one."
     url, digest = variables.get("MLE_MODEL_URL"), variables.get("MLE_MODEL_DIGEST")
     if not url and not digest:
         return built
     if not url or not digest:
-        raise ProjectError("MLE_MODEL_URL and MLE_MODEL_DIGEST belong together; one of them is not set.")
-    folder = Path(variables.get("MLE_MODEL_FOLDER") or Path(tempfile.gettempdir()) / "mle-model" / digest)
+        raise ProjectError(
+            "MLE_MODEL_URL and MLE_MODEL_DIGEST belong together; one of them is not set."
+        )
+    folder = Path(
+        variables.get("MLE_MODEL_FOLDER") or Path(tempfile.gettempdir()) / "mle-model" / digest
+    )
     fetch(url, digest, folder)
     return folder

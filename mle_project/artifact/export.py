@@ -58,7 +58,11 @@ def save(
 
     hurt, k = edge_case_rows(x, len(contract.numeric_features)), len(contract.numeric_features)
     size = output_scale(predict(model, x, contract.task))
-    assert_rowwise(model, lambda rows: predict(model, rows, contract.task) / size, hurt.iloc[:: max(1, len(hurt) // 200)])
+    assert_rowwise(
+        model,
+        lambda rows: predict(model, rows, contract.task) / size,
+        hurt.iloc[:: max(1, len(hurt) // 200)],
+    )
     folder.mkdir(parents=True, exist_ok=True)
     compiled = compile_model(model, contract)
     (folder / "model.onnx").write_bytes(compiled)
@@ -66,10 +70,28 @@ def save(
     (folder / "contract.yaml").write_text(contract_text)
     usual = feature_baselines(x if fitted_on is None else fitted_on, contract)
     (folder / "typical.json").write_text(json.dumps(usual, indent=1, ensure_ascii=False) + "\n")
-    (folder / "example.json").write_text(json.dumps({"records": [example_record(contract)]}, indent=1) + "\n")
-    outputs = run_session(open_session(compiled), hurt.iloc[:, :k].to_numpy(np.float32), hurt.iloc[:, k:].to_numpy(object))
-    difference = assert_parity(predict(model, hurt, contract.task), outputs, contract.task, size, tolerance)
-    fixed = {"task": contract.task, "classes": contract.classes, "labels": contract.labels, "features": contract.features}
-    described = {**fixed, "compiled_differs_by": float(f"{difference:.1e}"), "compared_rows": len(hurt), **about}
+    (folder / "example.json").write_text(
+        json.dumps({"records": [example_record(contract)]}, indent=1) + "\n"
+    )
+    outputs = run_session(
+        open_session(compiled),
+        hurt.iloc[:, :k].to_numpy(np.float32),
+        hurt.iloc[:, k:].to_numpy(object),
+    )
+    difference = assert_parity(
+        predict(model, hurt, contract.task), outputs, contract.task, size, tolerance
+    )
+    fixed = {
+        "task": contract.task,
+        "classes": contract.classes,
+        "labels": contract.labels,
+        "features": contract.features,
+    }
+    described = {
+        **fixed,
+        "compiled_differs_by": float(f"{difference:.1e}"),
+        "compared_rows": len(hurt),
+        **about,
+    }
     (folder / "model.json").write_text(json.dumps(described, indent=2, default=str) + "\n")
     return described

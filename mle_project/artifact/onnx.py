@@ -25,17 +25,39 @@ def calibrate_onnx(
 
     model = onnx.load_from_string(compiled)
     output_name, to_node = model.graph.output[-1].name, onnx.helper.make_node
-    constants = {"least": PROBABILITY_FLOOR, "power": calibration["power"] - 1, "factors": np.asarray(calibration["factors"])[places]}
+    constants = {
+        "least": PROBABILITY_FLOOR,
+        "power": calibration["power"] - 1,
+        "factors": np.asarray(calibration["factors"])[places],
+    }
     bits = model.graph.output[-1].type.tensor_type.elem_type  # 32 or 64
     dtype = onnx.helper.tensor_dtype_to_np_dtype(bits)
-    initializers = [onnx.numpy_helper.from_array(np.asarray(value, dtype), f"calibration_{name}") for name, value in constants.items()]
-    steps = [("Max", [output_name, "least"], "held"), ("Pow", ["held", "power"], "bent"), ("Mul", [output_name, "bent"], "weight")]
-    steps += [("Mul", ["weight", "factors"], "share"), ("ReduceSum", ["share", "axis"], "sum"), ("Div", ["share", "sum"], "corrected")]
+    initializers = [
+        onnx.numpy_helper.from_array(np.asarray(value, dtype), f"calibration_{name}")
+        for name, value in constants.items()
+    ]
+    steps = [
+        ("Max", [output_name, "least"], "held"),
+        ("Pow", ["held", "power"], "bent"),
+        ("Mul", [output_name, "bent"], "weight"),
+    ]
+    steps += [
+        ("Mul", ["weight", "factors"], "share"),
+        ("ReduceSum", ["share", "axis"], "sum"),
+        ("Div", ["share", "sum"], "corrected"),
+    ]
     name = lambda one: one if one == output_name else f"calibration_{one}"  # noqa: E731
-    model.graph.initializer.extend([*initializers, onnx.numpy_helper.from_array(np.array([1]), "calibration_axis")])
-    model.graph.node.extend(to_node(kind, [name(one) for one in inputs], [name(last)], name=name(last)) for kind, inputs, last in steps)
+    model.graph.initializer.extend(
+        [*initializers, onnx.numpy_helper.from_array(np.array([1]), "calibration_axis")]
+    )
+    model.graph.node.extend(
+        to_node(kind, [name(one) for one in inputs], [name(last)], name=name(last))
+        for kind, inputs, last in steps
+    )
     model.graph.output.pop()
-    model.graph.output.append(onnx.helper.make_tensor_value_info("calibration_corrected", bits, [None, None]))
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info("calibration_corrected", bits, [None, None])
+    )
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
 
@@ -48,9 +70,13 @@ def _with_float64_sums(model: Any) -> Any:
     from skl2onnx.sklapi import CastTransformer
     from sklearn.pipeline import Pipeline
 
-    base = next(kind for kind in type(model[-1]).__mro__ if kind.__module__.startswith("sklearn."))()
+    base = next(
+        kind for kind in type(model[-1]).__mro__ if kind.__module__.startswith("sklearn.")
+    )()
     vars(base).update(vars(model[-1]))
-    return Pipeline([*model.steps[:-1], ("wide", CastTransformer(dtype=np.float64)), ("model", base)])
+    return Pipeline(
+        [*model.steps[:-1], ("wide", CastTransformer(dtype=np.float64)), ("model", base)]
+    )
 
 
 def compile_pipeline(
@@ -66,13 +92,19 @@ def compile_pipeline(
     from mle_project.artifact.converters import register_onnx_converters
 
     register_onnx_converters()
-    blocks = (("numbers", FloatTensorType, contract.numeric_features), ("strings", StringTensorType, contract.categorical_features))
+    blocks = (
+        ("numbers", FloatTensorType, contract.numeric_features),
+        ("strings", StringTensorType, contract.categorical_features),
+    )
     inputs = [(name, kind([None, len(columns)])) for name, kind, columns in blocks if columns]
     model = _with_float64_sums(model)
     options = {} if contract.task == "regression" else {id(model[-1]): {"zipmap": False}}
     onnx_model = skl2onnx.to_onnx(model, initial_types=inputs, options=options, target_opset=OPSET)
     for one in onnx_model.graph.output:  # trees give 32-bit floats, whatever skl2onnx says
-        if type(model[-1]).__module__.startswith("sklearn.ensemble") and one.type.tensor_type.elem_type == TensorProto.DOUBLE:
+        if (
+            type(model[-1]).__module__.startswith("sklearn.ensemble")
+            and one.type.tensor_type.elem_type == TensorProto.DOUBLE
+        ):
             one.type.tensor_type.elem_type = TensorProto.FLOAT
     return bytes(onnx_model.SerializeToString(deterministic=True))
 
@@ -96,7 +128,11 @@ class _Graph:
         from onnx import helper
 
         name = f"n{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operation, list(inputs), [name], name=name, domain=domain, **attributes))
+        self.nodes.append(
+            helper.make_node(
+                operation, list(inputs), [name], name=name, domain=domain, **attributes
+            )
+        )
         return name
 
 # %% ../../nbs/api/artifact/01_onnx.ipynb #66ca3f90
@@ -108,14 +144,31 @@ def _network_inputs(graph: _Graph, network: Any) -> str:
         whole = graph.add("Where", missing, graph.constant(network.mean_), "numbers")
         centred = graph.add("Sub", whole, graph.constant(network.mean_))
         scaled = graph.add("Div", centred, graph.constant(np.sqrt(network.variance_)))
-        cut = graph.add("Clip", scaled, graph.constant(np.float32(-5)), graph.constant(np.float32(5)))
-        ramps = graph.add("Sub", graph.add("Concat", *[whole] * network.bins, axis=1), graph.constant(network.edges_))
+        cut = graph.add(
+            "Clip", scaled, graph.constant(np.float32(-5)), graph.constant(np.float32(5))
+        )
+        ramps = graph.add(
+            "Sub",
+            graph.add("Concat", *[whole] * network.bins, axis=1),
+            graph.constant(network.edges_),
+        )
         steps = graph.add("Div", ramps, graph.constant(network.widths_))
-        parts = [cut, graph.add("Cast", missing, to=1), graph.add("Clip", steps, graph.constant(np.float32(0)), graph.constant(np.float32(1)))]
+        parts = [
+            cut,
+            graph.add("Cast", missing, to=1),
+            graph.add("Clip", steps, graph.constant(np.float32(0)), graph.constant(np.float32(1))),
+        ]
     for column, words in enumerate(network.vocabularies_):
         text = graph.add("Gather", "strings", graph.constant(np.int64(column)), axis=1)
         codes = list(range(1, len(words) + 1))
-        code = graph.add("LabelEncoder", text, domain="ai.onnx.ml", keys_strings=words, values_int64s=codes, default_int64=0)
+        code = graph.add(
+            "LabelEncoder",
+            text,
+            domain="ai.onnx.ml",
+            keys_strings=words,
+            values_int64s=codes,
+            default_int64=0,
+        )
         parts.append(graph.add("Gather", graph.constant(network.weights_[column]), code, axis=0))
     return graph.add("Concat", *parts, axis=1)
 
@@ -134,7 +187,9 @@ def _network_outputs(graph: _Graph, network: Any, hidden: str) -> str:
         scaled = graph.add("Mul", hidden, graph.constant(np.float32(network.scale_)))
         return graph.add("Add", scaled, graph.constant(np.float32(network.shift_)))
     positive = graph.add("Sigmoid", hidden)
-    return graph.add("Concat", graph.add("Sub", graph.constant(np.float32(1)), positive), positive, axis=1)
+    return graph.add(
+        "Concat", graph.add("Sub", graph.constant(np.float32(1)), positive), positive, axis=1
+    )
 
 # %% ../../nbs/api/artifact/01_onnx.ipynb #8917e576
 def _model(graph: _Graph, contract: Contract, last: str) -> bytes:
@@ -143,8 +198,15 @@ def _model(graph: _Graph, contract: Contract, last: str) -> bytes:
     from onnx import checker
     from onnx import helper
 
-    blocks = (("numbers", TensorProto.FLOAT, contract.numeric_features), ("strings", TensorProto.STRING, contract.categorical_features))
-    inputs = [helper.make_tensor_value_info(name, kind, [None, len(columns)]) for name, kind, columns in blocks if columns]
+    blocks = (
+        ("numbers", TensorProto.FLOAT, contract.numeric_features),
+        ("strings", TensorProto.STRING, contract.categorical_features),
+    )
+    inputs = [
+        helper.make_tensor_value_info(name, kind, [None, len(columns)])
+        for name, kind, columns in blocks
+        if columns
+    ]
     output = helper.make_tensor_value_info(last, TensorProto.FLOAT, [None, None])
     domains = [helper.make_opsetid(domain, version) for domain, version in OPSET.items()]
     onnx_graph = helper.make_graph(graph.nodes, "model", inputs, [output], graph.constants)
@@ -159,7 +221,9 @@ def compile_network(
 ) -> bytes:  # an ONNX model
     "Write a Keras network, its lookups and normalisation included, as ONNX."
     graph = _Graph()
-    return _model(graph, contract, _network_outputs(graph, network, _network_inputs(graph, network)))
+    return _model(
+        graph, contract, _network_outputs(graph, network, _network_inputs(graph, network))
+    )
 
 # %% ../../nbs/api/artifact/01_onnx.ipynb #ec3550af
 def compile_prior(
@@ -170,9 +234,18 @@ def compile_prior(
     constant = model[-1].constant_ if contract.task == "regression" else model[-1].class_prior_
     graph = _Graph()
     block = "numbers" if contract.numeric_features else "strings"
-    rows = graph.add("Slice", graph.add("Shape", block), graph.constant(np.array([0])), graph.constant(np.array([1])))
+    rows = graph.add(
+        "Slice",
+        graph.add("Shape", block),
+        graph.constant(np.array([0])),
+        graph.constant(np.array([1])),
+    )
     shape = graph.add("Concat", rows, graph.constant(np.array([1])), axis=0)
-    return _model(graph, contract, graph.add("Tile", graph.constant(np.float32(constant).reshape(1, -1)), shape))
+    return _model(
+        graph,
+        contract,
+        graph.add("Tile", graph.constant(np.float32(constant).reshape(1, -1)), shape),
+    )
 
 
 def compile_model(
@@ -181,8 +254,11 @@ def compile_model(
 ) -> bytes:  # an ONNX model: blocks `numbers` and `strings` in, the answer as its last output
     "Compile a fitted model of any family."
     if hasattr(model, "calibration"):
-
-        return calibrate_onnx(compile_model(model.model, contract), model.calibration, model.classes_.astype(int))
+        return calibrate_onnx(
+            compile_model(model.model, contract), model.calibration, model.classes_.astype(int)
+        )
     if hasattr(model, "vocabularies_"):
         return compile_network(model, contract)
-    return (compile_prior if type(model[-1]).__name__.startswith("Dummy") else compile_pipeline)(model, contract)
+    return (compile_prior if type(model[-1]).__name__.startswith("Dummy") else compile_pipeline)(
+        model, contract
+    )

@@ -27,7 +27,10 @@ def edge_case_rows(
     parts = [x]
     for position, name in enumerate(x.columns):
         strange = [np.nan, -1e6, 1e6, 0.0] if position < numbers else ["", "never seen", "ü ☃"]
-        parts += [few.assign(**{name: np.float32(value) if position < numbers else value}) for value in strange]
+        parts += [
+            few.assign(**{name: np.float32(value) if position < numbers else value})
+            for value in strange
+        ]
     parts.append(few.assign(**{name: np.float32(np.nan) for name in x.columns[:numbers]}))
     rows = pd.concat(parts, ignore_index=True)
     return rows.astype({name: np.float32 for name in x.columns[:numbers]})
@@ -49,7 +52,11 @@ def max_difference(
 
 def output_scale(outputs: np.ndarray) -> float:
     "What a difference between answers is measured in: 1 for probabilities, the spread for values, whatever their unit."
-    return 1.0 if outputs.ndim == 2 else float(np.std(outputs) or np.abs(outputs).max(initial=0.0) or 1.0)
+    return (
+        1.0
+        if outputs.ndim == 2
+        else float(np.std(outputs) or np.abs(outputs).max(initial=0.0) or 1.0)
+    )
 
 
 def assert_parity(

@@ -44,11 +44,17 @@ def run_session(
     strings: np.ndarray,  # (n, m) object
 ) -> np.ndarray:  # probabilities (n, classes), or values (n,)
     "The compiled model's answers: 32-bit floats, given as 64-bit ones so that sums over them lose nothing."
-    if len(numbers) == 1:  # a matrix product adds in another order for one row than for several, so one row is asked twice
-        return run_session(session, np.repeat(numbers, 2, axis=0), np.repeat(strings, 2, axis=0))[:1]
+    if (
+        len(numbers) == 1
+    ):  # a matrix product adds in another order for one row than for several, so one row is asked twice
+        return run_session(session, np.repeat(numbers, 2, axis=0), np.repeat(strings, 2, axis=0))[
+            :1
+        ]
     blocks = {"numbers": numbers, "strings": strings}
     wanted = [one.name for one in session.get_inputs()]
-    outputs = session.run([session.get_outputs()[-1].name], {name: blocks[name] for name in wanted})[0]
+    outputs = session.run(
+        [session.get_outputs()[-1].name], {name: blocks[name] for name in wanted}
+    )[0]
     outputs = outputs.astype(np.float32).astype(np.float64)
     return outputs[:, 0] if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
 
@@ -58,14 +64,19 @@ MANIFEST = "manifest.json"
 
 def read_artifact(folder: Path) -> dict[str, bytes]:
     "The content of every file of a folder but the manifest, by name."
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
     return {name: (folder / name).read_bytes() for name in names if name != MANIFEST}
 
 
 def build_manifest(files: Mapping[str, bytes]) -> dict[str, Any]:
     "What a manifest says of these files: the SHA-256 of each, and that of them all, the model's digest."
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    return {"model": hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(), "files": digests}
+    return {
+        "model": hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(),
+        "files": digests,
+    }
 
 # %% ../../nbs/api/artifact/02_predictor.ipynb #702c73c2
 class Predictor:
@@ -76,14 +87,18 @@ class Predictor:
         self.digest, files = self._verify()
         self.metadata = json.loads(files["model.json"])
         self.contract = parse_contract(files["contract.yaml"].decode(), "contract.yaml")
-        self.baselines = json.loads(files["typical.json"])  # what is usual for each feature; see `feature_baselines`
+        self.baselines = json.loads(
+            files["typical.json"]
+        )  # what is usual for each feature; see `feature_baselines`
         self.session = open_session(files["model.onnx"], threads)
 
     def _verify(self) -> tuple[str, dict[str, bytes]]:
         """The digest that the manifest names, and the content of every file. Each is read once, so that what is used is what was
         compared with the manifest, also while somebody replaces the folder."""
         if not (self.folder / MANIFEST).is_file():
-            raise ProjectError(f"there is no model in {self.folder}. Make it with `dvc repro` (or `make repro`).")
+            raise ProjectError(
+                f"there is no model in {self.folder}. Make it with `dvc repro` (or `make repro`)."
+            )
         manifest = json.loads((self.folder / MANIFEST).read_text())
         files = read_artifact(self.folder)
         actual = build_manifest(files)
@@ -114,11 +129,23 @@ class Predictor:
         two others the true one lies in so many cases as model.json says (`interval`)."""
         if self.contract.task == "regression":
             half = (self.metadata.get("interval") or {}).get("half_width", 0.0)
-            return [{"value": value, "low": value - half, "high": value + half} for value in outputs.tolist()]
+            return [
+                {"value": value, "low": value - half, "high": value + half}
+                for value in outputs.tolist()
+            ]
         labels = self.contract.labels
         if self.contract.task == "binary":
             threshold = self.metadata["threshold"]
-            return [{"label": labels[p >= threshold], "probability": p} for p in outputs[:, 1].tolist()]
+            return [
+                {"label": labels[p >= threshold], "probability": p} for p in outputs[:, 1].tolist()
+            ]
         best = outputs.argmax(axis=1)
         rows = zip(best.tolist(), outputs.tolist(), strict=True)
-        return [{"label": labels[k], "probability": row[k], "probabilities": dict(zip(labels, row, strict=True))} for k, row in rows]
+        return [
+            {
+                "label": labels[k],
+                "probability": row[k],
+                "probabilities": dict(zip(labels, row, strict=True)),
+            }
+            for k, row in rows
+        ]

@@ -34,9 +34,15 @@ def _inputs(contract: Contract) -> dict[str, Any]:
     "An input (n,) for each feature: 32-bit floats or strings."
     import tensorflow as tf
 
-    numbers = {name: tf.compat.v1.placeholder(tf.float32, [None], f"number_{place}") for place, name in enumerate(contract.numeric_features)}
+    numbers = {
+        name: tf.compat.v1.placeholder(tf.float32, [None], f"number_{place}")
+        for place, name in enumerate(contract.numeric_features)
+    }
     strings = enumerate(contract.categorical_features)
-    return numbers | {name: tf.compat.v1.placeholder(tf.string, [None], f"string_{place}") for place, name in strings}
+    return numbers | {
+        name: tf.compat.v1.placeholder(tf.string, [None], f"string_{place}")
+        for place, name in strings
+    }
 
 
 def _number_block(inputs: Mapping[str, Any], contract: Contract) -> Any:
@@ -50,14 +56,20 @@ def _number_block(inputs: Mapping[str, Any], contract: Contract) -> Any:
             if end is not None and column.out_of_range == "as_missing":
                 values = tf.where(beyond(values, np.float32(end)), np.float32("nan"), values)
         columns.append(values)
-    return tf.stack(columns, axis=1) if columns else tf.zeros([tf.shape(next(iter(inputs.values())))[0], 0])
+    return (
+        tf.stack(columns, axis=1)
+        if columns
+        else tf.zeros([tf.shape(next(iter(inputs.values())))[0], 0])
+    )
 
 # %% ../../nbs/api/artifact/06_saved_model.ipynb #3696458a
 def _code_block(
     inputs: Mapping[str, Any],
     network: Any,  # a fitted `Network`
     contract: Contract,
-) -> tuple[list[Any], list[Any]]:  # the codes of each column (n,), and the operations that fill the tables
+) -> tuple[
+    list[Any], list[Any]
+]:  # the codes of each column (n,), and the operations that fill the tables
     "The strings as the network's codes."
     import tensorflow as tf
 
@@ -65,11 +77,24 @@ def _code_block(
     for place, name in enumerate(contract.categorical_features):
         word_codes = {word: code for code, word in enumerate(network.vocabularies_[place], 1)}
         words = sorted({*closed[place], ""}) if place in closed else list(word_codes)
-        table_codes, other = [word_codes.get(word, 0) for word in words], word_codes.get("", 0) if place in closed else 0
+        table_codes, other = (
+            [word_codes.get(word, 0) for word in words],
+            word_codes.get("", 0) if place in closed else 0,
+        )
         digest = hashlib.sha256(json.dumps([words, table_codes]).encode()).hexdigest()
-        table = tf.raw_ops.HashTableV2(key_dtype=tf.string, value_dtype=tf.int32, shared_name=f"words_{place}_{digest[:16]}")
-        fill.append(tf.raw_ops.InitializeTableV2(table_handle=table, keys=tf.constant(words), values=tf.constant(table_codes, tf.int32)))
-        column_codes = tf.raw_ops.LookupTableFindV2(table_handle=table, keys=inputs[name], default_value=tf.constant(other))
+        table = tf.raw_ops.HashTableV2(
+            key_dtype=tf.string, value_dtype=tf.int32, shared_name=f"words_{place}_{digest[:16]}"
+        )
+        fill.append(
+            tf.raw_ops.InitializeTableV2(
+                table_handle=table,
+                keys=tf.constant(words),
+                values=tf.constant(table_codes, tf.int32),
+            )
+        )
+        column_codes = tf.raw_ops.LookupTableFindV2(
+            table_handle=table, keys=inputs[name], default_value=tf.constant(other)
+        )
         codes.append(tf.ensure_shape(column_codes, [None]))
     return codes, fill
 
@@ -82,24 +107,43 @@ def _calibrate_output(raw: Any, calibration: Calibration, places: np.ndarray) ->
         return raw
     probabilities = tf.concat([1 - raw, raw], axis=1) if raw.shape[1] == 1 else raw
     factors = np.asarray(calibration["factors"], np.float32)[places]
-    weight = probabilities * tf.pow(tf.maximum(probabilities, np.float32(PROBABILITY_FLOOR)), np.float32(calibration["power"] - 1)) * factors
+    weight = (
+        probabilities
+        * tf.pow(
+            tf.maximum(probabilities, np.float32(PROBABILITY_FLOOR)),
+            np.float32(calibration["power"] - 1),
+        )
+        * factors
+    )
     calibrated = weight / tf.reduce_sum(weight, axis=1, keepdims=True)
     return calibrated[:, 1:] if raw.shape[1] == 1 else calibrated
 
 
-def _outputs(raw: Any, network: Any, contract: Contract, threshold: float | None, half_width: float | None) -> dict[str, Any]:
+def _outputs(
+    raw: Any, network: Any, contract: Contract, threshold: float | None, half_width: float | None
+) -> dict[str, Any]:
     "The answers by name, from the network's output (n, 1) or (n, classes)."
     import tensorflow as tf
 
     if contract.task == "regression":
-        value, half = raw[:, 0] * np.float32(network.scale_) + np.float32(network.shift_), np.float32(half_width or 0.0)
+        value, half = (
+            raw[:, 0] * np.float32(network.scale_) + np.float32(network.shift_),
+            np.float32(half_width or 0.0),
+        )
         return {"value": value, "low": value - half, "high": value + half}
     labels = tf.constant(contract.labels)
     if contract.task == "binary":
         second = tf.cast(raw[:, 0], tf.float64) >= threshold
         return {"label": tf.gather(labels, tf.cast(second, tf.int32)), "probability": raw[:, 0]}
-    raw = tf.matmul(raw, np.eye(len(contract.classes), dtype=np.float32)[np.asarray(network.classes_, dtype=int)])
-    return {"label": tf.gather(labels, tf.argmax(raw, axis=1)), "probability": tf.reduce_max(raw, axis=1), "probabilities": raw}
+    raw = tf.matmul(
+        raw,
+        np.eye(len(contract.classes), dtype=np.float32)[np.asarray(network.classes_, dtype=int)],
+    )
+    return {
+        "label": tf.gather(labels, tf.argmax(raw, axis=1)),
+        "probability": tf.reduce_max(raw, axis=1),
+        "probabilities": raw,
+    }
 
 # %% ../../nbs/api/artifact/06_saved_model.ipynb #7010dd16
 def write_saved_model(
@@ -115,20 +159,42 @@ def write_saved_model(
 
     keras.utils.clear_session()  # layers are named by counting, from here
     tf.get_logger().setLevel("ERROR")  # the builder is of TensorFlow 1, and says so
-    network, calibration = (network.model, network.calibration) if isinstance(network, CalibratedModel) else (network, NO_CALIBRATION)
+    network, calibration = (
+        (network.model, network.calibration)
+        if isinstance(network, CalibratedModel)
+        else (network, NO_CALIBRATION)
+    )
     (model, core), v1 = build_layers(network), tf.compat.v1
     model.set_weights(network.weights_)
-    weights = [[np.asarray(one) for one in some] for some in (core.trainable_variables, core.non_trainable_variables)]
+    weights = [
+        [np.asarray(one) for one in some]
+        for some in (core.trainable_variables, core.non_trainable_variables)
+    ]
     with tf.Graph().as_default(), v1.Session() as session:
         inputs = _inputs(contract)
         codes, fill = _code_block(inputs, network, contract)
         blocks = [_number_block(inputs, contract)] + ([tf.stack(codes, axis=1)] if codes else [])
-        raw, _ = core.stateless_call(*[[tf.constant(one) for one in some] for some in weights], blocks, training=False)
-        raw = raw if contract.task == "regression" else _calibrate_output(raw, calibration, np.asarray(network.classes_, dtype=int))
-        signature = v1.saved_model.predict_signature_def(inputs, _outputs(raw, network, contract, threshold, half_width))
+        raw, _ = core.stateless_call(
+            *[[tf.constant(one) for one in some] for some in weights], blocks, training=False
+        )
+        raw = (
+            raw
+            if contract.task == "regression"
+            else _calibrate_output(raw, calibration, np.asarray(network.classes_, dtype=int))
+        )
+        signature = v1.saved_model.predict_signature_def(
+            inputs, _outputs(raw, network, contract, threshold, half_width)
+        )
         builder = v1.saved_model.Builder(str(folder))
         named = {v1.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature}
-        builder.add_meta_graph_and_variables(session, ["serve"], named, main_op=tf.group(*fill), clear_devices=True, strip_default_attrs=True)
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            named,
+            main_op=tf.group(*fill),
+            clear_devices=True,
+            strip_default_attrs=True,
+        )
         builder.save()
 
 # %% ../../nbs/api/artifact/06_saved_model.ipynb #60f90e38
@@ -137,8 +203,14 @@ def serving_columns(
     contract: Contract,
 ) -> dict[str, np.ndarray]:  # (n,) for each feature: float32, or objects
     "The features as the signature takes them."
-    numbers = {name: frame[name].to_numpy(dtype=np.float32, na_value=np.nan) for name in contract.numeric_features}
-    strings = {name: frame[name].astype(object).where(frame[name].notna(), "").to_numpy() for name in contract.categorical_features}
+    numbers = {
+        name: frame[name].to_numpy(dtype=np.float32, na_value=np.nan)
+        for name in contract.numeric_features
+    }
+    strings = {
+        name: frame[name].astype(object).where(frame[name].notna(), "").to_numpy()
+        for name in contract.categorical_features
+    }
     return numbers | strings
 
 
@@ -147,9 +219,20 @@ def serving_request(
     contract: Contract,
 ) -> dict[str, Any]:  # to be written as JSON
     "A request to TensorFlow Serving, row by row."
-    blank = {name: "" if name in contract.categorical_features else float("nan") for name in contract.features}
-    plain = {name: str if name in contract.categorical_features else float for name in contract.features}
-    rows = [{name: blank[name] if row[name] is None else plain[name](row[name]) for name in contract.features} for row in records]
+    blank = {
+        name: "" if name in contract.categorical_features else float("nan")
+        for name in contract.features
+    }
+    plain = {
+        name: str if name in contract.categorical_features else float for name in contract.features
+    }
+    rows = [
+        {
+            name: blank[name] if row[name] is None else plain[name](row[name])
+            for name in contract.features
+        }
+        for row in records
+    ]
     return {"signature_name": "serving_default", "instances": rows}
 
 # %% ../../nbs/api/artifact/06_saved_model.ipynb #a5361894
@@ -163,9 +246,15 @@ def saved_model_predict(
 
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
-        signature = v1.saved_model.load(session, ["serve"], str(folder)).signature_def["serving_default"]
-        wanted = signature.outputs[{"binary": "probability", "multiclass": "probabilities"}.get(contract.task, "value")].name
-        outputs = session.run(wanted, {signature.inputs[name].name: values for name, values in columns.items()}).astype(np.float64)
+        signature = v1.saved_model.load(session, ["serve"], str(folder)).signature_def[
+            "serving_default"
+        ]
+        wanted = signature.outputs[
+            {"binary": "probability", "multiclass": "probabilities"}.get(contract.task, "value")
+        ].name
+        outputs = session.run(
+            wanted, {signature.inputs[name].name: values for name, values in columns.items()}
+        ).astype(np.float64)
     return np.column_stack([1 - outputs, outputs]) if contract.task == "binary" else outputs
 
 
@@ -180,5 +269,7 @@ def assert_saved_model_parity(
     outputs = saved_model_predict(folder, serving_columns(hurt, contract), contract)
     difference = max_difference(expected, outputs, output_scale(predictor.predict_frame(x)))
     if not difference <= TOLERANCE[contract.task]:
-        raise ProjectError(f"the SavedModel differs from the network by {difference:.2g} on {len(hurt):,} rows; nothing was exported.")
+        raise ProjectError(
+            f"the SavedModel differs from the network by {difference:.2g} on {len(hurt):,} rows; nothing was exported."
+        )
     return difference

@@ -40,7 +40,10 @@ class ErrorHandlingGroup(click.Group):
         except ProjectError as error:
             message = str(error)
         except ModuleNotFoundError as error:
-            name, needs = ctx.invoked_subcommand, f"the package {error.name}, which is not installed here"
+            name, needs = (
+                ctx.invoked_subcommand,
+                f"the package {error.name}, which is not installed here",
+            )
             message = f"mle {name} needs {needs}, and so the project's environment (`make env` in a clone). The wheel alone has mle score and mle check."
         click.echo(f"error: {message}", err=True)
         ctx.exit(1)

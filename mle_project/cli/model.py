@@ -38,7 +38,12 @@ def fetch(url: str, digest: str, folder: Path) -> None:
 # %% ../../nbs/api/cli/01_model.ipynb #eb25c2e4
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--contract", "contract_file", type=click.Path(path_type=Path), help="The contract; contract.yaml of this project by default.")
+@click.option(
+    "--contract",
+    "contract_file",
+    type=click.Path(path_type=Path),
+    help="The contract; contract.yaml of this project by default.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the violations as JSON.")
 def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
     """Say which rules of the contract the rows of FILE (.csv or .parquet) break; exit 1 when one is broken."""
@@ -57,13 +62,19 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(failures, indent=2))
     elif failures:
-        rows = [[one["column"], one["rule"], f"{one['count']:,}", one["examples"]] for one in failures]
-        click.echo(format_table(["column", "rule", "count", "example rows, from 0"], rows, left=(0, 1, 3)))
+        rows = [
+            [one["column"], one["rule"], f"{one['count']:,}", one["examples"]] for one in failures
+        ]
+        click.echo(
+            format_table(["column", "rule", "count", "example rows, from 0"], rows, left=(0, 1, 3))
+        )
     else:
         click.echo(f"{file.name}: {len(frame):,} rows keep the contract")
         for name, count in count_out_of_range(frame, contract).items():
             how = "kept" if contract.columns[name].out_of_range == "warn" else "treated as missing"
-            click.echo(f"  {name}: {count:,} values are outside {describe_bounds(contract.columns[name])}; they are {how}")
+            click.echo(
+                f"  {name}: {count:,} values are outside {describe_bounds(contract.columns[name])}; they are {how}"
+            )
     if failures:
         raise click.exceptions.Exit(1)
 
@@ -71,12 +82,39 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Path(path_type=Path), help="The model's folder; models/final of this project by default.")
-@click.option("--engine", type=click.Choice(["local", "pyspark"]), default="local", show_default=True, help="pyspark reads Parquet only.")
-@click.option("--rows-per-chunk", default=50_000, show_default=True, help="Rows in memory at a time; answers do not depend on it.")
-@click.option("--skip-broken", type=click.Path(path_type=Path), help="Write rows that break the contract to this file, and answer the others.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="The model's folder; models/final of this project by default.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "pyspark"]),
+    default="local",
+    show_default=True,
+    help="pyspark reads Parquet only.",
+)
+@click.option(
+    "--rows-per-chunk",
+    default=50_000,
+    show_default=True,
+    help="Rows in memory at a time; answers do not depend on it.",
+)
+@click.option(
+    "--skip-broken",
+    type=click.Path(path_type=Path),
+    help="Write rows that break the contract to this file, and answer the others.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def score(source: Path, target: Path, model: Path | None, engine: str, rows_per_chunk: int, skip_broken: Path | None, as_json: bool) -> None:
+def score(
+    source: Path,
+    target: Path,
+    model: Path | None,
+    engine: str,
+    rows_per_chunk: int,
+    skip_broken: Path | None,
+    as_json: bool,
+) -> None:
     """Write the model's answers to the rows of SOURCE (.csv, .jsonl, .parquet, or a folder of Parquet files) to TARGET.
 
     \b
@@ -101,15 +139,25 @@ def score(source: Path, target: Path, model: Path | None, engine: str, rows_per_
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
-        click.echo(f"{result['scored']:,} rows answered in {result['seconds']:,.1f} s ({result['rows_per_second']:,} a second) -> {target}")
-        click.echo(f"{result['broken']:,} rows break the contract -> {skip_broken}" if result["broken"] else f"model {result['model']}")
+        click.echo(
+            f"{result['scored']:,} rows answered in {result['seconds']:,.1f} s ({result['rows_per_second']:,} a second) -> {target}"
+        )
+        click.echo(
+            f"{result['broken']:,} rows break the contract -> {skip_broken}"
+            if result["broken"]
+            else f"model {result['model']}"
+        )
     if result["broken"]:
         raise click.exceptions.Exit(3)
 
 # %% ../../nbs/api/cli/01_model.ipynb #fc3ba301
 @click.command()
 @click.argument("record", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--model", type=click.Path(path_type=Path), help="The model's folder; models/final of this project by default.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="The model's folder; models/final of this project by default.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print steps and reasons as JSON.")
 def explain(record: Path, model: Path | None, as_json: bool) -> None:
     """Follow the record in RECORD (a JSON file; of a request its first record) step by step to the answer.
@@ -128,16 +176,37 @@ def explain(record: Path, model: Path | None, as_json: bool) -> None:
     predictor = Predictor(model or root() / "models" / "final")
     content = read_record(record)
     refuse(records_frame([content]), predictor.contract, record.name)
-    steps = steps_of(joblib.load(predictor.folder / "native.joblib"), predictor.contract, content, predictor.metadata.get("threshold"))
-    prediction, why = predictor.format_predictions(predictor.predict_records([content]))[0], attributions(predictor, content)
+    steps = steps_of(
+        joblib.load(predictor.folder / "native.joblib"),
+        predictor.contract,
+        content,
+        predictor.metadata.get("threshold"),
+    )
+    prediction, why = (
+        predictor.format_predictions(predictor.predict_records([content]))[0],
+        attributions(predictor, content),
+    )
     if as_json:
-        found = {"steps": [vars(step) for step in steps], "reasons": why, "answer": prediction, "model": predictor.digest}
+        found = {
+            "steps": [vars(step) for step in steps],
+            "reasons": why,
+            "answer": prediction,
+            "model": predictor.digest,
+        }
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
     output = partial(format_value, significant=6, missing="missing")
     for number, step in enumerate(steps, 1):
         lines = [f"      {name:32} {output(value)}" for name, value in step.values.items()]
         click.echo(f"\n{number:2}  {step.name}\n" + "\n".join(lines))
-    rows = [[one["field"], output(one["value"]), output(one["typical"]), f"{one['effect']:+.4g}"] for one in why[:12]]
-    click.echo("\nWhat pushed it, strongest first\n" + format_table(["field", "value", "typical", "effect"], rows))
-    click.echo(f"\nThe compiled model says {json.dumps(prediction, ensure_ascii=False)}\nmodel {predictor.digest}")
+    rows = [
+        [one["field"], output(one["value"]), output(one["typical"]), f"{one['effect']:+.4g}"]
+        for one in why[:12]
+    ]
+    click.echo(
+        "\nWhat pushed it, strongest first\n"
+        + format_table(["field", "value", "typical", "effect"], rows)
+    )
+    click.echo(
+        f"\nThe compiled model says {json.dumps(prediction, ensure_ascii=False)}\nmodel {predictor.digest}"
+    )

@@ -43,7 +43,9 @@ def run(stage: str, timeout: int) -> None:
         run_stage(stage, timeout)
         write_report(stage)
     except KeyboardInterrupt:
-        raise ProjectError(f"stage `{stage}` was interrupted. Earlier outputs are as they were; `dvc repro` starts it again.") from None
+        raise ProjectError(
+            f"stage `{stage}` was interrupted. Earlier outputs are as they were; `dvc repro` starts it again."
+        ) from None
 
 
 @click.command()
@@ -110,8 +112,12 @@ def sources() -> None:
 
     sources_params, target = stage_params("tables")["sources"], "data/sources.json"
     untracked_names = untracked(sources_params)
-    if untracked_names and not read_yaml(root() / "dvc.yaml")["stages"]["sources"].get("always_changed"):
-        raise ProjectError(f"DVC cannot see when {', '.join(untracked_names)} change. Add `always_changed: true` to the stage `sources` of dvc.yaml.")
+    if untracked_names and not read_yaml(root() / "dvc.yaml")["stages"]["sources"].get(
+        "always_changed"
+    ):
+        raise ProjectError(
+            f"DVC cannot see when {', '.join(untracked_names)} change. Add `always_changed: true` to the stage `sources` of dvc.yaml."
+        )
     before = json.loads((root() / target).read_text()) if (root() / target).exists() else {}
     current = fingerprints(sources_params)
     for name, one in current.items():
@@ -134,7 +140,9 @@ def clean(notebooks: tuple[Path, ...], check: bool) -> None:
     paths = notebooks or tuple(source_notebooks())
     dirty = [path for path in paths if not is_clean(path)]
     if check and dirty:
-        raise ProjectError(f"{', '.join(path.name for path in dirty)}: outputs or metadata that do not belong in git. Type `mle clean`.")
+        raise ProjectError(
+            f"{', '.join(path.name for path in dirty)}: outputs or metadata that do not belong in git. Type `mle clean`."
+        )
     for path in dirty:
         clean_file(path)
         click.echo(f"cleaned {path}")
@@ -162,7 +170,13 @@ def stage_rows() -> list[list[str]]:
     rows = [["stage", "seconds", "report"]]
     for name in notebook_stages():
         report = f"reports/{name}.html"
-        rows.append([name, f"{times[name]:.0f}" if name in times else "cached", report if (root() / report).exists() else "-"])
+        rows.append(
+            [
+                name,
+                f"{times[name]:.0f}" if name in times else "cached",
+                report if (root() / report).exists() else "-",
+            ]
+        )
     return rows
 
 # %% ../../nbs/api/cli/00_pipeline.ipynb #02d1cf1f
@@ -171,11 +185,25 @@ def leaderboard_rows(folder: Path) -> list[list[str]]:
     scores, times = folder / "model_selection.json", folder / "timings.json"
     if not scores.exists():
         return []
-    families, took = json.loads(scores.read_text())["families"], json.loads(times.read_text()) if times.exists() else {}
+    families, took = (
+        json.loads(scores.read_text())["families"],
+        json.loads(times.read_text()) if times.exists() else {},
+    )
     rows = [["family", "score on folds", "spread", "s to fit", "us per row", "kB on disk"]]
     for name, row in families.items():
-        took_it = [f"{took[name][key]:g}" if name in took else "-" for key in ("fit_seconds", "microseconds_per_row")]
-        rows.append([name, format_value(row["score"], significant=6), f"{row['spread']:.2g}", *took_it, f"{row['bytes'] / 1000:,.0f}"])
+        took_it = [
+            f"{took[name][key]:g}" if name in took else "-"
+            for key in ("fit_seconds", "microseconds_per_row")
+        ]
+        rows.append(
+            [
+                name,
+                format_value(row["score"], significant=6),
+                f"{row['spread']:.2g}",
+                *took_it,
+                f"{row['bytes'] / 1000:,.0f}",
+            ]
+        )
     return rows
 
 # %% ../../nbs/api/cli/00_pipeline.ipynb #fa06425c
@@ -190,11 +218,20 @@ def summary(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(metrics, indent=2))
         return
-    columns = {metrics["family"]: metrics["test"], **{name: one["test"] for name, one in metrics["beside"].items()}}
+    columns = {
+        metrics["family"]: metrics["test"],
+        **{name: one["test"] for name, one in metrics["beside"].items()},
+    }
     scores = [["test metric", *columns]]
     for name in metrics["test"]:
         scores.append([name, *(format_value(one[name], significant=6) for one in columns.values())])
     tables = [stage_rows(), leaderboard_rows(path.parent), scores]
     click.echo("\n" + "\n\n".join(format_table(table[0], table[1:]) for table in tables if table))
-    click.echo("\n  model   " + metrics["model"] + "\n  read    reports/final_model.html, models/final/card.md")
-    click.echo("  serve   source .venv/bin/activate && bentoml serve      edit    make lab      change    params.yaml, then dvc repro\n")
+    click.echo(
+        "\n  model   "
+        + metrics["model"]
+        + "\n  read    reports/final_model.html, models/final/card.md"
+    )
+    click.echo(
+        "  serve   source .venv/bin/activate && bentoml serve      edit    make lab      change    params.yaml, then dvc repro\n"
+    )

@@ -18,15 +18,37 @@ from ..core.project import root
 @click.command()
 @click.argument("files", nargs=-1, required=True)
 @click.option("--target", required=True, help="The column to predict.")
-@click.option("--time", "time_column", help="The column that says when a row happened; later rows are for the test.")
-@click.option("--group", "group_column", help="The column whose equal values stay together: a customer, a machine, a patient.")
-@click.option("--task", type=click.Choice(["binary", "multiclass", "regression"]), help="Found from the target by default.")
-@click.option("--query", type=click.Path(), help="A file with SQL over several FILES, each a table called by its stem.")
+@click.option(
+    "--time",
+    "time_column",
+    help="The column that says when a row happened; later rows are for the test.",
+)
+@click.option(
+    "--group",
+    "group_column",
+    help="The column whose equal values stay together: a customer, a machine, a patient.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["binary", "multiclass", "regression"]),
+    help="Found from the target by default.",
+)
+@click.option(
+    "--query",
+    type=click.Path(),
+    help="A file with SQL over several FILES, each a table called by its stem.",
+)
 @click.option("--name", help="What the table is called; the file's name by default.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
-@click.option("--force", is_flag=True, help="Even when git has uncommitted changes; what is overwritten is kept as FILE.bak.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Even when git has uncommitted changes; what is overwritten is kept as FILE.bak.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the decisions as JSON.")
-def adopt(files: tuple[str, ...], dry_run: bool, force: bool, as_json: bool, **options: str | None) -> None:
+def adopt(
+    files: tuple[str, ...], dry_run: bool, force: bool, as_json: bool, **options: str | None
+) -> None:
     """Make this project one for the table in FILES (.csv, .tsv, .parquet, .jsonl; patterns are fine).
 
     \b
@@ -39,7 +61,15 @@ def adopt(files: tuple[str, ...], dry_run: bool, force: bool, as_json: bool, **o
     """
     from mle_project.adopt import plan as module
 
-    proposal = module.plan(files, str(options["target"]), options["time_column"], options["group_column"], options["task"], options["query"], options["name"])
+    proposal = module.plan(
+        files,
+        str(options["target"]),
+        options["time_column"],
+        options["group_column"],
+        options["task"],
+        options["query"],
+        options["name"],
+    )
     if as_json:
         click.echo(json.dumps(module.as_dict(proposal), indent=2, default=str))
     else:
@@ -60,5 +90,11 @@ def rename(name: str, force: bool) -> None:
     folder = root()
     for path in change(folder, name, force):
         click.echo(f"changed {path}")
-    subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"], cwd=folder, check=True)
-    click.echo(f"The package is called {name}. Type `make env`, then `dvc repro`: the environment has to know it, and all code changed.")
+    subprocess.run(
+        [sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"],
+        cwd=folder,
+        check=True,
+    )
+    click.echo(
+        f"The package is called {name}. Type `make env`, then `dvc repro`: the environment has to know it, and all code changed."
+    )

@@ -56,11 +56,21 @@ def records_to_arrays(
     contract: Contract,
 ) -> tuple[np.ndarray, np.ndarray]:  # numbers (n, k) float32 and strings (n, m) object
     "The two blocks that a model takes, from records; needs no pandas."
-    numbers = [[math.nan if record[name] is None else record[name] for name in contract.numeric_features] for record in records]
-    strings = [["" if record[name] is None else record[name] for name in contract.categorical_features] for record in records]
+    numbers = [
+        [math.nan if record[name] is None else record[name] for name in contract.numeric_features]
+        for record in records
+    ]
+    strings = [
+        ["" if record[name] is None else record[name] for name in contract.categorical_features]
+        for record in records
+    ]
     shape = (len(records), len(contract.categorical_features))
-    block = np.array(numbers, dtype=np.float32).reshape(len(records), len(contract.numeric_features))
-    return _blank_out_of_range(block, contract), _blank_strings(np.array(strings, dtype=object).reshape(shape), contract)
+    block = np.array(numbers, dtype=np.float32).reshape(
+        len(records), len(contract.numeric_features)
+    )
+    return _blank_out_of_range(block, contract), _blank_strings(
+        np.array(strings, dtype=object).reshape(shape), contract
+    )
 
 # %% ../../nbs/api/core/06_arrays.ipynb #3dcaf462
 def feature_frame(
@@ -72,7 +82,9 @@ def feature_frame(
 
     numbers, strings = frame_to_arrays(frame, contract)
     left = pd.DataFrame(numbers, columns=contract.numeric_features, index=frame.index)
-    right = pd.DataFrame(strings, columns=contract.categorical_features, index=frame.index, dtype=object)
+    right = pd.DataFrame(
+        strings, columns=contract.categorical_features, index=frame.index, dtype=object
+    )
     return pd.concat([left, right], axis=1)  # not `join`: it multiplies rows whose index repeats
 
 # %% ../../nbs/api/core/06_arrays.ipynb #4b7f1f5b
@@ -84,23 +96,40 @@ def encode_target(
     values = frame[contract.target.name]
     if contract.task == "regression":
         return values.to_numpy(dtype=np.float64)
-    return values.map({value: position for position, value in enumerate(contract.classes)}).to_numpy(dtype=np.int64)
+    return values.map(
+        {value: position for position, value in enumerate(contract.classes)}
+    ).to_numpy(dtype=np.int64)
 
 # %% ../../nbs/api/core/06_arrays.ipynb #664a442f
-MAX_CATEGORIES, MIN_CATEGORY_ROWS = 20, 10  # how many words of a string are kept, and in how many rows each must stand
+MAX_CATEGORIES, MIN_CATEGORY_ROWS = (
+    20,
+    10,
+)  # how many words of a string are kept, and in how many rows each must stand
 
 
 def _numeric_baseline(values: np.ndarray, kind: str) -> dict[str, Any]:
     "The lower median, the ends and the share of missing ones of 32-bit floats (n,), written as the contract's type."
     there = np.sort(values[~np.isnan(values)])
-    plain: Any = {"boolean": bool, "integer": int}.get(kind, lambda value: float(str(value)))  # 0.1, not 0.10000000149
-    middle, low, high = (plain(there[at]) if len(there) else None for at in ((len(there) - 1) // 2, 0, -1))
-    return {"typical": middle, "low": low, "high": high, "missing": round(1 - len(there) / max(1, len(values)), 4)}
+    plain: Any = {"boolean": bool, "integer": int}.get(
+        kind, lambda value: float(str(value))
+    )  # 0.1, not 0.10000000149
+    middle, low, high = (
+        plain(there[at]) if len(there) else None for at in ((len(there) - 1) // 2, 0, -1)
+    )
+    return {
+        "typical": middle,
+        "low": low,
+        "high": high,
+        "missing": round(1 - len(there) / max(1, len(values)), 4),
+    }
 
 
 def _categorical_baseline(values: np.ndarray) -> dict[str, Any]:
     "The commonest word, the common ones and the share of missing ones of strings (n,); of equally common ones the first in the alphabet."
-    order = sorted(((word, count) for word, count in Counter(values.tolist()).items() if word), key=lambda pair: (-pair[1], pair[0]))
+    order = sorted(
+        ((word, count) for word, count in Counter(values.tolist()).items() if word),
+        key=lambda pair: (-pair[1], pair[0]),
+    )
     common = [word for word, count in order[:MAX_CATEGORIES] if count >= MIN_CATEGORY_ROWS]
     share = round(1 - sum(count for _, count in order) / max(1, len(values)), 4)
     return {"typical": common[0] if common else None, "values": common, "missing": share}
@@ -111,5 +140,11 @@ def feature_baselines(
     contract: Contract,
 ) -> dict[str, dict[str, Any]]:  # by feature
     "What is usual for each feature: typical, missing, and low and high of a number, values of a string."
-    numbers = {name: _numeric_baseline(x[name].to_numpy(np.float32), contract.columns[name].type) for name in contract.numeric_features}
-    return numbers | {name: _categorical_baseline(x[name].to_numpy(object)) for name in contract.categorical_features}
+    numbers = {
+        name: _numeric_baseline(x[name].to_numpy(np.float32), contract.columns[name].type)
+        for name in contract.numeric_features
+    }
+    return numbers | {
+        name: _categorical_baseline(x[name].to_numpy(object))
+        for name in contract.categorical_features
+    }

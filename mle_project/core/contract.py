@@ -171,14 +171,18 @@ class Column(BaseModel):
 def _mapping(node: yaml.Node | None, path: str) -> dict[str, tuple[yaml.Node, int]]:
     "The keys of a YAML mapping, each with its node and its line; a repeated key is refused."
     if not isinstance(node, yaml.MappingNode):
-        raise ContractError(f"{path}:{node.start_mark.line + 1 if node else 1}: expected `key: value` lines here.")
+        raise ContractError(
+            f"{path}:{node.start_mark.line + 1 if node else 1}: expected `key: value` lines here."
+        )
     entries: dict[str, tuple[yaml.Node, int]] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             raise ContractError(f"{path}:{line}: a key must be a word.")
         if key.value in entries:
-            raise ContractError(f"{path}:{line}: `{key.value}` stands twice (first on line {entries[key.value][1]}). Keep one.")
+            raise ContractError(
+                f"{path}:{line}: `{key.value}` stands twice (first on line {entries[key.value][1]}). Keep one."
+            )
         entries[key.value] = (value, line)
     return entries
 
@@ -298,8 +302,14 @@ class Contract(BaseModel):
     @cached_property
     def closed_categories(self) -> list[tuple[int, frozenset[str]]]:
         "The position and the categories of each string whose other values are treated as missing."
-        found = [(place, self.columns[name]) for place, name in enumerate(self.categorical_features)]
-        return [(place, frozenset(c.categories)) for place, c in found if c.categories and c.out_of_range == "as_missing"]
+        found = [
+            (place, self.columns[name]) for place, name in enumerate(self.categorical_features)
+        ]
+        return [
+            (place, frozenset(c.categories))
+            for place, c in found
+            if c.categories and c.out_of_range == "as_missing"
+        ]
 
     @cached_property
     def range_bounds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -360,7 +370,9 @@ def is_text(value: str) -> bool:
 def _is_timestamp(value: Any) -> bool:
     "Whether a value is a date with a time, or spells one as ISO 8601."
     try:
-        return hasattr(value, "isoformat") or (isinstance(value, str) and bool(datetime.fromisoformat(value)))
+        return hasattr(value, "isoformat") or (
+            isinstance(value, str) and bool(datetime.fromisoformat(value))
+        )
     except ValueError:
         return False
 
@@ -373,7 +385,9 @@ def has_type(value: Any, kind: str) -> bool:
         return isinstance(value, (bool, np.bool_))
     if kind == "timestamp":
         return _is_timestamp(value)
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
         return False
     # comparing first: a huge Python integer has no float
     return bool(-MAX_ABS <= value <= MAX_ABS) and (kind == "number" or float(value).is_integer())
@@ -468,8 +482,8 @@ def _column_faults(c: Column, task: str) -> list[str]:
     feature, target = c.role == "feature", c.role == "target"
     number, late = c.type in ("integer", "number"), c.available == "after_prediction"
     tests = {
-        "is a feature and becomes known only after the prediction; "
-        "give it another role": feature and late,
+        "is a feature and becomes known only after the prediction; give it another role": feature
+        and late,
         "is the target and says it is known before the prediction; "
         "then nothing is left to predict": target and not late,
         "is a feature of type timestamp; models take its parts: "
@@ -493,8 +507,9 @@ def _target_faults(c: Column, task: str) -> list[str]:
     tests = {
         "is the target of a regression and must be a number or an integer": task == "regression"
         and c.type not in ("number", "integer"),
-        "is the target of a binary task and must be boolean, "
-        "or a string with two categories": task == "binary" and classes != 2,
+        "is the target of a binary task and must be boolean, or a string with two categories": task
+        == "binary"
+        and classes != 2,
         "is the target of a multiclass task and must be "
         "a string with at least three categories": task == "multiclass" and classes < 3,
     }
@@ -551,7 +566,9 @@ def read_contract(
     try:
         return parse_contract(Path(path).read_text(), Path(path).name)
     except FileNotFoundError:
-        raise ContractError(f"{path} does not exist. It describes one raw record; restore it with git.") from None
+        raise ContractError(
+            f"{path} does not exist. It describes one raw record; restore it with git."
+        ) from None
 
 # %% ../../nbs/api/core/01_contract.ipynb #c6f552f0
 EXAMPLE = """

@@ -64,12 +64,16 @@ def format_table(
     "A table as people read it."
     lines = [list(head), *([format_value(cell) for cell in row] for row in rows)]
     if markdown:
-        return "\n".join(_markdown_line(line) for line in [lines[0], ["---"] * len(head), *lines[1:]])
+        return "\n".join(
+            _markdown_line(line) for line in [lines[0], ["---"] * len(head), *lines[1:]]
+        )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     sides = ["<" if place in left else ">" for place in range(len(head))]
     shown = []
     for line in lines:
-        cells = [f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)]
+        cells = [
+            f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)
+        ]
         shown.append("  ".join(["", *cells]).rstrip())
     return "\n".join([shown[0], "  " + "-" * (len(shown[0]) - 2), *shown[1:]])
 

@@ -32,7 +32,9 @@ def root(
     for folder in (here, *here.parents):
         if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
             return folder
-    raise ProjectError(f"{here} is not inside a project: no folder at or above it holds params.yaml and dvc.yaml. Go to your clone first.")
+    raise ProjectError(
+        f"{here} is not inside a project: no folder at or above it holds params.yaml and dvc.yaml. Go to your clone first."
+    )
 
 # %% ../../nbs/api/core/00_project.ipynb #8467c32a
 class StageParams(dict[str, Any]):
@@ -41,7 +43,9 @@ class StageParams(dict[str, Any]):
     name: str = ""
 
     def __missing__(self, key: str) -> Any:
-        raise ProjectError(f"params.yaml: section `{self.name}` has no key `{key}`. It has: {', '.join(self) or 'none'}.")
+        raise ProjectError(
+            f"params.yaml: section `{self.name}` has no key `{key}`. It has: {', '.join(self) or 'none'}."
+        )
 
 # %% ../../nbs/api/core/00_project.ipynb #96f324b9
 def read_yaml(
@@ -51,7 +55,9 @@ def read_yaml(
     try:
         return yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
-        raise ProjectError(f"{path} does not exist. Restore it with `git checkout {Path(path).name}`.") from None
+        raise ProjectError(
+            f"{path} does not exist. Restore it with `git checkout {Path(path).name}`."
+        ) from None
     except yaml.YAMLError as error:
         raise ProjectError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -75,7 +81,9 @@ def input_path(
     "The path of what an earlier stage made; where it has not run, the command that runs it."
     target = root() / path
     if not target.exists():
-        raise ProjectError(f"{path} does not exist yet. Make it with `dvc repro {stage}`, then run this again.")
+        raise ProjectError(
+            f"{path} does not exist yet. Make it with `dvc repro {stage}`, then run this again."
+        )
     return target
 
 # %% ../../nbs/api/core/00_project.ipynb #2cbc20a8

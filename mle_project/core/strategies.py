@@ -44,7 +44,9 @@ def _whole(value: float) -> "SearchStrategy[Any]":
 
 def column_values(
     column: Column,
-) -> "SearchStrategy[Any]":  # of values that keep the rules, None included where a value may be missing
+) -> (
+    "SearchStrategy[Any]"
+):  # of values that keep the rules, None included where a value may be missing
     "Values of one column that its contract lets in."
     from hypothesis import strategies as st
 
@@ -54,12 +56,22 @@ def column_values(
     elif column.type == "string":
         known = st.sampled_from(column.categories) if column.categories else st.nothing()
         closed = bool(column.categories) and column.out_of_range == "reject"
-        found = known if closed else known | st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+        found = (
+            known
+            if closed
+            else known | st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+        )
     elif column.type == "integer":
-        inner = st.integers(math.ceil(low), math.floor(high)) | st.integers(math.ceil(least), math.floor(most))
+        inner = st.integers(math.ceil(low), math.floor(high)) | st.integers(
+            math.ceil(least), math.floor(most)
+        )
         found = inner.flatmap(_whole)
     else:
-        found = st.floats(low, high) | st.floats(least, most) | st.integers(math.ceil(least), math.floor(most))
+        found = (
+            st.floats(low, high)
+            | st.floats(least, most)
+            | st.integers(math.ceil(least), math.floor(most))
+        )
     return found | st.none() if column.nullable else found
 
 # %% ../../nbs/api/core/07_strategies.ipynb #fe4077c4
@@ -69,10 +81,26 @@ def valid_records(
     "Records that keep the contract: exactly its features."
     from hypothesis import strategies as st
 
-    return st.fixed_dictionaries({name: column_values(contract.columns[name]) for name in contract.role("feature")})
+    return st.fixed_dictionaries(
+        {name: column_values(contract.columns[name]) for name in contract.role("feature")}
+    )
 
 # %% ../../nbs/api/core/07_strategies.ipynb #5340ca95
-NOT_NUMBERS: list[Any] = ["1.5", "", "NaN", True, False, math.nan, math.inf, -math.inf, 1e31, -1e300, 10**400, [1], {}]
+NOT_NUMBERS: list[Any] = [
+    "1.5",
+    "",
+    "NaN",
+    True,
+    False,
+    math.nan,
+    math.inf,
+    -math.inf,
+    1e31,
+    -1e300,
+    10**400,
+    [1],
+    {},
+]
 NOT_STRINGS: list[Any] = ["", 1, 1.5, True, math.nan, math.inf, ["a"], {"a": 1}, "\ud800"]
 NOT_BOOLEANS: list[Any] = [0, 1, 1.0, "true", "", math.nan, []]
 
@@ -82,10 +110,26 @@ def _out_of_range_values(column: Column) -> list[Any]:
     if column.out_of_range != "reject":
         return []
     if column.categories:
-        return [word for word in ("no such category", column.categories[0] + " ", column.categories[0].swapcase()) if word not in column.categories]
+        return [
+            word
+            for word in (
+                "no such category",
+                column.categories[0] + " ",
+                column.categories[0].swapcase(),
+            )
+            if word not in column.categories
+        ]
     (low, high), whole = column.range, column.type == "integer"
-    below = [] if low is None else [math.ceil(low) - 1 if whole else float(np.nextafter(low, -np.inf)), low - 10_000]
-    above = [] if high is None else [math.floor(high) + 1 if whole else float(np.nextafter(high, np.inf)), high + 10_000]
+    below = (
+        []
+        if low is None
+        else [math.ceil(low) - 1 if whole else float(np.nextafter(low, -np.inf)), low - 10_000]
+    )
+    above = (
+        []
+        if high is None
+        else [math.floor(high) + 1 if whole else float(np.nextafter(high, np.inf)), high + 10_000]
+    )
     return below + above
 
 
@@ -94,23 +138,41 @@ def invalid_values(
 ) -> dict[str, list[Any]]:  # by the name of the fault
     "Values that break the rules of one column."
     kinds = {"string": NOT_STRINGS, "boolean": NOT_BOOLEANS, "integer": [*NOT_NUMBERS, 0.5, -3.25]}
-    found = {"type": kinds.get(column.type, NOT_NUMBERS), "out_of_range": _out_of_range_values(column), "missing": [] if column.nullable else [None]}
+    found = {
+        "type": kinds.get(column.type, NOT_NUMBERS),
+        "out_of_range": _out_of_range_values(column),
+        "missing": [] if column.nullable else [None],
+    }
     return {fault: made for fault, made in found.items() if made}
 
 # %% ../../nbs/api/core/07_strategies.ipynb #47d43efc
 def invalid_records(
     contract: Contract,
-) -> "SearchStrategy[tuple[dict[str, Any], str, str]]":  # the record, the column that is wrong, the fault
+) -> (
+    "SearchStrategy[tuple[dict[str, Any], str, str]]"
+):  # the record, the column that is wrong, the fault
     "Records with one planted fault: type, out_of_range, missing, absent (no such field) or unknown (a field too many)."
     from hypothesis import strategies as st
 
     names = contract.role("feature")
-    cells = [(name, fault, value) for name in names for fault, made in invalid_values(contract.columns[name]).items() for value in made]
+    cells = [
+        (name, fault, value)
+        for name in names
+        for fault, made in invalid_values(contract.columns[name]).items()
+        for value in made
+    ]
     cells += [(name, "absent", None) for name in names]
-    unknown = [*(name for name in contract.columns if name not in names), "", "hat", names[0].upper() + "_"]
+    unknown = [
+        *(name for name in contract.columns if name not in names),
+        "",
+        "hat",
+        names[0].upper() + "_",
+    ]
     cells += [(name, "unknown", value) for name in unknown for value in (1, None)]
 
-    def plant(record: dict[str, Any], cell: tuple[str, str, Any]) -> tuple[dict[str, Any], str, str]:
+    def plant(
+        record: dict[str, Any], cell: tuple[str, str, Any]
+    ) -> tuple[dict[str, Any], str, str]:
         name, fault, value = cell
         hurt = {key: kept for key, kept in record.items() if key != name}
         return (hurt if fault == "absent" else {**hurt, name: value}), name, fault
@@ -130,7 +192,9 @@ def sample_records(
     for name in contract.role("feature"):
         drawn = _drawn(contract.columns[name], n, chance)
         empty = chance.random(n) < (gaps if contract.columns[name].nullable else 0)
-        columns[name] = [None if missing else value for value, missing in zip(drawn, empty.tolist(), strict=True)]
+        columns[name] = [
+            None if missing else value for value, missing in zip(drawn, empty.tolist(), strict=True)
+        ]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

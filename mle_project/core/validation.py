@@ -38,7 +38,11 @@ def _type_rule(kind: str) -> Any:
 
     def rule(values: "pd.Series") -> "pd.Series":
         dtype = values.dtype
-        if kind in ("integer", "number") and pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype):
+        if (
+            kind in ("integer", "number")
+            and pd.api.types.is_numeric_dtype(dtype)
+            and not pd.api.types.is_bool_dtype(dtype)
+        ):
             fits = values.abs() <= MAX_ABS
             return fits & (values == values.round()) if kind == "integer" else fits
         if kind == "timestamp" and pd.api.types.is_datetime64_any_dtype(dtype):
@@ -59,7 +63,9 @@ def _bound_rule(column: Column) -> Any:
             inside = judged.isin(column.categories)
         else:
             numbers = judged if column.type == "integer" else judged.astype("float64")
-            inside = ~((numbers < low) if low is not None else False) & ~((numbers > high) if high is not None else False)
+            inside = ~((numbers < low) if low is not None else False) & ~(
+                (numbers > high) if high is not None else False
+            )
         return ~fits | inside.reindex(values.index, fill_value=True)
 
     return rule
@@ -75,21 +81,34 @@ def frame_schema(
     schema_columns = {}
     for name in contract.features if columns is None else columns:
         column = contract.columns[name]
-        checks = [pa.Check(_type_rule(column.type), error=f"is {describe_type(column.type)}", ignore_na=True)]
+        checks = [
+            pa.Check(
+                _type_rule(column.type), error=f"is {describe_type(column.type)}", ignore_na=True
+            )
+        ]
         if describe_bounds(column) and column.out_of_range == "reject":
-            checks.append(pa.Check(_bound_rule(column), error=f"is {describe_bounds(column)}", ignore_na=True))
+            checks.append(
+                pa.Check(_bound_rule(column), error=f"is {describe_bounds(column)}", ignore_na=True)
+            )
         schema_columns[name] = pa.Column(checks=checks, nullable=column.nullable, required=True)
     return pa.DataFrameSchema(schema_columns, strict=True)
 
 # %% ../../nbs/api/core/05_validation.ipynb #678a8469
-RULES = {"column_in_dataframe": "is there", "column_in_schema": "is in the contract", "not_nullable": "is not missing"}
+RULES = {
+    "column_in_dataframe": "is there",
+    "column_in_schema": "is in the contract",
+    "not_nullable": "is not missing",
+}
 
 
 def failure_cases(
     frame: "pd.DataFrame",  # raw records, one a row
     contract: Contract,
-    columns: Sequence[str] | None = None,  # which columns the frame must have; the features by default
-) -> "pd.DataFrame":  # column, rule, row: one line for each broken cell; row is missing where it is the whole column
+    columns: Sequence[str]
+    | None = None,  # which columns the frame must have; the features by default
+) -> (
+    "pd.DataFrame"
+):  # column, rule, row: one line for each broken cell; row is missing where it is the whole column
     "Every cell that breaks the contract, and every column too few or too many."
     import pandas as pd
     import pandera.errors
@@ -104,22 +123,33 @@ def failure_cases(
         cases = error.failure_cases
     whole = cases["check"].isin(["column_in_dataframe", "column_in_schema"])
     column = cases["column"].where(~whole, cases["failure_case"]).astype(str)
-    return pd.DataFrame({"column": column, "rule": cases["check"].replace(RULES), "row": cases["index"].astype("Int64")})
+    return pd.DataFrame(
+        {
+            "column": column,
+            "rule": cases["check"].replace(RULES),
+            "row": cases["index"].astype("Int64"),
+        }
+    )
 
 # %% ../../nbs/api/core/05_validation.ipynb #81a891c0
 def violations(
     frame: "pd.DataFrame",  # raw records, one a row
     contract: Contract,
-    columns: Sequence[str] | None = None,  # which columns the frame must have; the features by default
+    columns: Sequence[str]
+    | None = None,  # which columns the frame must have; the features by default
 ) -> "pd.DataFrame":  # column, rule, count, examples; empty when all is well
     "Every rule of the contract that the frame breaks."
     import pandas as pd
 
     rows = []
-    for (column, rule), broken in failure_cases(frame, contract, columns).groupby(["column", "rule"], sort=True):
+    for (column, rule), broken in failure_cases(frame, contract, columns).groupby(
+        ["column", "rule"], sort=True
+    ):
         at = broken["row"].dropna().astype(int).tolist()
         examples = "; ".join(f"row {i}: {to_python(frame[column].iloc[i])!r}" for i in at[:3])
-        rows.append({"column": column, "rule": rule, "count": len(at) or len(frame), "examples": examples})
+        rows.append(
+            {"column": column, "rule": rule, "count": len(at) or len(frame), "examples": examples}
+        )
     return pd.DataFrame(rows, columns=["column", "rule", "count", "examples"])
 
 
@@ -132,15 +162,23 @@ def validate(
     frame: "pd.DataFrame",  # raw records, one a row
     contract: Contract,
     what: str,  # what the frame is, for the message
-    columns: Sequence[str] | None = None,  # which columns the frame must have; the features by default
+    columns: Sequence[str]
+    | None = None,  # which columns the frame must have; the features by default
 ) -> None:
     "Raise `ContractError` with a line for every broken rule; do nothing when the frame keeps the contract."
     if not len(frame):
         raise ContractError(f"{what} has no rows. Check the source and the filters that made it.")
     broken = violations(frame, contract, columns)
     if len(broken):
-        lines = [f"  {r.column}: {r.rule} fails in {r.count:,} of {len(frame):,} rows. {r.examples}".rstrip() for r in broken.itertuples()]
-        raise ContractError(f"{what} breaks {contract.path}:\n" + "\n".join(lines) + "\nMend the source or the query, or change the contract.")
+        lines = [
+            f"  {r.column}: {r.rule} fails in {r.count:,} of {len(frame):,} rows. {r.examples}".rstrip()
+            for r in broken.itertuples()
+        ]
+        raise ContractError(
+            f"{what} breaks {contract.path}:\n"
+            + "\n".join(lines)
+            + "\nMend the source or the query, or change the contract."
+        )
 
 # %% ../../nbs/api/core/05_validation.ipynb #ba4851e1
 def count_out_of_range(
@@ -148,8 +186,15 @@ def count_out_of_range(
     contract: Contract,
 ) -> dict[str, int]:  # by column, where there are any
     "How many values lie outside the bounds of columns that count them or treat them as missing."
-    names = [name for name, column in contract.columns.items() if name in frame and column.out_of_range != "reject" and describe_bounds(column)]
-    counts = {name: int((~_bound_rule(contract.columns[name])(frame[name].dropna())).sum()) for name in names}
+    names = [
+        name
+        for name, column in contract.columns.items()
+        if name in frame and column.out_of_range != "reject" and describe_bounds(column)
+    ]
+    counts = {
+        name: int((~_bound_rule(contract.columns[name])(frame[name].dropna())).sum())
+        for name in names
+    }
     return {name: count for name, count in counts.items() if count}
 
 # %% ../../nbs/api/core/05_validation.ipynb #5ce9035b
@@ -167,7 +212,11 @@ def reject_nan(value: Any) -> Any:
     "A value of a record; `InvalidValue` for those that a frame would take for missing or could not hold."
     if isinstance(value, float) and math.isnan(value):
         return InvalidValue("NaN")
-    return InvalidValue(ascii(value)) if isinstance(value, str) and value and not is_text(value) else value
+    return (
+        InvalidValue(ascii(value))
+        if isinstance(value, str) and value and not is_text(value)
+        else value
+    )
 
 
 def records_frame(
@@ -180,7 +229,10 @@ def records_frame(
     absent = InvalidValue("no such field")
     rows = [[reject_nan(record.get(name, absent)) for name in names] for record in records]
     frame = pd.DataFrame(index=range(len(rows)))
-    columns = {name: pd.Series([row[place] for row in rows], dtype=object) for place, name in enumerate(names)}
+    columns = {
+        name: pd.Series([row[place] for row in rows], dtype=object)
+        for place, name in enumerate(names)
+    }
     return pd.concat([frame, pd.DataFrame(columns)], axis=1) if columns else frame
 
 # %% ../../nbs/api/core/05_validation.ipynb #ea10d476
@@ -214,20 +266,30 @@ def read_file(
 
     path = Path(path)
     if path.suffix not in (".csv", ".parquet"):
-        raise ContractError(f"{path.name} is neither .csv nor .parquet. Convert it, or name it by what it is.")
+        raise ContractError(
+            f"{path.name} is neither .csv nor .parquet. Convert it, or name it by what it is."
+        )
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         with path.open(newline="", encoding="utf-8-sig") as file:
             head, *rows = list(csv.reader(file)) or [[]]
     except (OSError, ValueError, csv.Error) as error:
-        raise ContractError(f"{path.name} cannot be read as {path.suffix[1:]}: {' '.join(str(error).split())}") from None
+        raise ContractError(
+            f"{path.name} cannot be read as {path.suffix[1:]}: {' '.join(str(error).split())}"
+        ) from None
     uneven = next((number for number, row in enumerate(rows) if len(row) != len(head)), None)
     if uneven is not None:
-        raise ContractError(f"{path.name}: row {uneven} has {len(rows[uneven])} cells and the head has {len(head)}. Mend the file.")
+        raise ContractError(
+            f"{path.name}: row {uneven} has {len(rows[uneven])} cells and the head has {len(head)}. Mend the file."
+        )
     text = pd.DataFrame(rows, columns=head, dtype=object)
-    types = {name: contract.columns[name].type if name in contract.columns else "string" for name in head}
-    return pd.DataFrame({place: parse_cells(text.iloc[:, place], types[name]) for place, name in enumerate(head)}).set_axis(head, axis=1)
+    types = {
+        name: contract.columns[name].type if name in contract.columns else "string" for name in head
+    }
+    return pd.DataFrame(
+        {place: parse_cells(text.iloc[:, place], types[name]) for place, name in enumerate(head)}
+    ).set_axis(head, axis=1)
 
 
 def expected_columns(
@@ -235,4 +297,8 @@ def expected_columns(
     contract: Contract,
 ) -> list[str]:  # the features, and every other column of the contract that the frame has
     "Which columns a frame of unknown origin is checked for."
-    return [name for name, column in contract.columns.items() if column.role == "feature" or name in frame.columns]
+    return [
+        name
+        for name, column in contract.columns.items()
+        if column.role == "feature" or name in frame.columns
+    ]

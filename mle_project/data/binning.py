@@ -15,7 +15,9 @@ from ..core.contract import Contract
 from ..core.formatting import tick_label
 
 # %% ../../nbs/api/data/06_binning.ipynb #49822f77
-Groups = tuple[np.ndarray, list[str]]  # the position of each row's group (n,), and the groups' names
+Groups = tuple[
+    np.ndarray, list[str]
+]  # the position of each row's group (n,), and the groups' names
 
 
 def _quantile_codes(values: np.ndarray, most: int) -> np.ndarray:
@@ -23,7 +25,9 @@ def _quantile_codes(values: np.ndarray, most: int) -> np.ndarray:
     finite = values[~np.isnan(values)]
     levels = np.unique(finite)
     if len(levels) > most:
-        levels = np.unique(np.quantile(finite, np.arange(1, most + 1) / most, method="inverted_cdf"))
+        levels = np.unique(
+            np.quantile(finite, np.arange(1, most + 1) / most, method="inverted_cdf")
+        )
     return np.searchsorted(levels, values)
 
 # %% ../../nbs/api/data/06_binning.ipynb #6d0ebd92
@@ -32,13 +36,22 @@ def bin_values(values: pd.Series, column: Column, most: int = 10) -> Groups:
     if column.type == "string":
         counts = values.value_counts()
         top_values = list(counts.index[: most if len(counts) <= most else most - 1])
-        names = [tick_label(value, column) for value in top_values] + [f"{len(counts) - len(top_values)} others"] * (len(top_values) < len(counts))
-        places = values.map({value: place for place, value in enumerate(top_values)}).astype("float64").fillna(float(len(top_values)))
+        names = [tick_label(value, column) for value in top_values] + [
+            f"{len(counts) - len(top_values)} others"
+        ] * (len(top_values) < len(counts))
+        places = (
+            values.map({value: place for place, value in enumerate(top_values)})
+            .astype("float64")
+            .fillna(float(len(top_values)))
+        )
         codes = places.mask(values.isna(), len(names)).to_numpy(dtype=np.int64)
     else:
         numbers = values.astype("float64")
         codes = _quantile_codes(numbers.to_numpy(), most)
-        ends = [(tick_label(low, column), tick_label(high, column)) for low, high in numbers.groupby(codes).agg(["min", "max"]).dropna().to_numpy()]
+        ends = [
+            (tick_label(low, column), tick_label(high, column))
+            for low, high in numbers.groupby(codes).agg(["min", "max"]).dropna().to_numpy()
+        ]
         names = [low if low == high else f"{low} to {high}" for low, high in ends]
     return codes, [*names, "missing"] if values.isna().any() else names
 
@@ -55,21 +68,29 @@ def time_bins(times: pd.Series, column: Column, most: int = 8) -> Groups:
     return codes, [*names, "unknown"] if times.isna().any() else names
 
 # %% ../../nbs/api/data/06_binning.ipynb #d3380752
-def target_indicators(frame: pd.DataFrame, contract: Contract) -> pd.DataFrame:  # (n, 1) for values and two classes, otherwise (n, classes)
+def target_indicators(
+    frame: pd.DataFrame, contract: Contract
+) -> pd.DataFrame:  # (n, 1) for values and two classes, otherwise (n, classes)
     "The value, or 1 where a row has the class (at most the eight commonest) and 0 elsewhere; a column's name says what its mean is."
     values, target = encode_target(frame, contract), contract.target
     if contract.task == "regression":
-        return pd.DataFrame({f"mean of {target.name}" + (f", {target.unit}" if target.unit else ""): values})
+        return pd.DataFrame(
+            {f"mean of {target.name}" + (f", {target.unit}" if target.unit else ""): values}
+        )
     counts = np.bincount(values, minlength=len(contract.classes))
     followed = [1] if contract.task == "binary" else sorted(np.argsort(-counts, kind="stable")[:8])
     prefix = "share of " if target.labels or target.categories else f"share of {target.name} = "
-    return pd.DataFrame({prefix + contract.labels[place]: (values == place).astype(float) for place in followed})
+    return pd.DataFrame(
+        {prefix + contract.labels[place]: (values == place).astype(float) for place in followed}
+    )
 
 # %% ../../nbs/api/data/06_binning.ipynb #f2b0184c
 def group_means(
     codes: np.ndarray,  # (n,) the group of each row; no group is empty
     values: np.ndarray,  # (n,) an outcome
-) -> tuple[np.ndarray, np.ndarray]:  # the mean of each group (k,), and how far its interval reaches down and up (2, k)
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # the mean of each group (k,), and how far its interval reaches down and up (2, k)
     "The mean of an outcome in each group with its 95 % interval (Wilson 1927 where every value is 0 or 1)."
     rows, z = np.bincount(codes), 1.96
     mean = np.bincount(codes, weights=values) / rows

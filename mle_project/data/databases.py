@@ -36,10 +36,15 @@ def wrap_errors(where: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise ProjectError(f"{where}: cannot be read ({type(error).__name__}: {reason[:500]}). {remedy}") from error
+        raise ProjectError(
+            f"{where}: cannot be read ({type(error).__name__}: {reason[:500]}). {remedy}"
+        ) from error
 
 # %% ../../nbs/api/data/00_databases.ipynb #b0f76048
-DATE_RANGES = {pa.timestamp("us"): (pa.int64(), -62135596800000000, 253402300799999999), pa.date32(): (pa.int32(), -719162, 2932896)}  # years 1 to 9999
+DATE_RANGES = {
+    pa.timestamp("us"): (pa.int64(), -62135596800000000, 253402300799999999),
+    pa.date32(): (pa.int32(), -719162, 2932896),
+}  # years 1 to 9999
 
 
 def _check_dates(where: str, batch: pa.RecordBatch) -> None:
@@ -48,10 +53,14 @@ def _check_dates(where: str, batch: pa.RecordBatch) -> None:
             whole, first, last = DATE_RANGES[field.type]
             ends = pc.min_max(column.view(whole)).as_py()
             if ends["min"] is not None and not first <= ends["min"] <= ends["max"] <= last:
-                raise ProjectError(f"{where}: column `{field.name}` holds infinity or a year outside 1 to 9999. Make a view that turns it into null.")
+                raise ProjectError(
+                    f"{where}: column `{field.name}` holds infinity or a year outside 1 to 9999. Make a view that turns it into null."
+                )
 
 # %% ../../nbs/api/data/00_databases.ipynb #0857600a
-def _write_parquet(where: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> Path:
+def _write_parquet(
+    where: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path
+) -> Path:
     "One Parquet file from batches that the schema can hold."
     from tqdm import tqdm
 
@@ -80,8 +89,12 @@ def _quoted(identifier: str) -> str:
 
 
 def _no_table(where: str, table: str, there: Sequence[str]) -> ProjectError:
-    listing = ", ".join(sorted(there)[:30]) + (f" and {len(there) - 30} more" if len(there) > 30 else "")
-    return ProjectError(f"{where}: no table `{table}` there. Its tables and views: {listing or 'none'}.")
+    listing = ", ".join(sorted(there)[:30]) + (
+        f" and {len(there) - 30} more" if len(there) > 30 else ""
+    )
+    return ProjectError(
+        f"{where}: no table `{table}` there. Its tables and views: {listing or 'none'}."
+    )
 
 # %% ../../nbs/api/data/00_databases.ipynb #a8d6f779
 def pluralize(size: int, unit: str) -> str:
@@ -89,7 +102,12 @@ def pluralize(size: int, unit: str) -> str:
 
 
 def make_fingerprint(parts: Iterable[Any], how: str, size: int, unit: str) -> dict[str, Any]:
-    return {"digest": hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest(), "how": how, "size": size, "unit": unit}
+    return {
+        "digest": hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest(),
+        "how": how,
+        "size": size,
+        "unit": unit,
+    }
 
 # %% ../../nbs/api/data/00_databases.ipynb #ae232e54
 @contextmanager
@@ -98,11 +116,16 @@ def _sqlite(where: str, path: Path) -> Iterator[tuple[sqlite3.Connection, str]]:
     with path.open("rb") as file:
         head = file.read(20)
     if not head.startswith(b"SQLite format 3\0"):
-        raise ProjectError(f"{where}: {path.name} is not an SQLite database. Correct the line, or fetch the file again.")
+        raise ProjectError(
+            f"{where}: {path.name} is not an SQLite database. Correct the line, or fetch the file again."
+        )
     log = path.with_name(path.name + "-wal")
     quiet = head[18] == 2 and not (log.exists() and log.stat().st_size)
     uri = path.as_uri() + ("?mode=ro&immutable=1" if quiet else "?mode=ro")
-    with wrap_errors(where, "Is the file whole, and its writer done?"), closing(sqlite3.connect(uri, uri=True)) as connection:
+    with (
+        wrap_errors(where, "Is the file whole, and its writer done?"),
+        closing(sqlite3.connect(uri, uri=True)) as connection,
+    ):
         yield connection, uri
 
 
@@ -112,15 +135,30 @@ def _sqlite_columns(where: str, connection: sqlite3.Connection, table: str) -> d
     there = [name for (name,) in connection.execute(query)]
     if table not in there:
         raise _no_table(where, table, there)
-    return dict(connection.execute("SELECT name, upper(type) FROM pragma_table_xinfo(?) WHERE hidden <> 1", [table]).fetchall())
+    return dict(
+        connection.execute(
+            "SELECT name, upper(type) FROM pragma_table_xinfo(?) WHERE hidden <> 1", [table]
+        ).fetchall()
+    )
 
 # %% ../../nbs/api/data/00_databases.ipynb #0c03042a
-AFFINITIES = {"INT": "integer", "BOOL": "integer", "CHAR": "text", "CLOB": "text", "TEXT": "text", "BLOB": "blob"}
+AFFINITIES = {
+    "INT": "integer",
+    "BOOL": "integer",
+    "CHAR": "text",
+    "CLOB": "text",
+    "TEXT": "text",
+    "BLOB": "blob",
+}
 AFFINITIES |= {"REAL": "real", "FLOA": "real", "DOUB": "real", "NUM": "real", "DEC": "real"}
-EXACT_TEXT_SQL = "CASE typeof({0}) WHEN 'real' THEN printf('%!.17g', {0}) ELSE CAST({0} AS TEXT) END"
+EXACT_TEXT_SQL = (
+    "CASE typeof({0}) WHEN 'real' THEN printf('%!.17g', {0}) ELSE CAST({0} AS TEXT) END"
+)
 
 
-def _sqlite_reading(declared: str, kinds: set[str], other: bool) -> tuple[str, str, pa.DataType] | None:
+def _sqlite_reading(
+    declared: str, kinds: set[str], other: bool
+) -> tuple[str, str, pa.DataType] | None:
     "How to read a column that holds such values: an expression, a first value, a type. `other`: than 0 and 1."
     kinds = kinds or {next((kind for part, kind in AFFINITIES.items() if part in declared), "text")}
     if kinds == {"integer"}:
@@ -135,16 +173,27 @@ def _sqlite_reading(declared: str, kinds: set[str], other: bool) -> tuple[str, s
 def _sqlite_plan(where: str, connection: sqlite3.Connection, table: str) -> tuple[str, pa.Schema]:
     "The query that reads a table, with a first row to be dropped, and the schema of the result."
     columns = _sqlite_columns(where, connection, table)
-    expressions = ", ".join(f"group_concat(DISTINCT typeof({_quoted(name)})), max({_quoted(name)} NOT IN (0, 1))" for name in columns)
+    expressions = ", ".join(
+        f"group_concat(DISTINCT typeof({_quoted(name)})), max({_quoted(name)} NOT IN (0, 1))"
+        for name in columns
+    )
     answer = connection.execute(f"SELECT {expressions} FROM {_quoted(table)}").fetchone()
     readings = {}
-    for (name, declared), kinds, other in zip(columns.items(), answer[::2], answer[1::2], strict=True):
-        reading = _sqlite_reading(declared, set((kinds or "null").split(",")) - {"null"}, bool(other))
+    for (name, declared), kinds, other in zip(
+        columns.items(), answer[::2], answer[1::2], strict=True
+    ):
+        reading = _sqlite_reading(
+            declared, set((kinds or "null").split(",")) - {"null"}, bool(other)
+        )
         if not reading:
-            raise ProjectError(f"{where}: column `{name}` holds bytes among other values ({kinds}). Make a view that casts it, and name the view.")
+            raise ProjectError(
+                f"{where}: column `{name}` holds bytes among other values ({kinds}). Make a view that casts it, and name the view."
+            )
         readings[name] = reading
     first = ", ".join(f"{value} AS {_quoted(name)}" for name, (_, value, _) in readings.items())
-    rest = ", ".join(expression.format(_quoted(name)) for name, (expression, _, _) in readings.items())
+    rest = ", ".join(
+        expression.format(_quoted(name)) for name, (expression, _, _) in readings.items()
+    )
     query = f"SELECT {first} UNION ALL SELECT {rest} FROM {_quoted(table)}"
     return query, pa.schema([(name, kind) for name, (_, _, kind) in readings.items()])
 
@@ -161,7 +210,12 @@ def sqlite_parquet(where: str, path: Path, table: str, target: Path) -> Path:
             cursor.execute(query)
             batches = iter(cursor.fetch_record_batch())
             first = next(batches)
-            return _write_parquet(where, (batch for part in ([first.slice(1)], batches) for batch in part), schema, target)
+            return _write_parquet(
+                where,
+                (batch for part in ([first.slice(1)], batches) for batch in part),
+                schema,
+                target,
+            )
 
 # %% ../../nbs/api/data/00_databases.ipynb #71947167
 def sqlite_fingerprint(where: str, path: Path, table: str) -> dict[str, Any]:
@@ -171,13 +225,37 @@ def sqlite_fingerprint(where: str, path: Path, table: str) -> dict[str, Any]:
         for row in connection.execute(f"SELECT * FROM {_quoted(table)}"):
             count += 1
             total += int.from_bytes(hashlib.sha256(ascii(row).encode()).digest(), "big")
-    return make_fingerprint([columns, count, total], f"a hash of {pluralize(count, 'row')}", count, "row")
+    return make_fingerprint(
+        [columns, count, total], f"a hash of {pluralize(count, 'row')}", count, "row"
+    )
 
 # %% ../../nbs/api/data/00_databases.ipynb #1b3dc05c
-SESSION_SETTINGS = {"TimeZone": "'UTC'", "DateStyle": "'ISO, YMD'", "IntervalStyle": "'postgres'", "extra_float_digits": "3"}
-SESSION_SETTINGS |= {"bytea_output": "'hex'", "lc_monetary": "'C'", "default_transaction_read_only": "on"}
-POSTGRES_TO_ARROW = {"bool": pa.bool_(), "int2": pa.int16(), "int4": pa.int32(), "int8": pa.int64(), "float4": pa.float32(), "float8": pa.float64()}
-POSTGRES_TO_ARROW |= {"text": pa.string(), "varchar": pa.string(), "bytea": pa.binary(), "date": pa.date32(), "timestamp": pa.timestamp("us")}
+SESSION_SETTINGS = {
+    "TimeZone": "'UTC'",
+    "DateStyle": "'ISO, YMD'",
+    "IntervalStyle": "'postgres'",
+    "extra_float_digits": "3",
+}
+SESSION_SETTINGS |= {
+    "bytea_output": "'hex'",
+    "lc_monetary": "'C'",
+    "default_transaction_read_only": "on",
+}
+POSTGRES_TO_ARROW = {
+    "bool": pa.bool_(),
+    "int2": pa.int16(),
+    "int4": pa.int32(),
+    "int8": pa.int64(),
+    "float4": pa.float32(),
+    "float8": pa.float64(),
+}
+POSTGRES_TO_ARROW |= {
+    "text": pa.string(),
+    "varchar": pa.string(),
+    "bytea": pa.binary(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+}
 FIND_TABLE_SQL = """
 SELECT n.nspname, c.relname, pg_table_is_visible(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'"""
@@ -191,7 +269,11 @@ def _postgresql(where: str, source: Mapping[str, Any]) -> Iterator[tuple[Any, st
     remedy = "Check address, database and rights; the password comes from PGPASSWORD or ~/.pgpass."
     uri = source["postgresql"]
     uri += "" if "connect_timeout" in uri else ("&" if "?" in uri else "?") + "connect_timeout=15"
-    with wrap_errors(where, remedy), dbapi.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
+    with (
+        wrap_errors(where, remedy),
+        dbapi.connect(uri, autocommit=True) as connection,
+        connection.cursor() as cursor,
+    ):
         for setting, value in SESSION_SETTINGS.items():
             cursor.execute(f"SET {setting} TO {value}")
         cursor.execute(FIND_TABLE_SQL)
@@ -209,8 +291,14 @@ def _server_columns(cursor: Any, table: str) -> list[tuple[str, str, int]]:
     "The columns of a table: name, the server's type, and its modifier (of a numeric: the digits)."
     cursor.execute(f"SELECT * FROM {table} LIMIT 0")
     schema = cursor.fetch_record_batch().schema
-    metadata = [{key.decode(): value.decode() for key, value in (field.metadata or {}).items()} for field in schema]
-    return [(field.name, facts["POSTGRESQL:type"], int(facts.get("POSTGRESQL:typmod", -1))) for field, facts in zip(schema, metadata, strict=True)]
+    metadata = [
+        {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+        for field in schema
+    ]
+    return [
+        (field.name, facts["POSTGRESQL:type"], int(facts.get("POSTGRESQL:typmod", -1)))
+        for field, facts in zip(schema, metadata, strict=True)
+    ]
 
 
 def _server_reading(name: str, kind: str, modifier: int) -> tuple[str, pa.DataType]:
@@ -220,7 +308,11 @@ def _server_reading(name: str, kind: str, modifier: int) -> tuple[str, pa.DataTy
     precision, scale = (modifier - 4) >> 16, (modifier - 4) & 0x7FF
     if kind == "numeric" and modifier >= 4 and scale <= precision <= 38:
         return f"{_quoted(name)}::text", pa.decimal128(precision, scale)
-    return (_quoted(name), POSTGRES_TO_ARROW[kind]) if kind in POSTGRES_TO_ARROW else (f"{_quoted(name)}::text", pa.string())
+    return (
+        (_quoted(name), POSTGRES_TO_ARROW[kind])
+        if kind in POSTGRES_TO_ARROW
+        else (f"{_quoted(name)}::text", pa.string())
+    )
 
 # %% ../../nbs/api/data/00_databases.ipynb #c76829c4
 def postgresql_parquet(where: str, source: Mapping[str, Any], target: Path) -> Path:
@@ -228,7 +320,11 @@ def postgresql_parquet(where: str, source: Mapping[str, Any], target: Path) -> P
     with _postgresql(where, source) as (cursor, table):
         columns = _server_columns(cursor, table)
         readings = {name: _server_reading(name, kind, modifier) for name, kind, modifier in columns}
-        cursor.execute("SELECT " + ", ".join(f"{how} AS {_quoted(name)}" for name, (how, _) in readings.items()) + f" FROM {table}")
+        cursor.execute(
+            "SELECT "
+            + ", ".join(f"{how} AS {_quoted(name)}" for name, (how, _) in readings.items())
+            + f" FROM {table}"
+        )
         schema = pa.schema([(name, kind) for name, (_, kind) in readings.items()])
         return _write_parquet(where, cursor.fetch_record_batch(), schema, target)
 
@@ -243,4 +339,9 @@ def postgresql_fingerprint(where: str, source: Mapping[str, Any]) -> dict[str, A
         columns = _server_columns(cursor, table)
         cursor.execute(TABLE_HASH_SQL.format(table))
         count, *sums = cursor.fetchone()
-    return make_fingerprint([columns, count, *sums], f"a hash of {pluralize(count, 'row')} that the server computed", count, "row")
+    return make_fingerprint(
+        [columns, count, *sums],
+        f"a hash of {pluralize(count, 'row')} that the server computed",
+        count,
+        "row",
+    )

@@ -19,13 +19,20 @@ from .binning import bin_values
 from .splits import Splits
 
 # %% ../../nbs/api/data/10_drift.ipynb #0ff4e0ea
-def psi_over_time(frame: pd.DataFrame, contract: Contract, grouped: Groups) -> pd.DataFrame:  # a line for each feature, the most drifting first
+def psi_over_time(
+    frame: pd.DataFrame, contract: Contract, grouped: Groups
+) -> pd.DataFrame:  # a line for each feature, the most drifting first
     "The stability index of every feature in each block against the first; every group gets half a row more, so that none is empty."
     block, blocks = grouped
     table = {}
     for name in contract.features:
         codes, names = bin_values(frame[name], contract.columns[name])
-        counts = np.bincount(block * len(names) + codes, minlength=len(blocks) * len(names)).reshape(len(blocks), -1) + 0.5
+        counts = (
+            np.bincount(block * len(names) + codes, minlength=len(blocks) * len(names)).reshape(
+                len(blocks), -1
+            )
+            + 0.5
+        )
         share = counts / counts.sum(axis=1, keepdims=True)
         table[name] = ((share - share[0]) * np.log(share / share[0])).sum(axis=1)
     psi = pd.DataFrame(table, index=blocks).T.iloc[:, 1:]
@@ -42,7 +49,11 @@ def reference_bins(
     for name in contract.features:
         column, values = contract.columns[name], frame[name].dropna()
         if column.type in ("integer", "number"):
-            bins[name] = sorted(set(np.quantile(values.astype(float), np.arange(1, count) / count).tolist())) if len(values) else []
+            bins[name] = (
+                sorted(set(np.quantile(values.astype(float), np.arange(1, count) / count).tolist()))
+                if len(values)
+                else []
+            )
         else:
             bins[name] = list(column.categories) or values.value_counts().index[:20].tolist()
     return bins
@@ -52,7 +63,9 @@ def bin_shares(
     frame: pd.DataFrame,  # raw records
     contract: Contract,
     bins: Mapping[str, Sequence[Any]],  # what `reference_bins` returned
-) -> dict[str, np.ndarray]:  # for each feature the share of rows in each bin, then in no bin, then missing
+) -> dict[
+    str, np.ndarray
+]:  # for each feature the share of rows in each bin, then in no bin, then missing
     "How the rows of a frame are spread over the bins."
     shares = {}
     for name, edges in bins.items():
@@ -61,7 +74,11 @@ def bin_shares(
             number = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
             place = np.searchsorted(np.asarray(edges, dtype=float), number, side="right")
         else:
-            place = values.map({value: at for at, value in enumerate(edges)}).fillna(len(edges)).to_numpy(int)
+            place = (
+                values.map({value: at for at, value in enumerate(edges)})
+                .fillna(len(edges))
+                .to_numpy(int)
+            )
         place = np.where(values.isna(), len(edges) + 1, place)
         shares[name] = np.bincount(place, minlength=len(edges) + 2) / max(1, len(frame))
     return shares
@@ -73,9 +90,17 @@ def population_stability_index(p: np.ndarray, q: np.ndarray) -> float:
     return float(((p - q) * np.log(p / q)).sum())
 
 # %% ../../nbs/api/data/10_drift.ipynb #739edcda
-def psi_by_feature(splits: Splits, contract: Contract) -> pd.DataFrame:  # index: features, most shifted first; columns: validation, test
+def psi_by_feature(
+    splits: Splits, contract: Contract
+) -> pd.DataFrame:  # index: features, most shifted first; columns: validation, test
     "The stability index of every feature of the later splits against the training split."
     bins = reference_bins(splits["train"], contract)
     shares = {name: bin_shares(frame, contract, bins) for name, frame in splits.items()}
-    psi = {name: {part: population_stability_index(shares["train"][name], shares[part][name]) for part in ("validation", "test")} for name in bins}
+    psi = {
+        name: {
+            part: population_stability_index(shares["train"][name], shares[part][name])
+            for part in ("validation", "test")
+        }
+        for name in bins
+    }
     return pd.DataFrame(psi).T.sort_values("test", ascending=False)

@@ -20,7 +20,12 @@ from ..core.project import ProjectError
 from ..core.project import atomic_path
 
 # %% ../../nbs/api/data/01_encodings.ipynb #8254d8f1
-BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+BOMS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 CORRUPT_FILE_ERRORS = (EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -29,9 +34,15 @@ def open_decompressed(path: Path) -> Iterator[Any]:
     "The bytes of a file; of a .gz or .zip, those inside."
     if path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+            names = [
+                name
+                for name in archive.namelist()
+                if not name.endswith("/") and not name.startswith("__MACOSX/")
+            ]
             if len(names) != 1:
-                raise ProjectError(f"{path.name} holds {len(names)} files; expected exactly one. Unpack it and use a glob.")
+                raise ProjectError(
+                    f"{path.name} holds {len(names)} files; expected exactly one. Unpack it and use a glob."
+                )
             with archive.open(names[0]) as stream:
                 yield stream
     else:
@@ -53,7 +64,9 @@ def _decode_chunks(path: Path, encoding: str) -> Iterator[str]:
         while chunk := stream.read(1 << 20):
             text = decoder.decode(chunk)
             if "\0" in text:
-                raise ProjectError(f"{path.name} holds NUL characters: it is no text, or say its encoding (`encoding: utf-16-le`, for example).")
+                raise ProjectError(
+                    f"{path.name} holds NUL characters: it is no text, or say its encoding (`encoding: utf-16-le`, for example)."
+                )
             filled = filled or bool(text.strip())
             yield text
     decoder.decode(b"", final=True)
@@ -83,10 +96,16 @@ def ensure_utf8(where: str, path: Path, stated: str | None, target: Path) -> Pat
         from charset_normalizer import from_bytes
 
         guess = from_bytes(error.object).best() if isinstance(error, UnicodeDecodeError) else None
-        advice = f"It looks like `encoding: {guess.encoding}`; look whether the letters then come out right." if guess else "Say its `encoding`."
+        advice = (
+            f"It looks like `encoding: {guess.encoding}`; look whether the letters then come out right."
+            if guess
+            else "Say its `encoding`."
+        )
         raise ProjectError(f"{where}: {path.name} is not {stated or 'utf-8'}. {advice}") from None
     except CORRUPT_FILE_ERRORS as error:
-        raise ProjectError(f"{where}: {path.name} is broken or cut off ({error}). Fetch it again.") from None
+        raise ProjectError(
+            f"{where}: {path.name} is broken or cut off ({error}). Fetch it again."
+        ) from None
 
 # %% ../../nbs/api/data/01_encodings.ipynb #c2b7a9e4
 def duckdb_path(

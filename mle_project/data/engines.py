@@ -40,7 +40,12 @@ def engine_memory(kind: str = "duckdb") -> str:
 
 def _duckdb(threads: int, folder: Path) -> Any:
     "A DuckDB that keeps its tables, and what does not fit into memory, in a folder."
-    engine = ibis.duckdb.connect(folder / "engine.duckdb", threads=threads, memory_limit=engine_memory(), temp_directory=str(folder / "spilled"))
+    engine = ibis.duckdb.connect(
+        folder / "engine.duckdb",
+        threads=threads,
+        memory_limit=engine_memory(),
+        temp_directory=str(folder / "spilled"),
+    )
     engine.raw_sql("SET TimeZone = 'UTC'")
     return engine
 
@@ -79,18 +84,41 @@ def _pyspark(threads: int, folder: Path) -> Any:
     try:
         from pyspark.sql import SparkSession
     except ImportError:
-        raise ProjectError(f"params.yaml: tables.engine is pyspark, and pyspark is not installed. {remedy}") from None
+        raise ProjectError(
+            f"params.yaml: tables.engine is pyspark, and pyspark is not installed. {remedy}"
+        ) from None
     master = os.environ.get("MLE_SPARK_MASTER", f"local[{threads}]")
-    own = {"spark.sql.warehouse.dir": str(folder / "tables"), "spark.local.dir": str(folder / "spilled")}
+    own = {
+        "spark.sql.warehouse.dir": str(folder / "tables"),
+        "spark.local.dir": str(folder / "spilled"),
+    }
     own["spark.driver.memory"] = engine_memory("pyspark")
     log = folder / "spark.log"
-    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # it repeats in JSON what an exception says
+    logging.getLogger("SQLQueryContextLogger").setLevel(
+        logging.CRITICAL
+    )  # it repeats in JSON what an exception says
     try:
         with redirect_fds(log):
-            return ibis.pyspark.connect(SparkSession.builder.master(master).config(map={**SPARK, **own}).getOrCreate())
+            return ibis.pyspark.connect(
+                SparkSession.builder.master(master).config(map={**SPARK, **own}).getOrCreate()
+            )
     except Exception as error:
-        log_lines = [line.strip() for line in [*log.read_text(errors="replace").splitlines()[-4:], *str(error).splitlines()[:3]] if line.strip()]
-        raise ProjectError("\n".join([f"params.yaml: tables.engine: Spark does not start on {master}. {remedy}", *log_lines])) from error
+        log_lines = [
+            line.strip()
+            for line in [
+                *log.read_text(errors="replace").splitlines()[-4:],
+                *str(error).splitlines()[:3],
+            ]
+            if line.strip()
+        ]
+        raise ProjectError(
+            "\n".join(
+                [
+                    f"params.yaml: tables.engine: Spark does not start on {master}. {remedy}",
+                    *log_lines,
+                ]
+            )
+        ) from error
 
 # %% ../../nbs/api/data/05_engines.ipynb #d9672977
 @contextlib.contextmanager
@@ -101,7 +129,9 @@ def open_engine(
 ) -> Iterator[Any]:  # an Ibis connection
     "An engine, closed at the end."
     if kind not in ENGINES:
-        raise ProjectError(f"params.yaml: tables.engine {kind!r} is not one of: {', '.join(ENGINES)}.")
+        raise ProjectError(
+            f"params.yaml: tables.engine {kind!r} is not one of: {', '.join(ENGINES)}."
+        )
     engine = _duckdb(threads, folder) if kind == "duckdb" else _pyspark(threads, folder)
     try:
         yield engine
@@ -126,7 +156,9 @@ def _read(engine: Any, files: Any) -> ibis.Table:
     words = ["", *files.null_values]
     stated = {"quote": '"', "escape": '"', "comment": "", "skip": 0, **hive}
     stated |= {"delim": files.delimiter} if files.delimiter else {}
-    return engine.read_csv(paths, header=True, nullstr=words, sample_size=-1, all_varchar=files.all_text, **stated)
+    return engine.read_csv(
+        paths, header=True, nullstr=words, sample_size=-1, all_varchar=files.all_text, **stated
+    )
 
 # %% ../../nbs/api/data/05_engines.ipynb #3e111b71
 def _has_nanoseconds(path: Path) -> bool:
@@ -137,7 +169,10 @@ def _has_nanoseconds(path: Path) -> bool:
 
 def _for_spark(name: str, files: Any, folder: Path) -> list[Path]:
     "Parquet files that Spark can read: those of the source, or one that DuckDB makes of them."
-    with tempfile.TemporaryDirectory(dir=folder) as place, open_engine("duckdb", 2, Path(place)) as reader:
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as place,
+        open_engine("duckdb", 2, Path(place)) as reader,
+    ):
         table = _read(reader, files)
         if files.format == "parquet" and not any(map(_has_nanoseconds, files.paths)):
             return files.paths
@@ -156,10 +191,16 @@ def load(
         from pyspark.sql import SparkSession
 
         read = SparkSession.active().read.parquet(*map(spark_path, _for_spark(name, files, folder)))
-        zoned = {column: read[column].cast("timestamp_ntz") for column, kind in read.dtypes if kind == "timestamp"}
+        zoned = {
+            column: read[column].cast("timestamp_ntz")
+            for column, kind in read.dtypes
+            if kind == "timestamp"
+        }
         read.withColumns(zoned).createOrReplaceTempView(name)
     elif files.format == "parquet":
-        engine.raw_sql(f'CREATE OR REPLACE TEMP VIEW "{name}" AS {engine.compile(_normalize_timestamps(_read(engine, files)))}')
+        engine.raw_sql(
+            f'CREATE OR REPLACE TEMP VIEW "{name}" AS {engine.compile(_normalize_timestamps(_read(engine, files)))}'
+        )
     else:
         engine.create_table(name, _normalize_timestamps(_read(engine, files)), overwrite=True)
 
@@ -176,7 +217,9 @@ def register_source(
         load(engine, name, files, folder)
     except Exception as error:
         reason = "\n".join(str(error).strip().splitlines()[:3])
-        raise ProjectError(f"params.yaml: tables.sources.{name}: cannot be read: {reason}") from error
+        raise ProjectError(
+            f"params.yaml: tables.sources.{name}: cannot be read: {reason}"
+        ) from error
 
 # %% ../../nbs/api/data/05_engines.ipynb #fd100a57
 def run_query(
@@ -190,7 +233,9 @@ def run_query(
     "Register the sources, run the query and write its result."
     path = root() / query
     if not path.is_file():
-        raise ProjectError(f"params.yaml: tables.query: {query} does not exist. It holds the joins and filters; restore it with git.")
+        raise ProjectError(
+            f"params.yaml: tables.query: {query} does not exist. It holds the joins and filters; restore it with git."
+        )
     with open_engine(engine, threads, folder) as connection:
         for name, source in sources.items():
             register_source(connection, name, source, folder)
@@ -198,5 +243,11 @@ def run_query(
             return write_query(connection, path.read_text(), contract, folder / "result.parquet")
         except Exception as error:
             reason = "\n".join(str(error).strip().splitlines()[:6])
-            more = f"\nMLE_MEMORY is {engine_memory(engine)}: give the engine more, or choose pyspark." if "Out of Memory" in reason else ""
-            raise ProjectError(f"{query} failed on the sources of params.yaml ({', '.join(sources)}): {reason}{more}") from error
+            more = (
+                f"\nMLE_MEMORY is {engine_memory(engine)}: give the engine more, or choose pyspark."
+                if "Out of Memory" in reason
+                else ""
+            )
+            raise ProjectError(
+                f"{query} failed on the sources of params.yaml ({', '.join(sources)}): {reason}{more}"
+            ) from error

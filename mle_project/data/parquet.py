@@ -30,19 +30,37 @@ from .sql import reject_incompatible_sql
 # %% ../../nbs/api/data/04_parquet.ipynb #ae4011a2
 def _normalize_timestamps(table: ibis.Table) -> ibis.Table:
     "The table with its times in plain UTC, in microseconds."
-    odd = [name for name, kind in table.schema().items() if kind.is_timestamp() and (kind.timezone or kind.scale == 9)]
-    return table.mutate(**{name: table[name].cast("timestamp(6)") for name in odd}) if odd else table
+    odd = [
+        name
+        for name, kind in table.schema().items()
+        if kind.is_timestamp() and (kind.timezone or kind.scale == 9)
+    ]
+    return (
+        table.mutate(**{name: table[name].cast("timestamp(6)") for name in odd}) if odd else table
+    )
 
 # %% ../../nbs/api/data/04_parquet.ipynb #70c8b95c
 def _ordered(table: ibis.Table, contract: Contract) -> ibis.Table:
     "The table in canonical order, missing values last."
-    kinds = {"string": "string", "integer": "int64", "number": "float64", "boolean": "boolean", "timestamp": "timestamp(6)"}
+    kinds = {
+        "string": "string",
+        "integer": "int64",
+        "number": "float64",
+        "boolean": "boolean",
+        "timestamp": "timestamp(6)",
+    }
     types = {name: kinds[column.type] for name, column in contract.columns.items()}
     void = [name for name, kind in table.schema().items() if kind.is_null()]
-    table = table.mutate(**{name: table[name].cast(types.get(name, "string")) for name in void}) if void else table
+    table = (
+        table.mutate(**{name: table[name].cast(types.get(name, "string")) for name in void})
+        if void
+        else table
+    )
     first = [contract.time] if contract.time else []
     names = dict.fromkeys([*first, *(contract.role("id") or contract.columns)])
-    return table.order_by([table[name].asc(nulls_first=False) for name in names if name in table.columns])
+    return table.order_by(
+        [table[name].asc(nulls_first=False) for name in names if name in table.columns]
+    )
 
 
 def write_query(
@@ -55,7 +73,9 @@ def write_query(
     text = text.strip().rstrip(";")
     if engine.name == "pyspark":
         reject_incompatible_sql(text)
-    engine.to_parquet(_ordered(_normalize_timestamps(engine.sql(text, dialect="duckdb")), contract), target)
+    engine.to_parquet(
+        _ordered(_normalize_timestamps(engine.sql(text, dialect="duckdb")), contract), target
+    )
     return sorted(target.glob("*.parquet")) if target.is_dir() else [target]
 
 # %% ../../nbs/api/data/04_parquet.ipynb #3a81048a
@@ -65,8 +85,12 @@ ROW_GROUP_SIZE = 100_000
 def systematic_positions(total: int, most: int | None) -> np.ndarray | None:
     "The positions of at most `most` of so many rows; None for all."
     if most is not None and most < 1:
-        raise ProjectError(f"params.yaml: the number of rows to keep is {most}; it must be at least 1, or null for all.")
-    return None if most is None or most >= total else np.linspace(0, total - 1, int(most)).astype(int)
+        raise ProjectError(
+            f"params.yaml: the number of rows to keep is {most}; it must be at least 1, or null for all."
+        )
+    return (
+        None if most is None or most >= total else np.linspace(0, total - 1, int(most)).astype(int)
+    )
 
 
 def systematic_sample(
@@ -95,7 +119,10 @@ def batches(
     most: int | None = None,  # so many rows at most, evenly spread
 ) -> Iterator[pa.Table]:  # none is empty
     "The rows of a table, in order, some at a time."
-    chosen, start = systematic_positions(sum(pq.read_metadata(path).num_rows for path in paths), most), 0
+    chosen, start = (
+        systematic_positions(sum(pq.read_metadata(path).num_rows for path in paths), most),
+        0,
+    )
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP_SIZE, columns=columns):
             part = pa.Table.from_batches([batch])
@@ -103,7 +130,9 @@ def batches(
                 part = part.take(chosen[(chosen >= start) & (chosen < start + len(batch))] - start)
             start += len(batch)
             if len(part):
-                yield pa.table({name: _normalize_type(part[name]) for name in columns or part.column_names})
+                yield pa.table(
+                    {name: _normalize_type(part[name]) for name in columns or part.column_names}
+                )
 
 # %% ../../nbs/api/data/04_parquet.ipynb #26bd2d7d
 def read_rows(
@@ -127,18 +156,29 @@ class ViolationCollector:
     def update(self, part: pa.Table) -> None:
         "Check some more rows."
         frame = part.to_pandas()
-        for broken, cases in failure_cases(frame, self.contract, list(self.contract.columns)).groupby(["column", "rule"]):
+        for broken, cases in failure_cases(
+            frame, self.contract, list(self.contract.columns)
+        ).groupby(["column", "rule"]):
             at = cases["row"].dropna().astype(int).tolist()
             self.counts[broken] += len(at) or len(frame)
             examples = self.examples.setdefault(broken, [])
-            examples += [f"row {self.rows + row}: {frame[broken[0]].iloc[[row]].tolist()[0]!r}" for row in at[: 3 - len(examples)]]
+            examples += [
+                f"row {self.rows + row}: {frame[broken[0]].iloc[[row]].tolist()[0]!r}"
+                for row in at[: 3 - len(examples)]
+            ]
         self.missing.update({name: part[name].null_count for name in part.column_names})
         self.rows += len(part)
 
     def lines(self) -> list[str]:
         "A line for each broken rule."
-        violations = ((column, rule, self.counts[column, rule], self.examples[column, rule]) for column, rule in sorted(self.counts))
-        return [f"  {column}: {rule} fails in {count:,} of {self.rows:,} rows. {'; '.join(examples)}".rstrip() for column, rule, count, examples in violations]
+        violations = (
+            (column, rule, self.counts[column, rule], self.examples[column, rule])
+            for column, rule in sorted(self.counts)
+        )
+        return [
+            f"  {column}: {rule} fails in {count:,} of {self.rows:,} rows. {'; '.join(examples)}".rstrip()
+            for column, rule, count, examples in violations
+        ]
 
 # %% ../../nbs/api/data/04_parquet.ipynb #cdfcf89a
 def storage_type(column: Column, kind: pa.DataType, missing: int, rows: int) -> pa.DataType:
@@ -165,6 +205,19 @@ def validate_parquet(
     if not faults.rows:
         raise ContractError(f"{what} has no rows. Check the source and the filters that made it.")
     if faults.counts:
-        raise ContractError("\n".join([f"{what} breaks {contract.path}:", *faults.lines(), "Mend the source or the query, or change the contract."]))
+        raise ContractError(
+            "\n".join(
+                [
+                    f"{what} breaks {contract.path}:",
+                    *faults.lines(),
+                    "Mend the source or the query, or change the contract.",
+                ]
+            )
+        )
     columns = contract.columns.items()
-    return pa.schema([(name, storage_type(column, schema.field(name).type, faults.missing[name], faults.rows)) for name, column in columns])
+    return pa.schema(
+        [
+            (name, storage_type(column, schema.field(name).type, faults.missing[name], faults.rows))
+            for name, column in columns
+        ]
+    )

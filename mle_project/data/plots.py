@@ -31,8 +31,16 @@ def plot_bars(shares: pd.Series, title: str, meaning: str) -> None:
     "A picture of shares (by name, the largest first) as bars; `meaning` says of what."
     top_shares = shares.head(MAX_BARS)[::-1]
     _, axes = plt.subplots(figsize=(8, figure_height(len(top_shares))))
-    axes.bar_label(axes.barh(top_shares.index, top_shares * 100, color=COLOR), fmt="%.2f", padding=2, fontsize=8)
-    axes.set(title=title + (f", first {MAX_BARS} of {len(shares)}" if len(shares) > MAX_BARS else ""), xlabel=f"{meaning}, %")
+    axes.bar_label(
+        axes.barh(top_shares.index, top_shares * 100, color=COLOR),
+        fmt="%.2f",
+        padding=2,
+        fontsize=8,
+    )
+    axes.set(
+        title=title + (f", first {MAX_BARS} of {len(shares)}" if len(shares) > MAX_BARS else ""),
+        xlabel=f"{meaning}, %",
+    )
     axes.margins(x=0.08, y=0.01)
 
 # %% ../../nbs/api/data/09_plots.ipynb #3bfe451c
@@ -45,21 +53,40 @@ def plot_heatmap(
 ) -> None:
     "A picture of a table as colours; a narrow table shows its numbers too."
     values, wide, (low, high) = table.to_numpy(dtype=float), table.shape[1] > 12, limits
-    _, axes = plt.subplots(figsize=(figure_height(len(table)) + 2 if wide else 10, figure_height(len(table)) + wide))
-    image = axes.imshow(values, aspect="auto", cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-    axes.set_xticks(range(table.shape[1]), table.columns, rotation=90 if wide else 30, ha="center" if wide else "right")
+    _, axes = plt.subplots(
+        figsize=(figure_height(len(table)) + 2 if wide else 10, figure_height(len(table)) + wide)
+    )
+    image = axes.imshow(
+        values, aspect="auto", cmap=colours, vmin=low, vmax=high, interpolation="nearest"
+    )
+    axes.set_xticks(
+        range(table.shape[1]),
+        table.columns,
+        rotation=90 if wide else 30,
+        ha="center" if wide else "right",
+    )
     axes.set_yticks(range(len(table)), table.index)
     axes.set_title(title)
-    axes.figure.colorbar(image, ax=axes, label=meaning, extend="max" if values.max() > high else "neither")
+    axes.figure.colorbar(
+        image, ax=axes, label=meaning, extend="max" if values.max() > high else "neither"
+    )
     for (line, place), value in np.ndenumerate(values) if not wide else ():
         colour = "white" if np.mean(image.to_rgba(value)[:3]) < 0.5 else "black"
         axes.text(place, line, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
 
 # %% ../../nbs/api/data/09_plots.ipynb #8f5c5016
-def subplots_grid(count: int, title: str, size: tuple[float, float] = (4.4, 2.7), across: int = 3) -> list[Axes]:
+def subplots_grid(
+    count: int, title: str, size: tuple[float, float] = (4.4, 2.7), across: int = 3
+) -> list[Axes]:
     "A figure of `count` small pictures, each of this size in inches, so many in a line."
     across, down = min(across, count), -(-count // min(across, count))
-    figure, axes = plt.subplots(down, across, figsize=(size[0] * across, size[1] * down + 0.4), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        down,
+        across,
+        figsize=(size[0] * across, size[1] * down + 0.4),
+        squeeze=False,
+        layout="constrained",
+    )
     figure.suptitle(title, wrap=True)
     for unused in axes.flat[count:]:
         unused.remove()
@@ -68,17 +95,29 @@ def subplots_grid(count: int, title: str, size: tuple[float, float] = (4.4, 2.7)
 # %% ../../nbs/api/data/09_plots.ipynb #d3976aac
 def plot_distribution(axes: Axes, values: pd.Series, column: Column) -> None:
     "Draw a histogram of a number between its 1st and 99th percentile, or bars of the commonest values."
-    axes.set_title(column.name + (f", {values.isna().mean():.1%} missing" if values.isna().any() else ""))
+    axes.set_title(
+        column.name + (f", {values.isna().mean():.1%} missing" if values.isna().any() else "")
+    )
     if column.type in ("integer", "number") and values.nunique() > 12:
         numbers = values.dropna().astype("float64")
         low, high = numbers.quantile([0.01, 0.99])
-        width = np.ceil((high - low + 1) / 40) if column.type == "integer" else max(high - low, 1e-9) / 40
-        edges = np.arange(low, high + width * 1.01, width) - (0.5 if column.type == "integer" else 0)
+        width = (
+            np.ceil((high - low + 1) / 40)
+            if column.type == "integer"
+            else max(high - low, 1e-9) / 40
+        )
+        edges = np.arange(low, high + width * 1.01, width) - (
+            0.5 if column.type == "integer" else 0
+        )
         axes.hist(numbers[numbers.between(low, high)], bins=edges.tolist(), color=COLOR)
         axes.set(xlabel=f"{column.unit or 'value'} (1st to 99th percentile)", ylabel="rows")
         return
     codes, names = bin_values(values, column, most=12)
-    axes.barh(range(len(names)), np.bincount(codes), color=[MUTED if name == "missing" else COLOR for name in names])
+    axes.barh(
+        range(len(names)),
+        np.bincount(codes),
+        color=[MUTED if name == "missing" else COLOR for name in names],
+    )
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="rows", ylabel=column.unit)
@@ -86,15 +125,38 @@ def plot_distribution(axes: Axes, values: pd.Series, column: Column) -> None:
 # %% ../../nbs/api/data/09_plots.ipynb #1bc91394
 def plot_means(axes: Axes, grouped: Groups, followed: pd.DataFrame, upright: bool = False) -> None:
     "Draw the mean of each outcome in each group with its interval; upright, groups stand from left to right and are joined by lines."
-    places, words = np.arange(len(grouped[1])), followed.columns[0] if followed.shape[1] == 1 else "share of rows"
-    aside = np.linspace(-0.3, 0.3, followed.shape[1] + 2)[1:-1]  # so that classes do not hide each other
+    places, words = (
+        np.arange(len(grouped[1])),
+        followed.columns[0] if followed.shape[1] == 1 else "share of rows",
+    )
+    aside = np.linspace(-0.3, 0.3, followed.shape[1] + 2)[
+        1:-1
+    ]  # so that classes do not hide each other
     for position, name in enumerate(followed):
         (mean, reach), colour = group_means(grouped[0], followed[name].to_numpy()), f"C{position}"
         if upright:
-            axes.errorbar(places + aside[position], mean, yerr=reach, fmt="o-", markersize=4, color=colour, label=name)
+            axes.errorbar(
+                places + aside[position],
+                mean,
+                yerr=reach,
+                fmt="o-",
+                markersize=4,
+                color=colour,
+                label=name,
+            )
         else:
-            axes.errorbar(mean, places + aside[position], xerr=reach, fmt="o", markersize=4, color=colour, label=name)
-        (axes.axhline if upright else axes.axvline)(followed[name].mean(), color=colour, linestyle="--", linewidth=0.8)
+            axes.errorbar(
+                mean,
+                places + aside[position],
+                xerr=reach,
+                fmt="o",
+                markersize=4,
+                color=colour,
+                label=name,
+            )
+        (axes.axhline if upright else axes.axvline)(
+            followed[name].mean(), color=colour, linestyle="--", linewidth=0.8
+        )
     (axes.set_xticks if upright else axes.set_yticks)(places, grouped[1])
     axes.set(ylabel=words) if upright else axes.set(xlabel=words, ylim=(len(places) - 0.4, -0.6))
     if followed.shape[1] > 1 and not axes.figure.legends:
@@ -105,11 +167,29 @@ def plot_components(axes: Axes, places: np.ndarray, followed: pd.DataFrame) -> N
     "Draw rows (n, 2): one outcome as its mean in hexagons, several classes as points."
     (x, y), name = places.T, followed.columns[0]
     if followed.shape[1] == 1:
-        size, extent = int(np.clip(len(x) ** 0.5 / 4, 8, 35)), np.quantile(places, [0.003, 0.997], axis=0).T.ravel().tolist()
-        image = axes.hexbin(x, y, C=followed[name].to_numpy(), gridsize=size, extent=extent, mincnt=1 + len(x) // 2500, linewidths=0.2)
+        size, extent = (
+            int(np.clip(len(x) ** 0.5 / 4, 8, 35)),
+            np.quantile(places, [0.003, 0.997], axis=0).T.ravel().tolist(),
+        )
+        image = axes.hexbin(
+            x,
+            y,
+            C=followed[name].to_numpy(),
+            gridsize=size,
+            extent=extent,
+            mincnt=1 + len(x) // 2500,
+            linewidths=0.2,
+        )
         axes.figure.colorbar(image, ax=axes, label=name)
         return
     for name in followed:
         here = followed[name].to_numpy() == 1
-        axes.scatter(x[here], y[here], s=np.clip(9000 / len(x), 6, 30), alpha=0.6, linewidths=0, label=name.removeprefix("share of "))
+        axes.scatter(
+            x[here],
+            y[here],
+            s=np.clip(9000 / len(x), 6, 30),
+            alpha=0.6,
+            linewidths=0,
+            label=name.removeprefix("share of "),
+        )
     axes.legend()

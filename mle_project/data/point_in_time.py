@@ -18,7 +18,10 @@ def _mask_future_sql(source: Mapping[str, Any], table: str, moment: str, hidden:
     changed = []
     for event in source["events"] if hidden else []:
         later = f"COALESCE(({event['available_at']}) > TIMESTAMP '{moment}', TRUE)"
-        changed += [f"CASE WHEN {later} THEN {value} ELSE {column} END AS {column}" for column, value in event["replaced_by"].items()]
+        changed += [
+            f"CASE WHEN {later} THEN {value} ELSE {column} END AS {column}"
+            for column, value in event["replaced_by"].items()
+        ]
     window = f"WHERE ({source['at']}) BETWEEN TIMESTAMP '{moment}' - INTERVAL '{source['days_before']} days' "
     window += f"AND TIMESTAMP '{moment}' + INTERVAL '{source['days_after']} days'"
     return f"SELECT * {'REPLACE (' + ', '.join(changed) + ') ' if changed else ''}FROM {table} AS source {window}"
@@ -26,30 +29,49 @@ def _mask_future_sql(source: Mapping[str, Any], table: str, moment: str, hidden:
 
 def _run_query(engine: Any, query: str, moment_sql: str) -> pd.DataFrame:
     "The query's rows with the moment that each was asked at."
-    return engine.con.sql(f"SELECT *, ({moment_sql}) AS asked_at FROM ({query.rstrip().rstrip(';')})").df()
+    return engine.con.sql(
+        f"SELECT *, ({moment_sql}) AS asked_at FROM ({query.rstrip().rstrip(';')})"
+    ).df()
 
 # %% ../../nbs/api/data/11_point_in_time.ipynb #54a8dec9
 def lookahead_violations(
     engine: Any,  # an Ibis connection to DuckDB with each source as the table NAME_all
     query: str,  # SQL; reads the sources by NAME
-    availability: Mapping[str, Any],  # prediction_time: when a row of the result is asked for; sources: NAME: at, days_before, days_after, events
+    availability: Mapping[
+        str, Any
+    ],  # prediction_time: when a row of the result is asked for; sources: NAME: at, days_before, days_after, events
     moments: Sequence[Any],  # when to draw the line
     key: Sequence[str],  # names a row of the result
     columns: Sequence[str],  # what is compared
-) -> tuple[pd.DataFrame, int]:  # moment, column, rows, example: one line for each column that changed; and how many rows were compared
+) -> tuple[
+    pd.DataFrame, int
+]:  # moment, column, rows, example: one line for each column that changed; and how many rows were compared
     "Where a query's rows depend on what became known after they were asked."
     lookaheads, compared = [], 0
     for moment in moments:
         results = []
         for hidden in (False, True):
             for name, source in availability["sources"].items():
-                engine.con.execute(f"CREATE OR REPLACE TABLE {name} AS {_mask_future_sql(source, f'{name}_all', str(moment), hidden)}")
-            results.append(_run_query(engine, query, availability["prediction_time"]).set_index(list(key)))
+                engine.con.execute(
+                    f"CREATE OR REPLACE TABLE {name} AS {_mask_future_sql(source, f'{name}_all', str(moment), hidden)}"
+                )
+            results.append(
+                _run_query(engine, query, availability["prediction_time"]).set_index(list(key))
+            )
         before = results[0][results[0]["asked_at"] <= pd.Timestamp(moment)]
         after = results[1].reindex(before.index)
         compared += len(before)
         for column in columns:
-            same = (before[column] == after[column]) | (before[column].isna() & after[column].isna())
+            same = (before[column] == after[column]) | (
+                before[column].isna() & after[column].isna()
+            )
             if not same.all():
-                lookaheads.append({"moment": str(moment), "column": column, "rows": int((~same).sum()), "example": str(same.index[~same][-1])})
+                lookaheads.append(
+                    {
+                        "moment": str(moment),
+                        "column": column,
+                        "rows": int((~same).sum()),
+                        "example": str(same.index[~same][-1]),
+                    }
+                )
     return pd.DataFrame(lookaheads, columns=["moment", "column", "rows", "example"]), compared

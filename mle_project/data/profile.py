@@ -19,9 +19,20 @@ def _describe(present: pd.Series, column: Column) -> dict[str, str]:
     "Lowest, median and highest of what has an order; the commonest values of the rest."
     if column.type in ("string", "boolean"):
         shares = present.value_counts(normalize=True).head(3)
-        return {"commonest": ", ".join(f"{tick_label(value, column)} {share:.0%}" for value, share in shares.items() if share >= 0.01)}
-    ends = (pd.to_datetime(present) if column.type == "timestamp" else present.astype("float64")).quantile([0, 0.5, 1])
-    return {name: tick_label(end, column) for name, end in zip(("lowest", "median", "highest"), ends, strict=True)}
+        return {
+            "commonest": ", ".join(
+                f"{tick_label(value, column)} {share:.0%}"
+                for value, share in shares.items()
+                if share >= 0.01
+            )
+        }
+    ends = (
+        pd.to_datetime(present) if column.type == "timestamp" else present.astype("float64")
+    ).quantile([0, 0.5, 1])
+    return {
+        name: tick_label(end, column)
+        for name, end in zip(("lowest", "median", "highest"), ends, strict=True)
+    }
 
 
 def _note(present: pd.Series, column: Column, rows: int) -> str:
@@ -30,7 +41,9 @@ def _note(present: pd.Series, column: Column, rows: int) -> str:
         "always missing": not len(present),
         "never varies": present.nunique() == 1,
         "mostly missing": len(present) < rows / 2,
-        "a name, not a property": column.type == "string" and column.role == "feature" and present.nunique() > rows / 2,
+        "a name, not a property": column.type == "string"
+        and column.role == "feature"
+        and present.nunique() > rows / 2,
     }
     return next((note for note, applies in tests.items() if applies), "")
 
@@ -43,10 +56,19 @@ def profile_columns(
     lines = []
     for name, column in contract.columns.items():
         present = frame[name].dropna()
-        line: dict[str, Any] = {"column": name, "role": column.role, "type": column.type, "unit": column.unit}
+        line: dict[str, Any] = {
+            "column": name,
+            "role": column.role,
+            "type": column.type,
+            "unit": column.unit,
+        }
         line |= {"missing": round(1 - len(present) / len(frame), 4), "distinct": present.nunique()}
-        line |= {"lowest": "", "median": "", "highest": "", "commonest": ""} | (_describe(present, column) if len(present) else {})
-        lines.append(line | {"note": _note(present, column, len(frame)), "description": column.description})
+        line |= {"lowest": "", "median": "", "highest": "", "commonest": ""} | (
+            _describe(present, column) if len(present) else {}
+        )
+        lines.append(
+            line | {"note": _note(present, column, len(frame)), "description": column.description}
+        )
     return pd.DataFrame(lines).set_index("column")
 
 # %% ../../nbs/api/data/08_profile.ipynb #5e906e7b

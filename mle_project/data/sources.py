@@ -38,7 +38,14 @@ from .encodings import duckdb_path
 from .encodings import ensure_utf8
 
 # %% ../../nbs/api/data/02_sources.ipynb #9e890043
-FORMATS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
 SQLITE = (".sqlite", ".sqlite3", ".db")
 OPTIONS = ("null_values", "all_text", "delimiter", "encoding", "format")
 SOURCE_KEYS = {
@@ -56,11 +63,19 @@ def _describe_expected(key: str, value: Any) -> str:
         return "" if isinstance(value, bool) else "true or false"
     if key == "null_values":
         words = value if isinstance(value, list) else [value]
-        return "" if all(isinstance(word, str) for word in words) else "a word or a list of words, each in quotes"
+        return (
+            ""
+            if all(isinstance(word, str) for word in words)
+            else "a word or a list of words, each in quotes"
+        )
     if not isinstance(value, str) or not value:
         return "a text that is not empty"
     if key == "delimiter":
-        return "" if len(value) == 1 and value not in '"\r\n' else 'one character in double quotes, such as ";" or "\\t"'
+        return (
+            ""
+            if len(value) == 1 and value not in '"\r\n'
+            else 'one character in double quotes, such as ";" or "\\t"'
+        )
     if key == "format":
         return "" if value in FORMATS.values() else "csv, parquet or jsonl"
     return ""
@@ -81,16 +96,28 @@ def _check_values(where: str, kind: str, source: Mapping[str, Any]) -> None:
             raise ProjectError(f"{where}.{key}: expected {expected}.")
     address = source.get("url", "") + source.get("postgresql", "")
     if PASSWORD.search(address) or PASSWORD.search(unquote(address)):
-        instead = "PGPASSWORD or ~/.pgpass" if kind == "postgresql" else "the environment (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
-        raise ProjectError(f"{where}.{kind} holds a password or token. Take it out (git keeps it for ever), change it, and use {instead}.")
+        instead = (
+            "PGPASSWORD or ~/.pgpass"
+            if kind == "postgresql"
+            else "the environment (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+        )
+        raise ProjectError(
+            f"{where}.{kind} holds a password or token. Take it out (git keeps it for ever), change it, and use {instead}."
+        )
     if kind == "postgresql" and not source[kind].startswith(("postgresql://", "postgres://")):
-        raise ProjectError(f"{where}.postgresql: expected an address such as postgresql://host:5432/database.")
+        raise ProjectError(
+            f"{where}.postgresql: expected an address such as postgresql://host:5432/database."
+        )
     if kind == "url" and "://" not in source[kind]:
-        raise ProjectError(f"{where}.url: expected an address such as s3://bucket/key; a local file is a `path`.")
+        raise ProjectError(
+            f"{where}.url: expected an address such as s3://bucket/key; a local file is a `path`."
+        )
     try:
         "".encode(source.get("encoding", "utf-8"))
     except LookupError:
-        raise ProjectError(f"{where}.encoding: Python knows no such encoding. Usual ones: utf-8, latin-1, cp1252, utf-16.") from None
+        raise ProjectError(
+            f"{where}.encoding: Python knows no such encoding. Usual ones: utf-8, latin-1, cp1252, utf-16."
+        ) from None
 
 # %% ../../nbs/api/data/02_sources.ipynb #d8cd0646
 def source_kind(
@@ -100,18 +127,32 @@ def source_kind(
     "The kind of a source whose keys and values are all in order."
     where = f"params.yaml: tables.sources.{name}"
     if not re.fullmatch(r"[A-Za-z_]\w*", str(name)):
-        raise ProjectError(f"{where}: a table's name is made of letters, digits and _, and begins with a letter.")
+        raise ProjectError(
+            f"{where}: a table's name is made of letters, digits and _, and begins with a letter."
+        )
     if not isinstance(source, Mapping):
-        raise ProjectError(f"{where}: expected keys such as {{path: FILE}}, got {type(source).__name__}.")
+        raise ProjectError(
+            f"{where}: expected keys such as {{path: FILE}}, got {type(source).__name__}."
+        )
     kinds = [kind for kind in ("package", "path", "url", "postgresql") if kind in source]
     if len(kinds) != 1:
-        raise ProjectError(f"{where}: expected exactly one of package, path, url, postgresql; it has the keys: {', '.join(map(str, source))}.")
-    kind = "sqlite" if kinds == ["path"] and str(source["path"]).lower().endswith(SQLITE) else kinds[0]
+        raise ProjectError(
+            f"{where}: expected exactly one of package, path, url, postgresql; it has the keys: {', '.join(map(str, source))}."
+        )
+    kind = (
+        "sqlite" if kinds == ["path"] and str(source["path"]).lower().endswith(SQLITE) else kinds[0]
+    )
     unknown = [str(key) for key in source if key not in SOURCE_KEYS[kind]]
     lacking = [key for key in SOURCE_KEYS[kind] if key not in OPTIONS and key not in source]
     if unknown or lacking:
-        fault = f"does not know the key {', '.join(unknown)}" if unknown else f"lacks the key {', '.join(lacking)}"
-        raise ProjectError(f"{where}: {fault}. A source of the kind {kind} has: {', '.join(SOURCE_KEYS[kind])}.")
+        fault = (
+            f"does not know the key {', '.join(unknown)}"
+            if unknown
+            else f"lacks the key {', '.join(lacking)}"
+        )
+        raise ProjectError(
+            f"{where}: {fault}. A source of the kind {kind} has: {', '.join(SOURCE_KEYS[kind])}."
+        )
     _check_values(where, kind, source)
     return kind
 
@@ -122,23 +163,37 @@ def _package_file(where: str, source: Mapping[str, Any]) -> Path:
     try:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
-        raise ProjectError(f"{where}: the package `{package}` is not installed. Add it to requirements/dev.in, then `make lock env`.") from None
+        raise ProjectError(
+            f"{where}: the package `{package}` is not installed. Add it to requirements/dev.in, then `make lock env`."
+        ) from None
     if version and distribution.version != version:
-        raise ProjectError(f"{where}: asks for {package} {version}, but {distribution.version} is installed. Make the two agree.")
+        raise ProjectError(
+            f"{where}: asks for {package} {version}, but {distribution.version} is installed. Make the two agree."
+        )
     path = Path(str(distribution.locate_file(source["file"])))
     if not path.is_file():
-        raise ProjectError(f"{where}: the package {package} holds no file {source['file']}. Correct the line.")
+        raise ProjectError(
+            f"{where}: the package {package} holds no file {source['file']}. Correct the line."
+        )
     return path
 
 
 def _glob_files(where: str, pattern: str) -> list[Path]:
     "The files of a path or glob, sorted."
     if (root() / pattern).is_dir():
-        raise ProjectError(f"{where}: {pattern} is a folder. Say which of its files: {pattern.rstrip('/')}/*.parquet, for example.")
-    names = [pattern] if (root() / pattern).is_file() else glob.glob(pattern, root_dir=root(), recursive=True)
+        raise ProjectError(
+            f"{where}: {pattern} is a folder. Say which of its files: {pattern.rstrip('/')}/*.parquet, for example."
+        )
+    names = (
+        [pattern]
+        if (root() / pattern).is_file()
+        else glob.glob(pattern, root_dir=root(), recursive=True)
+    )
     paths = [root() / name for name in sorted(names) if (root() / name).is_file()]
     if not paths:
-        raise ProjectError(f"{where}: no file {pattern} there. Correct the line, or put the file in place.")
+        raise ProjectError(
+            f"{where}: no file {pattern} there. Correct the line, or put the file in place."
+        )
     return paths
 
 # %% ../../nbs/api/data/02_sources.ipynb #0bf007b2
@@ -166,8 +221,14 @@ def _objects(where: str, url: str) -> tuple[Any, dict[str, Any]]:
     with wrap_errors(where, _store_remedy(url)):
         store, path = fsspec.core.url_to_fs(url, skip_instance_cache=True)
         store.invalidate_cache()
-        objects = store.glob(path, detail=True) if _is_glob(store, path, url) else {path: store.info(path)}
-        objects = {name: objects[name] for name in sorted(objects) if objects[name]["type"] == "file"}
+        objects = (
+            store.glob(path, detail=True)
+            if _is_glob(store, path, url)
+            else {path: store.info(path)}
+        )
+        objects = {
+            name: objects[name] for name in sorted(objects) if objects[name]["type"] == "file"
+        }
         if not objects:
             raise ProjectError(f"{where}: {url} matches no object. {_store_remedy(url)}")
         return store, objects
@@ -178,7 +239,10 @@ def _download(where: str, name: str, url: str, folder: Path) -> list[Path]:
     from fsspec.callbacks import TqdmCallback
 
     store, objects = _objects(where, url)
-    targets = [folder / f"{name}-{i}-{PurePosixPath(remote.split('?')[0]).name}" for i, remote in enumerate(objects)]
+    targets = [
+        folder / f"{name}-{i}-{PurePosixPath(remote.split('?')[0]).name}"
+        for i, remote in enumerate(objects)
+    ]
     with wrap_errors(where, _store_remedy(url)):
         for remote, target in zip(objects, targets, strict=True):
             progress_options = {"desc": target.name, "unit": "B", "unit_scale": True, "delay": 5}
@@ -192,7 +256,13 @@ def _header(path: Path, kind: str, delimiter: str | None) -> list[str]:
         return [f"{field.name} {field.type}" for field in pq.read_schema(path)]
     with duckdb.connect() as engine:
         table = engine.read_csv(
-            duckdb_path(path), header=True, all_varchar=True, delimiter=delimiter, comment="", skiprows=0, hive_partitioning=False
+            duckdb_path(path),
+            header=True,
+            all_varchar=True,
+            delimiter=delimiter,
+            comment="",
+            skiprows=0,
+            hive_partitioning=False,
         )
         return table.columns
 
@@ -205,7 +275,9 @@ def _check_columns(where: str, paths: Sequence[Path], kind: str, delimiter: str 
     for path, header in zip(paths, headers, strict=True):
         if header != headers[0]:
             differing = sorted({*header} ^ {*headers[0]}) or ["their order"]
-            raise ProjectError(f"{where}: {path.name} and {paths[0].name} differ in their columns: {', '.join(differing)}. Make them agree.")
+            raise ProjectError(
+                f"{where}: {path.name} and {paths[0].name} differ in their columns: {', '.join(differing)}. Make them agree."
+            )
 
 # %% ../../nbs/api/data/02_sources.ipynb #4ea9de74
 @dataclass(frozen=True)
@@ -224,24 +296,39 @@ def _format(where: str, name: str, source: Mapping[str, Any]) -> str:
     "The format of a file, by its name or as stated."
     path = PurePosixPath(name.lower())
     packed = path.suffix in (".gz", ".zip")
-    kind = source.get("format") or FORMATS.get(PurePosixPath(path.stem).suffix if packed else path.suffix)
+    kind = source.get("format") or FORMATS.get(
+        PurePosixPath(path.stem).suffix if packed else path.suffix
+    )
     if not kind or (packed and kind == "parquet"):
-        raise ProjectError(f"{where}: {name} is none of {', '.join(FORMATS)} (texts also as .gz or .zip). Say `format`: csv, parquet or jsonl.")
-    useless = [key for key in OPTIONS[: {"csv": 0, "jsonl": 3, "parquet": 4}[kind]] if key in source]
+        raise ProjectError(
+            f"{where}: {name} is none of {', '.join(FORMATS)} (texts also as .gz or .zip). Say `format`: csv, parquet or jsonl."
+        )
+    useless = [
+        key for key in OPTIONS[: {"csv": 0, "jsonl": 3, "parquet": 4}[kind]] if key in source
+    ]
     if useless:
-        raise ProjectError(f"{where}: {', '.join(useless)} means nothing for {name}, which is {kind}. Take it out.")
+        raise ProjectError(
+            f"{where}: {', '.join(useless)} means nothing for {name}, which is {kind}. Take it out."
+        )
     return kind
 
 # %% ../../nbs/api/data/02_sources.ipynb #fbe8c0ef
-def _as_files(where: str, name: str, source: Mapping[str, Any], paths: Sequence[Path], folder: Path) -> LocalFiles:
+def _as_files(
+    where: str, name: str, source: Mapping[str, Any], paths: Sequence[Path], folder: Path
+) -> LocalFiles:
     "Files as they were found, made readable and checked."
     kinds = {_format(where, path.name, source) for path in paths}
     if len(kinds) > 1:
-        raise ProjectError(f"{where}: the files are of several formats ({', '.join(sorted(kinds))}). Narrow the glob.")
+        raise ProjectError(
+            f"{where}: the files are of several formats ({', '.join(sorted(kinds))}). Narrow the glob."
+        )
     kind, nulls = kinds.pop(), source.get("null_values", [])
     tabs = kind == "csv" and all(".tsv" in path.name.lower() for path in paths)
     if kind != "parquet":
-        paths = [ensure_utf8(where, path, source.get("encoding"), folder / f"{name}-{i}.{kind}") for i, path in enumerate(paths)]
+        paths = [
+            ensure_utf8(where, path, source.get("encoding"), folder / f"{name}-{i}.{kind}")
+            for i, path in enumerate(paths)
+        ]
     delimiter = source.get("delimiter") or ("\t" if tabs else None)
     _check_columns(where, paths, kind, delimiter)
     nulls = nulls if isinstance(nulls, list) else [nulls]
@@ -250,11 +337,15 @@ def _as_files(where: str, name: str, source: Mapping[str, Any], paths: Sequence[
 # %% ../../nbs/api/data/02_sources.ipynb #0e6dc450
 def _paths(where: str, kind: str, source: Mapping[str, Any]) -> list[Path]:
     "The files of a source that are on this machine already."
-    paths = [_package_file(where, source)] if kind == "package" else _glob_files(where, source["path"])
+    paths = (
+        [_package_file(where, source)] if kind == "package" else _glob_files(where, source["path"])
+    )
     if kind == "sqlite" and len(paths) > 1:
         names = ", ".join(path.name for path in paths[:3])
         several = f"{source['path']} matches {len(paths)} SQLite files ({names}{', ...' if len(paths) > 3 else ''})"
-        raise ProjectError(f"{where}.path: {several}, and one can be read. Name one; give each file a source, and put them together in the query.")
+        raise ProjectError(
+            f"{where}.path: {several}, and one can be read. Name one; give each file a source, and put them together in the query."
+        )
     return paths
 
 
@@ -264,13 +355,23 @@ def local_files(
     folder: Path,  # where copies may be written; an existing folder, removed by the caller
 ) -> LocalFiles:  # files that exist and can be read
     "Make one source local; a `ProjectError` names its key when that cannot be."
-    where, kind, target = f"params.yaml: tables.sources.{name}", source_kind(name, source), folder / f"{name}.parquet"
+    where, kind, target = (
+        f"params.yaml: tables.sources.{name}",
+        source_kind(name, source),
+        folder / f"{name}.parquet",
+    )
     if kind == "postgresql":
-        return LocalFiles([postgresql_parquet(where, source, target)], "parquet", [], False, None, None)
+        return LocalFiles(
+            [postgresql_parquet(where, source, target)], "parquet", [], False, None, None
+        )
     if kind == "sqlite":
         path = sqlite_parquet(where, _paths(where, kind, source)[0], source["table"], target)
         return LocalFiles([path], "parquet", [], False, None, None)
-    paths = _download(where, name, source["url"], folder) if kind == "url" else _paths(where, kind, source)
+    paths = (
+        _download(where, name, source["url"], folder)
+        if kind == "url"
+        else _paths(where, kind, source)
+    )
     return _as_files(where, name, source, paths, folder)
 
 # %% ../../nbs/api/data/02_sources.ipynb #52443460
@@ -288,7 +389,11 @@ def untracked(
     sources: Mapping[str, Mapping[str, Any]],  # the tables, by name
 ) -> list[str]:  # names of those that DVC cannot watch
     "The sources for whose sake a stage has to say `always_changed: true`."
-    return [name for name, source in sources.items() if source_kind(name, source) and not is_tracked(source)]
+    return [
+        name
+        for name, source in sources.items()
+        if source_kind(name, source) and not is_tracked(source)
+    ]
 
 # %% ../../nbs/api/data/02_sources.ipynb #e9bff2b4
 def _bytes_fingerprint(streams: Iterable[Any]) -> dict[str, Any]:
@@ -298,7 +403,9 @@ def _bytes_fingerprint(streams: Iterable[Any]) -> dict[str, Any]:
         with stream as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
             size += file.tell()
-    return make_fingerprint(sorted(digests), f"the bytes of {pluralize(len(digests), 'file')}", size, "byte")
+    return make_fingerprint(
+        sorted(digests), f"the bytes of {pluralize(len(digests), 'file')}", size, "byte"
+    )
 
 # %% ../../nbs/api/data/02_sources.ipynb #1bd193d7
 def _url_fingerprint(where: str, url: str) -> dict[str, Any]:
@@ -306,9 +413,13 @@ def _url_fingerprint(where: str, url: str) -> dict[str, Any]:
         _, objects = _objects(where, url)
         tags = sorted(f"{facts['ETag']} {facts['size']}" for facts in objects.values())
         size = sum(facts["size"] for facts in objects.values())
-        return make_fingerprint(tags, f"the ETags of {pluralize(len(tags), 'object')} and their sizes", size, "byte")
+        return make_fingerprint(
+            tags, f"the ETags of {pluralize(len(tags), 'object')} and their sizes", size, "byte"
+        )
     with tempfile.TemporaryDirectory() as folder:
-        return _bytes_fingerprint(path.open("rb") for path in _download(where, "object", url, Path(folder)))
+        return _bytes_fingerprint(
+            path.open("rb") for path in _download(where, "object", url, Path(folder))
+        )
 
 # %% ../../nbs/api/data/02_sources.ipynb #5ca8313c
 def fingerprint(

@@ -39,22 +39,35 @@ SPLITS = ("train", "validation", "test")
 
 def _hash_uniform(values: pd.Series, seed: int) -> np.ndarray:
     "A number in [0, 1) for each value, the same for equal values, on every machine."
-    keys = {value: hashlib.sha256(f"{seed}/{value}".encode()).digest()[:8] for value in values.unique()}
+    keys = {
+        value: hashlib.sha256(f"{seed}/{value}".encode()).digest()[:8] for value in values.unique()
+    }
     return np.array([int.from_bytes(keys[value], "big") / 2**64 for value in values])
 
 
 def _by_time(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any]) -> pd.Series:
     if not contract.time:
-        raise ProjectError(f"params.yaml: tables.split: kind is time, and {contract.path} has no column with the role time.")
+        raise ProjectError(
+            f"params.yaml: tables.split: kind is time, and {contract.path} has no column with the role time."
+        )
     times = frame[contract.time]
     kind = "timestamp" if contract.columns[contract.time].type == "timestamp" else "number"
     try:
-        validation, test = map(pd.Timestamp if kind == "timestamp" else float, (split["validation"], split["test"]))
+        validation, test = map(
+            pd.Timestamp if kind == "timestamp" else float, (split["validation"], split["test"])
+        )
     except (TypeError, ValueError) as error:
-        raise ProjectError(f"params.yaml: tables.split: validation and test are each a {kind}, as `{contract.time}` is: {error}.") from None
+        raise ProjectError(
+            f"params.yaml: tables.split: validation and test are each a {kind}, as `{contract.time}` is: {error}."
+        ) from None
     if not validation < test:
-        raise ProjectError(f"params.yaml: tables.split: validation ({validation}) must begin before test ({test}).")
-    return pd.Series(np.where(times < validation, "train", np.where(times < test, "validation", "test")), index=frame.index)
+        raise ProjectError(
+            f"params.yaml: tables.split: validation ({validation}) must begin before test ({test})."
+        )
+    return pd.Series(
+        np.where(times < validation, "train", np.where(times < test, "validation", "test")),
+        index=frame.index,
+    )
 
 # %% ../../nbs/api/data/07_splits.ipynb #955e347e
 def _by_share(draw: np.ndarray, split: Mapping[str, Any]) -> np.ndarray:
@@ -64,14 +77,21 @@ def _by_share(draw: np.ndarray, split: Mapping[str, Any]) -> np.ndarray:
     except (TypeError, ValueError):
         test = validation = 0.0
     if not (test > 0 and validation > 0 and test + validation < 1):
-        raise ProjectError("params.yaml: tables.split: validation and test are shares above 0 that leave something for training.")
+        raise ProjectError(
+            "params.yaml: tables.split: validation and test are shares above 0 that leave something for training."
+        )
     return np.where(draw < test, "test", np.where(draw < test + validation, "validation", "train"))
 
 # %% ../../nbs/api/data/07_splits.ipynb #f3c1752f
 def _by_group(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any]) -> pd.Series:
     if not contract.group:
-        raise ProjectError(f"params.yaml: tables.split: kind is group, and {contract.path} has no column with the role group.")
-    return pd.Series(_by_share(_hash_uniform(frame[contract.group], split.get("seed", 0)), split), index=frame.index)
+        raise ProjectError(
+            f"params.yaml: tables.split: kind is group, and {contract.path} has no column with the role group."
+        )
+    return pd.Series(
+        _by_share(_hash_uniform(frame[contract.group], split.get("seed", 0)), split),
+        index=frame.index,
+    )
 
 
 def _random_split(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any]) -> pd.Series:
@@ -82,7 +102,11 @@ def _random_split(frame: pd.DataFrame, contract: Contract, split: Mapping[str, A
         )
     generator = np.random.default_rng(split.get("seed", 0))
     target = encode_target(frame, contract)
-    strata = target if contract.task != "regression" else np.argsort(np.argsort(target)) * 10 // max(1, len(target))
+    strata = (
+        target
+        if contract.task != "regression"
+        else np.argsort(np.argsort(target)) * 10 // max(1, len(target))
+    )
     draw = np.empty(len(frame))
     for value in np.unique(strata):
         here = np.flatnonzero(strata == value)
@@ -93,31 +117,49 @@ def _random_split(frame: pd.DataFrame, contract: Contract, split: Mapping[str, A
 def split_names(
     frame: pd.DataFrame,  # all raw records; of some, only for the kinds time and group
     contract: Contract,
-    split: Mapping[str, Any],  # kind (time, group or random), validation, test and what else the kind needs
+    split: Mapping[
+        str, Any
+    ],  # kind (time, group or random), validation, test and what else the kind needs
 ) -> pd.Series:  # train, validation or test for each row
     "Which split each row belongs to."
     kinds = {"time": _by_time, "group": _by_group, "random": _random_split}
     if split.get("kind") not in kinds:
-        raise ProjectError(f"params.yaml: tables.split: kind {split.get('kind')!r} is not one of: {', '.join(kinds)}.")
+        raise ProjectError(
+            f"params.yaml: tables.split: kind {split.get('kind')!r} is not one of: {', '.join(kinds)}."
+        )
     for key in ("validation", "test"):
         if key not in split:
-            raise ProjectError(f"params.yaml: tables.split has no `{key}`: the first moment of that split, or its share of the rows.")
+            raise ProjectError(
+                f"params.yaml: tables.split has no `{key}`: the first moment of that split, or its share of the rows."
+            )
     return kinds[split["kind"]](frame, contract, split)
 
 # %% ../../nbs/api/data/07_splits.ipynb #2b135fdb
 def _with_splits(
-    paths: Sequence[Path], contract: Contract, schema: pa.Schema, split: Mapping[str, Any], rows: int | None
+    paths: Sequence[Path],
+    contract: Contract,
+    schema: pa.Schema,
+    split: Mapping[str, Any],
+    rows: int | None,
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
     "Batches as they are stored, each with the split of each of its rows."
     names, offset = None, 0
     if split.get("kind") == "random":
         target = contract.target.name
-        frame = pa.concat_tables(batches(paths, [target], rows)).cast(pa.schema([schema.field(target)])).to_pandas()
+        frame = (
+            pa.concat_tables(batches(paths, [target], rows))
+            .cast(pa.schema([schema.field(target)]))
+            .to_pandas()
+        )
         names = split_names(frame, contract, split).to_numpy()
     needed = [name for name in (contract.time, contract.group) if name]
     for part in batches(paths, schema.names, rows):
         part = part.cast(schema)
-        here = split_names(part.select(needed).to_pandas(), contract, split) if names is None else names[offset : offset + len(part)]
+        here = (
+            split_names(part.select(needed).to_pandas(), contract, split)
+            if names is None
+            else names[offset : offset + len(part)]
+        )
         offset += len(part)
         yield part, np.asarray(here)
 
@@ -125,7 +167,9 @@ def _with_splits(
 def _check_target(engine: Any, name: str, contract: Contract) -> None:
     "Raise when a split is empty, or when its target cannot be learnt or judged."
     target = f'"{contract.target.name}"'
-    count, least, greatest = engine.sql(f"SELECT count(*), min({target}), max({target}) FROM {name}").fetchone()
+    count, least, greatest = engine.sql(
+        f"SELECT count(*), min({target}), max({target}) FROM {name}"
+    ).fetchone()
     if not count:
         raise ProjectError(f"the {name} split has no rows. Change tables.split in params.yaml.")
     if least == greatest:
@@ -133,7 +177,11 @@ def _check_target(engine: Any, name: str, contract: Contract) -> None:
             f"the {name} split has one {'value' if contract.task == 'regression' else 'class'} only: every `{contract.target.name}` is {least}. "
             "Change tables.split in params.yaml, or the target in the query."
         )
-    there = engine.sql(f"SELECT DISTINCT {target} FROM {name}").fetchall() if contract.classes and name == "train" else []
+    there = (
+        engine.sql(f"SELECT DISTINCT {target} FROM {name}").fetchall()
+        if contract.classes and name == "train"
+        else []
+    )
     lacking = [str(value) for value in contract.classes if there and (value,) not in there]
     if lacking:
         raise ProjectError(
@@ -148,10 +196,20 @@ def check_splits(
 ) -> None:
     "Raise when a split is empty, has one class, lacks a class to learn, or when a key occurs twice."
     keys = contract.role("id")
-    with tempfile.TemporaryDirectory() as folder, duckdb.connect(config={"memory_limit": engine_memory(), "temp_directory": folder}) as engine:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        duckdb.connect(
+            config={"memory_limit": engine_memory(), "temp_directory": folder}
+        ) as engine,
+    ):
         for name, table in splits.items():
             if isinstance(table, pd.DataFrame):
-                engine.register(name, pa.Table.from_pandas(table[[*keys, contract.target.name]], preserve_index=False))
+                engine.register(
+                    name,
+                    pa.Table.from_pandas(
+                        table[[*keys, contract.target.name]], preserve_index=False
+                    ),
+                )
             else:
                 engine.read_parquet(duckdb_path(table), hive_partitioning=False).create_view(name)
             _check_target(engine, name, contract)
@@ -160,15 +218,25 @@ def check_splits(
         shared = f"SELECT {columns}, count(*) AS n FROM ({everything}) GROUP BY ALL HAVING n > 1"
         count = engine.sql(f"SELECT sum(n) FROM ({shared})").fetchall()[0][0] if keys else 0
         if count:
-            first = "; ".join(str(row) for row in engine.sql(f"SELECT {columns} FROM ({shared}) ORDER BY ALL LIMIT 3").fetchall())
-            raise ProjectError(f"the key ({', '.join(keys)}) is not unique: {count:,} rows share one. First: {first}. Mend the query.")
+            first = "; ".join(
+                str(row)
+                for row in engine.sql(
+                    f"SELECT {columns} FROM ({shared}) ORDER BY ALL LIMIT 3"
+                ).fetchall()
+            )
+            raise ProjectError(
+                f"the key ({', '.join(keys)}) is not unique: {count:,} rows share one. First: {first}. Mend the query."
+            )
 
 # %% ../../nbs/api/data/07_splits.ipynb #bc639e6f
 class _ParquetWriter:
     "A Parquet file that grows."
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.waiting, self.file = schema.empty_table(), pq.ParquetWriter(path, schema, compression="zstd")
+        self.waiting, self.file = (
+            schema.empty_table(),
+            pq.ParquetWriter(path, schema, compression="zstd"),
+        )
 
     def add(self, part: pa.Table) -> None:
         "Add rows; what does not fill a row group waits."
@@ -187,7 +255,9 @@ class _ParquetWriter:
 
 # %% ../../nbs/api/data/07_splits.ipynb #48d579fb
 def write_splits(
-    paths: Sequence[Path],  # checked raw records in canonical order: Parquet files that continue each other
+    paths: Sequence[
+        Path
+    ],  # checked raw records in canonical order: Parquet files that continue each other
     contract: Contract,
     schema: pa.Schema,  # how the columns are stored
     split: Mapping[str, Any],
@@ -198,7 +268,9 @@ def write_splits(
     targets = {name: folder / f"{name}.parquet" for name in SPLITS}
     try:
         with contextlib.ExitStack() as places:
-            parts = {name: places.enter_context(atomic_path(target)) for name, target in targets.items()}
+            parts = {
+                name: places.enter_context(atomic_path(target)) for name, target in targets.items()
+            }
             with contextlib.ExitStack() as stack:
                 tables = {
                     name: stack.enter_context(contextlib.closing(_ParquetWriter(part, schema)))
@@ -224,7 +296,13 @@ def _time_folds(times: pd.Series, count: int) -> Folds:
     edges = [moments[len(moments) * k // (count + 1)] for k in range(1, count + 1)] + [None]
     values = times.to_numpy()
     pairs = zip(edges, edges[1:], strict=False)
-    return [(np.flatnonzero(values < a), np.flatnonzero((values >= a) & ((values < b) if b is not None else True))) for a, b in pairs]
+    return [
+        (
+            np.flatnonzero(values < a),
+            np.flatnonzero((values >= a) & ((values < b) if b is not None else True)),
+        )
+        for a, b in pairs
+    ]
 
 
 def cv_splits(
@@ -232,21 +310,30 @@ def cv_splits(
     contract: Contract,
     count: int,
     seed: int = 0,
-    kind: str | None = None,  # time, group or random, as the rows were split; None takes what the contract has
+    kind: str
+    | None = None,  # time, group or random, as the rows were split; None takes what the contract has
 ) -> Folds:
     "Folds of the kind that the rows were split by."
     kind = kind or ("time" if contract.time else "group" if contract.group else "random")
     if count < 2 or len(frame) < 2 * count:
-        raise ProjectError(f"params.yaml: model_selection.folds is {count}: at least 2, and at most half of the {len(frame):,} training rows.")
+        raise ProjectError(
+            f"params.yaml: model_selection.folds is {count}: at least 2, and at most half of the {len(frame):,} training rows."
+        )
     if kind == "time":
         return _time_folds(frame[contract.time], count)
     if kind == "group":
         if frame[contract.group].nunique() < count:
-            raise ProjectError(f"params.yaml: model_selection.folds is {count}, and `{contract.group}` has fewer values in the training rows.")
+            raise ProjectError(
+                f"params.yaml: model_selection.folds is {count}, and `{contract.group}` has fewer values in the training rows."
+            )
         return list(GroupKFold(count).split(frame, groups=frame[contract.group]))
     if contract.task == "regression":
         return list(KFold(count, shuffle=True, random_state=seed).split(frame))
-    return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(frame, encode_target(frame, contract)))
+    return list(
+        StratifiedKFold(count, shuffle=True, random_state=seed).split(
+            frame, encode_target(frame, contract)
+        )
+    )
 
 # %% ../../nbs/api/data/07_splits.ipynb #e403c101
 Splits = Mapping[str, pd.DataFrame]  # train, validation and test

@@ -19,9 +19,17 @@ from ..core.project import ProjectError
 # %% ../../nbs/api/data/03_sql.ipynb #9f9404a4
 WEEKDAY = "MOD(DATE_DIFF('day', TIMESTAMP '1601-01-01 00:00:00', x), 7) + 1, which is 1 on Monday"
 PART = f"SECOND(x); DATE_DIFF('second', TIMESTAMP '1970-01-01 00:00:00', x) for epoch; for a weekday {WEEKDAY}"
-DATE_PARTS, LONG_DATE_PARTS = "dow|dayofweek|weekday|isodow|epoch|s|secs?|seconds?", "dec|decs|decades?|c|cents?|century|centuries|mils?|millenn?ia|millennium"
+DATE_PARTS, LONG_DATE_PARTS = (
+    "dow|dayofweek|weekday|isodow|epoch|s|secs?|seconds?",
+    "dec|decs|decades?|c|cents?|century|centuries|mils?|millenn?ia|millennium",
+)
 DATE_UNITS = f"y|yrs?|years?|mons?|months?|quarters?|w|weeks?|{LONG_DATE_PARTS}"
-INCOMPATIBLE_FUNCTIONS = {"date_part": PART, "datepart": PART, "weekday": WEEKDAY, "printf": "CAST(x AS VARCHAR) and ||"}
+INCOMPATIBLE_FUNCTIONS = {
+    "date_part": PART,
+    "datepart": PART,
+    "weekday": WEEKDAY,
+    "printf": "CAST(x AS VARCHAR) and ||",
+}
 
 
 def _one_of(word: str, words: str) -> bool:
@@ -31,7 +39,9 @@ def _one_of(word: str, words: str) -> bool:
 def _is_date(node: exp.Expression) -> bool:
     "Whether an expression is evidently a date."
     bare: Any = node.unnest()
-    return isinstance(bare, (exp.LastDay, exp.CurrentDate, exp.DateFromParts)) or (isinstance(bare, exp.Cast) and bare.to.is_type("date"))
+    return isinstance(bare, (exp.LastDay, exp.CurrentDate, exp.DateFromParts)) or (
+        isinstance(bare, exp.Cast) and bare.to.is_type("date")
+    )
 
 
 def _is_odd_call(node: exp.Expression) -> bool:
@@ -45,13 +55,23 @@ INCOMPATIBLE_SQL: tuple[tuple[type | tuple[type, ...], Callable[[Any], bool] | N
     (exp.Extract, lambda node: _one_of(node.name, DATE_PARTS), PART),
     ((exp.DayOfWeek, exp.DayOfWeekIso), None, WEEKDAY),
     (exp.TimeToUnix, None, PART),
-    (exp.DateDiff, lambda node: _one_of(node.text("unit"), DATE_UNITS), "12 * (YEAR(b) - YEAR(a)) + MONTH(b) - MONTH(a), or the days between two dates"),
-    ((exp.TimestampTrunc, exp.DateTrunc), lambda node: _one_of(node.text("unit"), LONG_DATE_PARTS), "10 * FLOOR(YEAR(x) / 10.0)"),
+    (
+        exp.DateDiff,
+        lambda node: _one_of(node.text("unit"), DATE_UNITS),
+        "12 * (YEAR(b) - YEAR(a)) + MONTH(b) - MONTH(a), or the days between two dates",
+    ),
+    (
+        (exp.TimestampTrunc, exp.DateTrunc),
+        lambda node: _one_of(node.text("unit"), LONG_DATE_PARTS),
+        "10 * FLOOR(YEAR(x) / 10.0)",
+    ),
     (exp.Sub, lambda node: _is_date(node.left) and _is_date(node.right), "DATE_DIFF('day', b, a)"),
     (exp.Log, lambda node: not node.args.get("expression"), "LN(x) or LOG10(x)"),
     (
         exp.RegexpReplace,
-        lambda node: node.text("modifiers") != "g" or bool(re.search(r"[\\$]", node.text("replacement"))),
+        lambda node: (
+            node.text("modifiers") != "g" or bool(re.search(r"[\\$]", node.text("replacement")))
+        ),
         "the option 'g' alone, and neither \\ nor $ in the replacement",
     ),
     (
@@ -64,10 +84,26 @@ INCOMPATIBLE_SQL: tuple[tuple[type | tuple[type, ...], Callable[[Any], bool] | N
     (exp.Dayname, None, "STRFTIME(x, '%A')"),
     (exp.TimeToStr, lambda node: "%j" in node.sql("duckdb"), "EXTRACT(doy FROM x)"),
     (exp.Substring, lambda node: node.text("start") == "0", "1 for the first letter"),
-    ((exp.Left, exp.Right), lambda node: isinstance(node.expression, exp.Neg), "SUBSTRING and LENGTH"),
-    ((exp.PercentileCont, exp.PercentileDisc, exp.Quantile, exp.ApproxQuantile), None, "MEDIAN(x), or the row at that place by ROW_NUMBER()"),
-    (exp.Mode, None, "a COUNT for each value, and the first of them by ROW_NUMBER() in an order without ties"),
-    (exp.TryCast, lambda node: node.to.this in exp.DataType.INTEGER_TYPES, "FLOOR(TRY_CAST(x AS DOUBLE))"),
+    (
+        (exp.Left, exp.Right),
+        lambda node: isinstance(node.expression, exp.Neg),
+        "SUBSTRING and LENGTH",
+    ),
+    (
+        (exp.PercentileCont, exp.PercentileDisc, exp.Quantile, exp.ApproxQuantile),
+        None,
+        "MEDIAN(x), or the row at that place by ROW_NUMBER()",
+    ),
+    (
+        exp.Mode,
+        None,
+        "a COUNT for each value, and the first of them by ROW_NUMBER() in an order without ties",
+    ),
+    (
+        exp.TryCast,
+        lambda node: node.to.this in exp.DataType.INTEGER_TYPES,
+        "FLOOR(TRY_CAST(x AS DOUBLE))",
+    ),
     (exp.Anonymous, _is_odd_call, ""),
 )
 
@@ -80,10 +116,21 @@ def reject_incompatible_sql(
     for node in parse_one(text, read="duckdb").walk():
         for kind, differs, instead in INCOMPATIBLE_SQL:
             if isinstance(node, kind) and (differs is None or differs(node)):
-                replacements.setdefault(instead or INCOMPATIBLE_FUNCTIONS[node.name.lower()], node.sql("duckdb"))
+                replacements.setdefault(
+                    instead or INCOMPATIBLE_FUNCTIONS[node.name.lower()], node.sql("duckdb")
+                )
     if replacements:
-        lines = [f"  {expression[:80]}: write {instead}." for instead, expression in replacements.items()]
-        raise ProjectError("\n".join(["params.yaml: tables.engine is pyspark, and DuckDB and Spark answer this differently.", *lines]))
+        lines = [
+            f"  {expression[:80]}: write {instead}." for instead, expression in replacements.items()
+        ]
+        raise ProjectError(
+            "\n".join(
+                [
+                    "params.yaml: tables.engine is pyspark, and DuckDB and Spark answer this differently.",
+                    *lines,
+                ]
+            )
+        )
 
 # %% ../../nbs/api/data/03_sql.ipynb #4563a21e
 def quote_identifier(name: str) -> str:

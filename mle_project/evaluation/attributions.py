@@ -30,11 +30,16 @@ def attributions(
     record: Mapping[str, Any],  # one raw record that keeps the contract
 ) -> list[dict[str, Any]]:  # field, value, typical, effect; the strongest first
     "What each value of a record did to its answer, against the typical value in its place."
-    typical = {name: predictor.baselines[name]["typical"] for name in predictor.contract.role("feature")}
+    typical = {
+        name: predictor.baselines[name]["typical"] for name in predictor.contract.role("feature")
+    }
     variants = [record, *({**record, name: value} for name, value in typical.items())]
     moved = explained_output(predictor, predictor.predict_records(variants))
     effects = zip(typical.items(), (moved[0] - moved[1:]).tolist(), strict=True)
-    contributions = [{"field": name, "value": record[name], "typical": value, "effect": effect} for (name, value), effect in effects]
+    contributions = [
+        {"field": name, "value": record[name], "typical": value, "effect": effect}
+        for (name, value), effect in effects
+    ]
     return sorted(contributions, key=lambda reason: -abs(reason["effect"]))
 
 # %% ../../nbs/api/evaluation/03_attributions.ipynb #c2753cdc
@@ -55,6 +60,11 @@ def sensitivity(
     names = predictor.contract.role("feature")
     ordinary = {name: predictor.baselines[name]["typical"] for name in names}
     tried = {name: candidate_values(predictor, name) for name in names}
-    predictions = predictor.predict_records([ordinary | {name: value} for name in names for value in tried[name]])
+    predictions = predictor.predict_records(
+        [ordinary | {name: value} for name in names for value in tried[name]]
+    )
     ends = np.cumsum([len(values) for values in tried.values()])[:-1]
-    return {name: float(np.ptp(part, axis=0).max()) for name, part in zip(names, np.split(predictions, ends), strict=True)}
+    return {
+        name: float(np.ptp(part, axis=0).max())
+        for name, part in zip(names, np.split(predictions, ends), strict=True)
+    }

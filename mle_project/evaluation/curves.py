@@ -29,8 +29,14 @@ def _class_curves(y: np.ndarray, p: np.ndarray) -> dict[str, pd.DataFrame]:
     recall, precision = np.append(recall[:-1], 0.0), np.append(precision[:-1], precision[-2])
     observed, predicted = calibration_curve(y, p, n_bins=12, strategy="quantile")
     return {
-        "roc": _downsample(pd.DataFrame({"false_positive_rate": false_positive, "true_positive_rate": true_positive})),
-        "precision_recall": _downsample(pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]})),
+        "roc": _downsample(
+            pd.DataFrame(
+                {"false_positive_rate": false_positive, "true_positive_rate": true_positive}
+            )
+        ),
+        "precision_recall": _downsample(
+            pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]})
+        ),
         "calibration": _downsample(pd.DataFrame({"predicted": predicted, "observed": observed})),
     }
 
@@ -45,20 +51,43 @@ def curves(
     if task == "regression":
         tenth = pd.qcut(pd.Series(p).rank(method="first"), min(10, len(p)), labels=False)
         means = pd.DataFrame({"predicted": p, "observed": y}).groupby(tenth.to_numpy()).mean()
-        errors = pd.DataFrame({"share_of_rows": np.arange(1, len(y) + 1) / len(y), "absolute_error": np.sort(np.abs(y - p))})
+        errors = pd.DataFrame(
+            {
+                "share_of_rows": np.arange(1, len(y) + 1) / len(y),
+                "absolute_error": np.sort(np.abs(y - p)),
+            }
+        )
         return {"errors": _downsample(errors), "calibration": _downsample(means)}
     if task == "binary":
         return _class_curves(y, p[:, 1])
     counts = np.bincount(y, minlength=len(labels))
     drawn = [i for i in sorted(np.argsort(-counts, kind="stable")[:10]) if 0 < counts[i] < len(y)]
-    each = [{k: v.assign(label=labels[i]) for k, v in _class_curves((y == i).astype(int), p[:, i]).items()} for i in drawn]
+    each = [
+        {
+            k: v.assign(label=labels[i])
+            for k, v in _class_curves((y == i).astype(int), p[:, i]).items()
+        }
+        for i in drawn
+    ]
     return {name: pd.concat([one[name] for one in each], ignore_index=True) for name in each[0]}
 
 # %% ../../nbs/api/evaluation/00_curves.ipynb #2b2f2f91
 CURVE_LABELS = {
-    "roc": ("ROC: positives found against false alarms", "share of negatives called positive", "share of positives found"),
-    "precision_recall": ("Precision against recall", "recall: share of positives found", "precision: share of alarms that are right"),
-    "errors": ("Errors: how far off, for which share of the rows", "share of rows, best first", "absolute error"),
+    "roc": (
+        "ROC: positives found against false alarms",
+        "share of negatives called positive",
+        "share of positives found",
+    ),
+    "precision_recall": (
+        "Precision against recall",
+        "recall: share of positives found",
+        "precision: share of alarms that are right",
+    ),
+    "errors": (
+        "Errors: how far off, for which share of the rows",
+        "share of rows, best first",
+        "absolute error",
+    ),
     "calibration": ("Calibration: what was said against what came", "mean answer", "observed mean"),
 }
 
@@ -73,10 +102,23 @@ def plot_curve(
     for model, curve in curves_by_model.items():
         x, y, *classes = curve.columns
         for label, part in curve.groupby("label") if classes else [("", curve)]:
-            axes.plot(part[x], part[y], marker="o" if name == "calibration" else None, label=f"{model} {label}".strip(), linewidth=1.5)
+            axes.plot(
+                part[x],
+                part[y],
+                marker="o" if name == "calibration" else None,
+                label=f"{model} {label}".strip(),
+                linewidth=1.5,
+            )
     if name in ("roc", "calibration"):
         low, high = axes.get_xlim()
-        axes.plot([low, high], [low, high], color="grey", linewidth=0.8, linestyle="--", label="chance" if name == "roc" else "perfect")
+        axes.plot(
+            [low, high],
+            [low, high],
+            color="grey",
+            linewidth=0.8,
+            linestyle="--",
+            label="chance" if name == "roc" else "perfect",
+        )
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.legend(fontsize=8)
 
@@ -86,7 +128,11 @@ def reliability_curve(
     p: np.ndarray,  # (n, classes) answers
 ) -> pd.DataFrame:  # predicted, observed: the means of each group
     "What was said against what came."
-    truth, probabilities = (y, p[:, 1]) if p.shape[1] == 2 else ((y[:, None] == np.arange(p.shape[1])).ravel(), p.ravel())
+    truth, probabilities = (
+        (y, p[:, 1])
+        if p.shape[1] == 2
+        else ((y[:, None] == np.arange(p.shape[1])).ravel(), p.ravel())
+    )
     observed, predicted = calibration_curve(truth, probabilities, n_bins=12, strategy="quantile")
     return pd.DataFrame({"predicted": predicted, "observed": observed})
 
@@ -97,4 +143,11 @@ def plot_reliability(
     probabilities: Mapping[str, np.ndarray],  # answers, by what they are
 ) -> None:
     "Draw the reliability of some answers to the same rows."
-    plot_curve(axes, "calibration", {f"{name}, log loss {sample_log_loss(y, p).mean():.4f}": reliability_curve(y, p) for name, p in probabilities.items()})
+    plot_curve(
+        axes,
+        "calibration",
+        {
+            f"{name}, log loss {sample_log_loss(y, p).mean():.4f}": reliability_curve(y, p)
+            for name, p in probabilities.items()
+        },
+    )

@@ -39,17 +39,24 @@ def permutation_importance(
     name: str,  # a metric of the task
     repeats: int = 5,
     seed: int = 0,
-) -> pd.DataFrame:  # index: features, the most important first; importance and its spread over the repeats
+) -> (
+    pd.DataFrame
+):  # index: features, the most important first; importance and its spread over the repeats
     "How much of its quality the model loses when one feature is shuffled."
     whole, results = score(task, name, y, answer(x)), {}
     orders = [np.random.default_rng([seed, k]).permutation(len(x)) for k in range(repeats)]
     for column in x.columns:
-        lost = [whole - score(task, name, y, answer(x.assign(**{column: x[column].to_numpy()[order]}))) for order in orders]
+        lost = [
+            whole - score(task, name, y, answer(x.assign(**{column: x[column].to_numpy()[order]})))
+            for order in orders
+        ]
         results[column] = {"importance": float(np.mean(lost)), "spread": float(np.std(lost))}
     return pd.DataFrame(results).T.sort_values("importance", ascending=False, kind="stable")
 
 # %% ../../nbs/api/evaluation/02_importance.ipynb #1dd47dc6
-FitFn = Callable[[pd.DataFrame, np.ndarray, Contract, int], Any]  # rows, target, contract, seed -> a fitted model
+FitFn = Callable[
+    [pd.DataFrame, np.ndarray, Contract, int], Any
+]  # rows, target, contract, seed -> a fitted model
 
 
 def drop_columns(contract: Contract, names: Sequence[str]) -> Contract:
@@ -57,17 +64,38 @@ def drop_columns(contract: Contract, names: Sequence[str]) -> Contract:
     return contract.with_columns({n: c for n, c in contract.columns.items() if n not in names})
 
 
-def _score_and_draws(fit: FitFn, train: Any, check: Any, contract: Contract, dropped: Sequence[str], name: str, draws: Any, seed: int) -> tuple[float, pd.Series]:
+def _score_and_draws(
+    fit: FitFn,
+    train: Any,
+    check: Any,
+    contract: Contract,
+    dropped: Sequence[str],
+    name: str,
+    draws: Any,
+    seed: int,
+) -> tuple[float, pd.Series]:
     "The score of a model without some features, and its score on each draw."
     (x, y), (x_check, y_check), left = train, check, drop_columns(contract, dropped)
     model = fit(x[left.features], y, left, seed)
-    measure = weighted_metrics(contract.task, y_check, predict(model, x_check[left.features], contract.task, len(contract.classes)))
+    measure = weighted_metrics(
+        contract.task,
+        y_check,
+        predict(model, x_check[left.features], contract.task, len(contract.classes)),
+    )
     sign = METRICS[contract.task][name][1]
-    return sign * measure(np.ones(len(y_check)))[name], sign * bootstrap_metrics(measure, *draws)[name]
+    return sign * measure(np.ones(len(y_check)))[name], sign * bootstrap_metrics(measure, *draws)[
+        name
+    ]
 
 # %% ../../nbs/api/evaluation/02_importance.ipynb #0bf0e0af
 def _verdict(loss: float, error: float) -> str:
-    return "earns its place" if loss > 2 * error else "does harm" if loss < -2 * error else "no difference seen"
+    return (
+        "earns its place"
+        if loss > 2 * error
+        else "does harm"
+        if loss < -2 * error
+        else "no difference seen"
+    )
 
 
 def ablation(
@@ -79,9 +107,13 @@ def ablation(
     name: str,  # a metric of the task
     draws: int = 200,
     seeds: int = 4,
-) -> tuple[pd.DataFrame, dict[str, float]]:  # index: features, the greatest loss first; score of the whole and the spread of its seeds
+) -> tuple[
+    pd.DataFrame, dict[str, float]
+]:  # index: features, the greatest loss first; score of the whole and the spread of its seeds
     "What is lost when the model is fitted without a feature; at the end, without all those of which nothing was seen."
-    score = lambda dropped, seed=0: _score_and_draws(fit, train, check, contract, dropped, name, (blocks, draws), seed)  # noqa: E731
+    score = lambda dropped, seed=0: _score_and_draws(
+        fit, train, check, contract, dropped, name, (blocks, draws), seed
+    )  # noqa: E731
     whole = [score((), seed) for seed in range(seeds)]
     scores, together = [one[0] for one in whole], np.mean([one[1] for one in whole], axis=0)
     base, noise = float(np.mean(scores)), float(np.std(scores, ddof=1))
@@ -91,8 +123,14 @@ def ablation(
         error = float(np.hypot((together - drawn).std(), noise))
         return {"loss": base - result, "error": error, "verdict": _verdict(base - result, error)}
 
-    table = pd.DataFrame({one: row([one]) for one in contract.features if len(contract.features) > 1}).T
-    table = table.sort_values("loss", ascending=False, kind="stable") if len(table) else pd.DataFrame(columns=["loss", "error", "verdict"])
+    table = pd.DataFrame(
+        {one: row([one]) for one in contract.features if len(contract.features) > 1}
+    ).T
+    table = (
+        table.sort_values("loss", ascending=False, kind="stable")
+        if len(table)
+        else pd.DataFrame(columns=["loss", "error", "verdict"])
+    )
     unclear = table.index[table["verdict"] != "earns its place"].tolist()
     if 1 < len(unclear) < len(contract.features):
         table.loc[f"these {len(unclear)} together"] = row(unclear)
@@ -104,7 +142,11 @@ def value_grid(values: pd.Series, points: int = 15) -> list[Any]:
     if values.dtype == object:
         return [str(one) for one in values[values != ""].value_counts().index[:10]]
     there = values.dropna().to_numpy(np.float64)
-    return np.unique(np.quantile(there, np.linspace(0.02, 0.98, points))).tolist() if len(there) else []
+    return (
+        np.unique(np.quantile(there, np.linspace(0.02, 0.98, points))).tolist()
+        if len(there)
+        else []
+    )
 
 
 def partial_dependence(
@@ -112,10 +154,18 @@ def partial_dependence(
     x: pd.DataFrame,
     name: str,  # a feature
     points: int = 15,
-) -> tuple[list[Any], np.ndarray]:  # the values tried, and the answers (values, rows) or (values, rows, classes)
+) -> tuple[
+    list[Any], np.ndarray
+]:  # the values tried, and the answers (values, rows) or (values, rows, classes)
     "The answer to every row with one feature set to one value after another."
     tried = value_grid(x[name], points)
-    whole = pd.concat([x.assign(**{name: pd.Series([value] * len(x), index=x.index, dtype=x[name].dtype)}) for value in tried], ignore_index=True)
+    whole = pd.concat(
+        [
+            x.assign(**{name: pd.Series([value] * len(x), index=x.index, dtype=x[name].dtype)})
+            for value in tried
+        ],
+        ignore_index=True,
+    )
     predictions = answer(whole)
     return tried, predictions.reshape(len(tried), len(x), *predictions.shape[1:])
 
@@ -136,7 +186,9 @@ def learning_curve(
         few = np.unique(np.linspace(0, len(x) - 1, min(count, len(x))).astype(int))
         model = fit(x.iloc[few], y[few], contract, 0)
         p = predict(model, x_check, contract.task, len(contract.classes))
-        quality = score_with_interval(name, np.arange(len(y_check)), contract.task, y_check, p, blocks, draws)
+        quality = score_with_interval(
+            name, np.arange(len(y_check)), contract.task, y_check, p, blocks, draws
+        )
         curve.append({"rows": len(few), **{key: quality[key] for key in ("score", "low", "high")}})
     return pd.DataFrame(curve), model
 
@@ -151,24 +203,38 @@ def shap_values(
     try:
         import shap
     except ImportError:
-        raise ProjectError("params.yaml: importance.shap is true, and shap is not installed. Type `make shap`, or set it to false.") from None
-    words = {name: sorted({*x[name], *background[name]}) for name in x.columns if x[name].dtype == object}
+        raise ProjectError(
+            "params.yaml: importance.shap is true, and shap is not installed. Type `make shap`, or set it to false."
+        ) from None
+    words = {
+        name: sorted({*x[name], *background[name]}) for name in x.columns if x[name].dtype == object
+    }
 
     def numbers(rows: pd.DataFrame) -> np.ndarray:
-        return rows.assign(**{name: rows[name].map(categories.index) for name, categories in words.items()}).to_numpy(np.float64)
+        return rows.assign(
+            **{name: rows[name].map(categories.index) for name, categories in words.items()}
+        ).to_numpy(np.float64)
 
     def ask(matrix: np.ndarray) -> np.ndarray:
-        rows = pd.DataFrame(matrix, columns=x.columns).astype({name: np.float32 for name in x.columns if name not in words})
+        rows = pd.DataFrame(matrix, columns=x.columns).astype(
+            {name: np.float32 for name in x.columns if name not in words}
+        )
         return answer(rows.assign(**{name: np.array(categories, dtype=object)[matrix[:, place].astype(int)] for name, categories in words.items()
                                      for place in [x.columns.get_loc(name)]}))  # fmt: skip
 
-    explainer = shap.explainers.Permutation(ask, shap.maskers.Independent(numbers(background), max_samples=len(background)), seed=seed)
+    explainer = shap.explainers.Permutation(
+        ask, shap.maskers.Independent(numbers(background), max_samples=len(background)), seed=seed
+    )
     return np.asarray(explainer(numbers(x), max_evals=2 * x.shape[1] + 1, silent=True).values)
 
 # %% ../../nbs/api/evaluation/02_importance.ipynb #b841fac9
 def to_json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     "The rows of a frame as JSON takes them: six digits, and null where there is no number."
-    rows = frame.reset_index(names="feature").to_dict("records") if pd.api.types.is_string_dtype(frame.index) else frame.to_dict("records")
+    rows = (
+        frame.reset_index(names="feature").to_dict("records")
+        if pd.api.types.is_string_dtype(frame.index)
+        else frame.to_dict("records")
+    )
     return [{str(k): _plain(v) for k, v in row.items()} for row in rows]
 
 

@@ -67,9 +67,19 @@ def readers_of_test(
     stages = []
     for stage, text in code.items():
         nodes = list(ast.walk(ast.parse(text.split("\n# mle_project.")[0])))
-        words = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-        calls = {node.func.attr for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
-        if any(re.search(r"(^|/)test(\.parquet)?$", word) for word in words) and any(name.startswith("read_") for name in calls):
+        words = [
+            node.value
+            for node in nodes
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        calls = {
+            node.func.attr
+            for node in nodes
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        }
+        if any(re.search(r"(^|/)test(\.parquet)?$", word) for word in words) and any(
+            name.startswith("read_") for name in calls
+        ):
             stages.append(stage)
     return stages
 
@@ -77,9 +87,15 @@ def readers_of_test(
 def check_test_set(splits: Splits, code: Mapping[str, str]) -> Finding:
     "L1.1: is there a test split, and who reads it?"
     rows, readers = {name: len(frame) for name, frame in splits.items()}, readers_of_test(code)
-    faults = [f"the stage `{stage}` reads the test split; only {', '.join(ALLOWED_TEST_READERS)} may" for stage in readers if stage not in ALLOWED_TEST_READERS]
+    faults = [
+        f"the stage `{stage}` reads the test split; only {', '.join(ALLOWED_TEST_READERS)} may"
+        for stage in readers
+        if stage not in ALLOWED_TEST_READERS
+    ]
     faults += [] if rows.get("test") else ["there is no test split, or it has no rows"]
-    reasons = "; ".join(f"`{stage}` {ALLOWED_TEST_READERS.get(stage, 'reads it')}" for stage in readers)
+    reasons = "; ".join(
+        f"`{stage}` {ALLOWED_TEST_READERS.get(stage, 'reads it')}" for stage in readers
+    )
     guard = "The split is a stage output; the code of every stage is searched for the test split."
     evidence = f"The test split holds {_share(rows.get('test', 0), sum(rows.values()), 'rows')}. {reasons}. {len(code)} stages were read."
     return Finding("L1.1", "no test set", guard, evidence, tuple(faults))
@@ -107,26 +123,61 @@ def refit_differences(
     return differing
 
 
-def check_preprocessing(model: Any, x: pd.DataFrame, y: np.ndarray, rows: pd.DataFrame, fitted_rows: int) -> Finding:
+def check_preprocessing(
+    model: Any, x: pd.DataFrame, y: np.ndarray, rows: pd.DataFrame, fitted_rows: int
+) -> Finding:
     "L1.2: is every fitted operation inside the pipeline, and fitted on training rows only?"
     steps = [str(getattr(step, "columnar", name)) for name, step in _operations(model)]
-    faults = [f"the operation `{name}` is not registered as columnar" for name in steps if name not in COLUMNAR]
-    faults += [f"the operation `{name}` was fitted on other rows than training and validation" for name in refit_differences(model, x, y, rows)]
-    faults += [] if fitted_rows == len(x) else [f"the model was fitted on {fitted_rows:,} rows; training and validation have {len(x):,}"]
+    faults = [
+        f"the operation `{name}` is not registered as columnar"
+        for name in steps
+        if name not in COLUMNAR
+    ]
+    faults += [
+        f"the operation `{name}` was fitted on other rows than training and validation"
+        for name in refit_differences(model, x, y, rows)
+    ]
+    faults += (
+        []
+        if fitted_rows == len(x)
+        else [
+            f"the model was fitted on {fitted_rows:,} rows; training and validation have {len(x):,}"
+        ]
+    )
     inside = f"Before the model: {', '.join(f'`{name}`' for name in steps)}."
     evidence = f"{inside} Fitted again on the {len(x):,} training and validation rows, it treats {len(rows):,} rows the same, bit for bit."
     if not steps:
-        inside = evidence = f"`{type(model).__name__}` takes raw features and fits its own preprocessing, on {fitted_rows:,} rows."
+        inside = evidence = (
+            f"`{type(model).__name__}` takes raw features and fits its own preprocessing, on {fitted_rows:,} rows."
+        )
     guard = "Every fitted operation is inside the pipeline, which each fold refits; here it is fitted again and compared."
-    return Finding("L1.2", "preprocessing on train and test", guard, inside if faults else evidence, tuple(faults))
+    return Finding(
+        "L1.2",
+        "preprocessing on train and test",
+        guard,
+        inside if faults else evidence,
+        tuple(faults),
+    )
 
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #eedb2b4d
 def check_feature_selection(model: Any, about: Mapping[str, Any], contract: Contract) -> Finding:
     "L1.3: does the model take all features of the contract, so that nothing was selected outside the pipeline?"
-    model_features = [str(name) for name in getattr(model, "feature_names_in_", [])] or list(about["features"])
-    faults = [f"the model does not take `{name}`: it was dropped before the pipeline" for name in contract.features if name not in model_features]
-    faults += [f"the model takes `{name}`, which is no feature of the contract" for name in model_features if name not in contract.features]
-    evidence = f"The model takes {len(model_features)} columns" + ("." if faults else ": all features of the contract. None was dropped by looking at data.")
+    model_features = [str(name) for name in getattr(model, "feature_names_in_", [])] or list(
+        about["features"]
+    )
+    faults = [
+        f"the model does not take `{name}`: it was dropped before the pipeline"
+        for name in contract.features
+        if name not in model_features
+    ]
+    faults += [
+        f"the model takes `{name}`, which is no feature of the contract"
+        for name in model_features
+        if name not in contract.features
+    ]
+    evidence = f"The model takes {len(model_features)} columns" + (
+        "." if faults else ": all features of the contract. None was dropped by looking at data."
+    )
     guard = "The model takes every feature of the contract; a choice of features would be a step of the pipeline that each fold refits."
     return Finding("L1.3", "feature selection on train and test", guard, evidence, tuple(faults))
 
@@ -142,15 +193,33 @@ def check_duplicates(splits: Splits, contract: Contract, most: float) -> Finding
     faults = []
     for place, one in enumerate(names):
         for other in names[place + 1 :]:
-            shared = np.isin(_hashes(splits[other], keys), _hashes(splits[one], keys)).sum() if keys else 0
-            faults += [f"{shared:,} rows of {other} have the key of a row of {one}"] if shared else []
-    earlier_hashes = np.concatenate([_hashes(splits[name], contract.features) for name in ("train", "validation")])
+            shared = (
+                np.isin(_hashes(splits[other], keys), _hashes(splits[one], keys)).sum()
+                if keys
+                else 0
+            )
+            faults += (
+                [f"{shared:,} rows of {other} have the key of a row of {one}"] if shared else []
+            )
+    earlier_hashes = np.concatenate(
+        [_hashes(splits[name], contract.features) for name in ("train", "validation")]
+    )
     copies = int(np.isin(_hashes(test, contract.features), earlier_hashes).sum())
     if copies > most * len(test):
-        faults.append(f"{_share(copies, len(test), 'test rows')} equal a training or validation row in every feature; at most {most:.2%} may")
+        faults.append(
+            f"{_share(copies, len(test), 'test rows')} equal a training or validation row in every feature; at most {most:.2%} may"
+        )
     named = f"No key ({', '.join(keys)}) is in two splits" if keys else "The contract has no key"
-    evidence = f"{named}. {_share(copies, len(test), 'test rows')} equal an earlier row in every feature."
-    return Finding("L1.4", "duplicates across splits", "Keys are compared across splits, and so are whole rows of features.", evidence, tuple(faults))
+    evidence = (
+        f"{named}. {_share(copies, len(test), 'test rows')} equal an earlier row in every feature."
+    )
+    return Finding(
+        "L1.4",
+        "duplicates across splits",
+        "Keys are compared across splits, and so are whole rows of features.",
+        evidence,
+        tuple(faults),
+    )
 
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #e8e7a89b
 def _number_matrix(rows: pd.DataFrame, contract: Contract) -> np.ndarray:
@@ -172,11 +241,19 @@ def single_feature_scores(
     few = systematic_sample(train, 20_000)
     y = encode_target(few, contract)
     matrix = _number_matrix(few, contract)
-    kind, metric = (DecisionTreeRegressor, "r2") if contract.task == "regression" else (DecisionTreeClassifier, "roc_auc")
+    kind, metric = (
+        (DecisionTreeRegressor, "r2")
+        if contract.task == "regression"
+        else (DecisionTreeClassifier, "roc_auc")
+    )
     scores = {}
     for place, name in enumerate(contract.features):
         tree = kind(max_depth=5, min_samples_leaf=10, random_state=0).fit(matrix[:, [place]], y)
-        p = tree.predict(matrix[:, [place]]) if contract.task == "regression" else tree.predict_proba(matrix[:, [place]])
+        p = (
+            tree.predict(matrix[:, [place]])
+            if contract.task == "regression"
+            else tree.predict_proba(matrix[:, [place]])
+        )
         scores[name] = all_metrics(contract.task, y, p)[metric]
         if contract.task == "regression":
             rank = pd.Series(matrix[:, place]).corr(pd.Series(y), method="spearman")
@@ -189,49 +266,106 @@ def check_illegitimate_features(train: pd.DataFrame, contract: Contract, limit: 
     strength = single_feature_scores(train, contract)
     metric = "R2" if contract.task == "regression" else "ROC AUC"
     late = [name for name, column in contract.columns.items() if column.available == "after"]
-    faults = [f"`{name}` is a feature and becomes known after the prediction" for name in late if name in contract.features]
-    faults += [f"`{name}` alone reaches {metric} {value:.3f}: it all but is the answer" for name, value in strength.items() if value > limit]
+    faults = [
+        f"`{name}` is a feature and becomes known after the prediction"
+        for name in late
+        if name in contract.features
+    ]
+    faults += [
+        f"`{name}` alone reaches {metric} {value:.3f}: it all but is the answer"
+        for name, value in strength.items()
+        if value > limit
+    ]
     evidence = f"{len(contract.features)} features, all known before. Known after, and kept out: {', '.join(late)}. "
     evidence += f"The strongest feature alone, `{strength.index[0]}`, reaches {metric} {strength.iloc[0]:.3f} (limit {limit})."
     guard = "The contract says when each column becomes known and refuses late features; no single feature may decide the answer; "
-    return Finding("L2", "illegitimate features", guard + "a canary rewrites the sources' future (tests).", evidence, tuple(faults))
+    return Finding(
+        "L2",
+        "illegitimate features",
+        guard + "a canary rewrites the sources' future (tests).",
+        evidence,
+        tuple(faults),
+    )
 
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #056efd6d
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
-def check_temporal_order(splits: Splits, contract: Contract, folds: Folds, anyway: bool = False) -> Finding:
+def check_temporal_order(
+    splits: Splits, contract: Contract, folds: Folds, anyway: bool = False
+) -> Finding:
     "L3.1: does anything earlier learn from anything later?"
     guard = "Splits and folds by time; a random split is refused where the contract has a time, unless it is asked for by name."
     if not contract.time:
-        return Finding("L3.1", "temporal leakage", guard, "Does not apply: the contract has no time column.")
+        return Finding(
+            "L3.1", "temporal leakage", guard, "Does not apply: the contract has no time column."
+        )
     if anyway:
         evidence = "The random split was asked for by name (`anyway: true`): the test is not later than training."
         return Finding("L3.1", "temporal leakage", guard, evidence)
     times = {name: frame[contract.time] for name, frame in splits.items()}
     pairs = [("train", "validation"), ("validation", "test")]
-    faults = [f"{b} begins ({times[b].min()}) before {a} has ended ({times[a].max()})" for a, b in pairs if not times[a].max() < times[b].min()]
+    faults = [
+        f"{b} begins ({times[b].min()}) before {a} has ended ({times[a].max()})"
+        for a, b in pairs
+        if not times[a].max() < times[b].min()
+    ]
     when = times["train"]
-    late = [k for k, (before, after) in enumerate(folds, 1) if not when.iloc[before].max() < when.iloc[after].min()]
-    faults += [f"fold {k} is fitted on rows that are not all earlier than the ones it is scored on" for k in late]
-    ends = "; ".join(f"{name} {moments.min()} to {moments.max()}" for name, moments in times.items())
-    return Finding("L3.1", "temporal leakage", guard, f"{ends}. {len(folds)} folds, each scored on later rows than it is fitted on.", tuple(faults))
+    late = [
+        k
+        for k, (before, after) in enumerate(folds, 1)
+        if not when.iloc[before].max() < when.iloc[after].min()
+    ]
+    faults += [
+        f"fold {k} is fitted on rows that are not all earlier than the ones it is scored on"
+        for k in late
+    ]
+    ends = "; ".join(
+        f"{name} {moments.min()} to {moments.max()}" for name, moments in times.items()
+    )
+    return Finding(
+        "L3.1",
+        "temporal leakage",
+        guard,
+        f"{ends}. {len(folds)} folds, each scored on later rows than it is fitted on.",
+        tuple(faults),
+    )
 
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #65b1ae88
 def check_group_overlap(splits: Splits, contract: Contract, folds: Folds, kind: str) -> Finding:
     "L3.2: does a group have rows on both sides?"
     guard = "Splits and folds by group where the contract has one."
     if not contract.group:
-        return Finding("L3.2", "dependence between train and test", guard, "Does not apply: the contract has no group column.")
+        return Finding(
+            "L3.2",
+            "dependence between train and test",
+            guard,
+            "Does not apply: the contract has no group column.",
+        )
     groups = {name: frame[contract.group] for name, frame in splits.items()}
-    shared = sorted(set(groups["test"]) & (set(groups["train"]) | set(groups["validation"])), key=str)
+    shared = sorted(
+        set(groups["test"]) & (set(groups["train"]) | set(groups["validation"])), key=str
+    )
     inside = groups["train"].to_numpy()
-    both = [k for k, (before, after) in enumerate(folds, 1) if set(inside[before]) & set(inside[after])]
-    faults = [f"{len(shared):,} values of `{contract.group}` are in the test split and before it, {shared[0]} for one"] if shared else []
+    both = [
+        k for k, (before, after) in enumerate(folds, 1) if set(inside[before]) & set(inside[after])
+    ]
+    faults = (
+        [
+            f"{len(shared):,} values of `{contract.group}` are in the test split and before it, {shared[0]} for one"
+        ]
+        if shared
+        else []
+    )
     faults += [f"fold {k} has a `{contract.group}` on both sides" for k in both]
     evidence = f"{groups['test'].nunique():,} values of `{contract.group}` in the test split, {len(shared):,} of them before it too; {len(folds)} folds."
     if kind == "time":
-        return Finding("L3.2", "dependence between train and test", guard, f"{evidence} Rows are split by time: groups go on, as they will in use.")
+        return Finding(
+            "L3.2",
+            "dependence between train and test",
+            guard,
+            f"{evidence} Rows are split by time: groups go on, as they will in use.",
+        )
     return Finding("L3.2", "dependence between train and test", guard, evidence, tuple(faults))
 
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #c0051851
@@ -239,8 +373,20 @@ def check_distribution_shift(splits: Splits, contract: Contract, limit: float) -
     "L3.3: is the test split spread like the training split?"
     psi = psi_by_feature(splits, contract)["test"]
     above = [f"`{name}` {value:.2f}" for name, value in psi.items() if value > limit]
-    means = ", ".join(f"{name} {encode_target(frame, contract).mean():.3f}" for name, frame in splits.items())
+    means = ", ".join(
+        f"{name} {encode_target(frame, contract).mean():.3f}" for name, frame in splits.items()
+    )
     sentence = f"The largest index is {psi.iloc[0]:.2f} (`{psi.index[0]}`). "
-    sentence += f"Above {limit}: {', '.join(above)}; these need a reason." if above else f"None is above {limit}."
+    sentence += (
+        f"Above {limit}: {', '.join(above)}; these need a reason."
+        if above
+        else f"None is above {limit}."
+    )
     guard = "The splits' distributions stand side by side, with a stability index for each feature; shifts are named."
-    return Finding("L3.3", "sampling bias in the test distribution", guard, f"{sentence} Mean of the target: {means}.", needs_review=bool(above))
+    return Finding(
+        "L3.3",
+        "sampling bias in the test distribution",
+        guard,
+        f"{sentence} Mean of the target: {means}.",
+        needs_review=bool(above),
+    )

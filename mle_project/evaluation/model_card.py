@@ -24,14 +24,18 @@ from ..modeling.metrics import METRICS
 # %% ../../nbs/api/evaluation/06_model_card.ipynb #951742e8
 def comparison_sentences(
     family: str,
-    beside: Mapping[str, Mapping[str, Any]],  # by family: test, better_by (the difference and its interval, by metric; more is better)
+    beside: Mapping[
+        str, Mapping[str, Any]
+    ],  # by family: test, better_by (the difference and its interval, by metric; more is better)
     first: str,  # the metric that decides
 ) -> list[str]:
     "A sentence for each model that stands beside this one."
     sentences = []
     for name, one in beside.items():
         gain, low, high = one["better_by"][first]
-        verdict = "better than" if low > 0 else "worse than" if high < 0 else "not clearly better than"
+        verdict = (
+            "better than" if low > 0 else "worse than" if high < 0 else "not clearly better than"
+        )
         interval = format_interval([low, high])
         sentences.append(
             f"`{family}` is {verdict} `{name}`: by {format_value(gain)} {first} (95 % interval of the difference {interval})."
@@ -50,13 +54,28 @@ def _quality_rows(found: Mapping[str, Any]) -> list[list[Any]]:
 
 def _scores(frame: pd.DataFrame, label: str) -> list[list[Any]]:
     "What the rows of a frame are called, how many they are, their score and its interval."
-    rows = frame.assign(interval=[format_interval(ends) for ends in zip(frame["low"], frame["high"], strict=True)])
-    return list(map(list, zip(rows[label].tolist(), rows["rows"].tolist(), rows["score"].tolist(), rows["interval"].tolist(), strict=True)))
+    rows = frame.assign(
+        interval=[format_interval(ends) for ends in zip(frame["low"], frame["high"], strict=True)]
+    )
+    return list(
+        map(
+            list,
+            zip(
+                rows[label].tolist(),
+                rows["rows"].tolist(),
+                rows["score"].tolist(),
+                rows["interval"].tolist(),
+                strict=True,
+            ),
+        )
+    )
 
 # %% ../../nbs/api/evaluation/06_model_card.ipynb #03fb5ad9
 def _inclusion(
     groups: pd.DataFrame,  # the metrics of each group, by column
-    gaps: Mapping[str, Mapping[str, Sequence[float]]],  # difference and ratio of each metric, by column
+    gaps: Mapping[
+        str, Mapping[str, Sequence[float]]
+    ],  # difference and ratio of each metric, by column
 ) -> list[dict[str, Any]]:
     "For each protected attribute its metrics, a row for each group, and its gaps in words."
     found = []
@@ -77,7 +96,15 @@ def _importance_rows(seen: Mapping[str, Any]) -> list[list[Any]]:
     rows = []
     for one in seen["permutation"][:12]:
         other = verdicts.get(one["feature"], {})
-        rows.append([f"`{one['feature']}`", one["importance"], one["spread"], other.get("loss"), other.get("verdict", "-")])
+        rows.append(
+            [
+                f"`{one['feature']}`",
+                one["importance"],
+                one["spread"],
+                other.get("loss"),
+                other.get("verdict", "-"),
+            ]
+        )
     return rows
 
 
@@ -110,7 +137,11 @@ def _unit(contract: Contract) -> str:
 
 def _span(rows: Mapping[str, Any]) -> str:
     "When the rows of a fit happened, in words."
-    return f"from {rows['from']} to {rows['to']}" if "from" in rows else "whatever time its rows came from"
+    return (
+        f"from {rows['from']} to {rows['to']}"
+        if "from" in rows
+        else "whatever time its rows came from"
+    )
 
 
 def model_card(
@@ -124,7 +155,11 @@ def model_card(
     "The model card."
     first = next(iter(final_model["test"]))
     fits = {"fitted on": final_model["fitted_on"], "tested on": final_model["tested_on"]}
-    weak = significantly_worse(cut, final_model["test"][first], METRICS[contract.task][first][1]) if len(cut) else cut
+    weak = (
+        significantly_worse(cut, final_model["test"][first], METRICS[contract.task][first][1])
+        if len(cut)
+        else cut
+    )
     shown = cut.head(12)
     unclear, together = _without_loss(importance)
     return render(
@@ -135,10 +170,17 @@ def model_card(
         first=first,
         unit=_unit(contract),
         span=_span(final_model["fitted_on"]),
-        spans=[[name, one["rows"], one.get("from", "-"), one.get("to", "-")] for name, one in fits.items()],
+        spans=[
+            [name, one["rows"], one.get("from", "-"), one.get("to", "-")]
+            for name, one in fits.items()
+        ],
         quality=_quality_rows(final_model),
         comparisons=comparison_sentences(final_model["family"], final_model["beside"], first),
-        slices=_scores(shown.assign(name=[f"{r.column} = {r.value}" for r in shown.itertuples()]), "name") if len(cut) else [],
+        slices=_scores(
+            shown.assign(name=[f"{r.column} = {r.value}" for r in shown.itertuples()]), "name"
+        )
+        if len(cut)
+        else [],
         slice_count=len(cut),
         weak=list(weak.itertuples()),
         periods=_scores(months, "period") if len(months) else [],

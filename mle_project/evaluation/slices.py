@@ -22,12 +22,24 @@ from ..modeling.metrics import METRICS
 # %% ../../nbs/api/evaluation/01_slices.ipynb #bfb43f0e
 def slice_values(values: pd.Series) -> pd.Series:
     "The slice of each row: the value as a word, quartiles of a number with more than ten values, `missing`."
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values) and values.nunique() > 10:
+    if (
+        pd.api.types.is_numeric_dtype(values)
+        and not pd.api.types.is_bool_dtype(values)
+        and values.nunique() > 10
+    ):
         values = pd.qcut(values, 4, duplicates="drop", precision=4)
     return values.astype("object").where(values.notna(), "missing").astype(str)
 
 
-def score_with_interval(name: str, rows: np.ndarray, task: str, y: np.ndarray, p: np.ndarray, blocks: np.ndarray, draws: int) -> dict[str, Any]:
+def score_with_interval(
+    name: str,
+    rows: np.ndarray,
+    task: str,
+    y: np.ndarray,
+    p: np.ndarray,
+    blocks: np.ndarray,
+    draws: int,
+) -> dict[str, Any]:
     "How many rows a part has, its score, and the interval."
     measure = weighted_metrics(task, y[rows], p[rows])
     low, high = percentile_intervals(bootstrap_metrics(measure, blocks[rows], draws)[[name]])[name]
@@ -45,21 +57,37 @@ def slices(
 ) -> pd.DataFrame:  # column, value, rows, score, low, high; the worst first
     "The quality of every slice that the contract marks."
     table_rows, blocks = [], bootstrap_blocks(frame, contract)
-    for column in [c.name for c in contract.columns.values() if (c.slice or c.role == "protected") and c.name in frame]:
+    for column in [
+        c.name
+        for c in contract.columns.values()
+        if (c.slice or c.role == "protected") and c.name in frame
+    ]:
         part = slice_values(frame[column])
         for value in sorted(part.unique()):
             rows = np.flatnonzero((part == value).to_numpy())
-            if len(rows) >= least and (contract.task == "regression" or len(np.unique(y[rows])) > 1):
-                table_rows.append({"column": column, "value": value, **score_with_interval(name, rows, contract.task, y, p, blocks, draws)})
+            if len(rows) >= least and (
+                contract.task == "regression" or len(np.unique(y[rows])) > 1
+            ):
+                table_rows.append(
+                    {
+                        "column": column,
+                        "value": value,
+                        **score_with_interval(name, rows, contract.task, y, p, blocks, draws),
+                    }
+                )
     table = pd.DataFrame(table_rows, columns=["column", "value", "rows", "score", "low", "high"])
-    return table.sort_values("score", ascending=METRICS[contract.task][name][1] > 0, ignore_index=True)
+    return table.sort_values(
+        "score", ascending=METRICS[contract.task][name][1] > 0, ignore_index=True
+    )
 
 # %% ../../nbs/api/evaluation/01_slices.ipynb #e4e73902
 def significantly_worse(
     cut: pd.DataFrame,  # of `slices`
     whole: float,  # the metric on all rows
     sign: int,  # +1 when more is better
-) -> pd.DataFrame:  # the rows of `cut` that are worse than the whole beyond what looking at so many explains
+) -> (
+    pd.DataFrame
+):  # the rows of `cut` that are worse than the whole beyond what looking at so many explains
     "The slices that are worse than all rows together, the number of looks considered."
     wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(cut))) / NormalDist().inv_cdf(0.975)
     end = cut["high"] if sign > 0 else cut["low"]
@@ -83,12 +111,22 @@ def score_by_period(
     p: np.ndarray,
     name: str,  # a metric of the task
     draws: int = 100,
-) -> pd.DataFrame:  # period, rows, score, low, high; in the order of time, empty where rows have none
+) -> (
+    pd.DataFrame
+):  # period, rows, score, low, high; in the order of time, empty where rows have none
     "The quality of each month."
     results: list[dict[str, Any]] = []
     if contract.time:
-        part, blocks = period_labels(frame[contract.time]).to_numpy(), bootstrap_blocks(frame, contract, 300)
+        part, blocks = (
+            period_labels(frame[contract.time]).to_numpy(),
+            bootstrap_blocks(frame, contract, 300),
+        )
         for value in np.unique(part):
             rows = np.flatnonzero(part == value)
-            results.append({"period": value, **score_with_interval(name, rows, contract.task, y, p, blocks, draws)})
+            results.append(
+                {
+                    "period": value,
+                    **score_with_interval(name, rows, contract.task, y, p, blocks, draws),
+                }
+            )
     return pd.DataFrame(results, columns=["period", "rows", "score", "low", "high"])

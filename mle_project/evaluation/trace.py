@@ -35,19 +35,31 @@ class TraceStep:
 
 def _named_values(names: Sequence[str], row: Any) -> dict[str, Any]:
     "One row by name, as JSON takes it; of more than a hundred values only those that are not nought."
-    plain = [value.item() if isinstance(value, np.generic) else value for value in np.asarray(row, dtype=object).ravel().tolist()]
-    cells = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in zip(names, plain, strict=True)}
+    plain = [
+        value.item() if isinstance(value, np.generic) else value
+        for value in np.asarray(row, dtype=object).ravel().tolist()
+    ]
+    cells = {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in zip(names, plain, strict=True)
+    }
     return cells if len(cells) <= 100 else {name: value for name, value in cells.items() if value}
 
 
 def _names(operation: Any, before: Sequence[str], width: int) -> list[str]:
     "What the columns that come out of an operation are called."
     try:
-        names_out = [str(name) for name in operation.get_feature_names_out(np.asarray(before, dtype=object))]
+        names_out = [
+            str(name) for name in operation.get_feature_names_out(np.asarray(before, dtype=object))
+        ]
     except (AttributeError, ValueError, TypeError):
         names_out = []
     if len(names_out) != width or any(name[:1] == "x" and name[1:].isdigit() for name in names_out):
-        names_out = list(before) if len(before) == width else [f"{type(operation).__name__} {place}" for place in range(width)]
+        names_out = (
+            list(before)
+            if len(before) == width
+            else [f"{type(operation).__name__} {place}" for place in range(width)]
+        )
     return names_out
 
 # %% ../../nbs/api/evaluation/04_trace.ipynb #56e093a1
@@ -56,7 +68,9 @@ def trace_transformer(
     row: Any,  # (1, n): a frame or an array
     names: Sequence[str],  # of its columns
     title: str,
-) -> tuple[list[TraceStep], Any, list[str]]:  # the steps, what comes out, and the names of its columns
+) -> tuple[
+    list[TraceStep], Any, list[str]
+]:  # the steps, what comes out, and the names of its columns
     "What an operation makes of a row, and what each of its parts makes of it."
     if hasattr(operation, "named_steps"):
         steps: list[TraceStep] = []
@@ -71,29 +85,62 @@ def trace_transformer(
                 continue
             inside, inner_names = row.iloc[:, list(columns)], [names[place] for place in columns]
             if isinstance(part, str) or type(part).__name__ == "FunctionTransformer":
-                steps.append(TraceStep(f"{title}, {name}: as they are", _named_values(inner_names, inside)))
+                steps.append(
+                    TraceStep(f"{title}, {name}: as they are", _named_values(inner_names, inside))
+                )
                 names_out += inner_names
             else:
-                inner_steps, _, after = trace_transformer(part, inside, inner_names, f"{title}, {name}")
+                inner_steps, _, after = trace_transformer(
+                    part, inside, inner_names, f"{title}, {name}"
+                )
                 steps += inner_steps
                 names_out += after
         whole = operation.transform(row)
-        return steps, whole, names_out if len(names_out) == whole.shape[1] else _names(operation, names, whole.shape[1])
+        return (
+            steps,
+            whole,
+            names_out
+            if len(names_out) == whole.shape[1]
+            else _names(operation, names, whole.shape[1]),
+        )
     after = operation.transform(row)
     after = after.toarray() if hasattr(after, "toarray") else after
     called = _names(operation, names, np.shape(after)[1])
-    return [TraceStep(f"{title}: {type(operation).__name__}", _named_values(called, after))], after, called
+    return (
+        [TraceStep(f"{title}: {type(operation).__name__}", _named_values(called, after))],
+        after,
+        called,
+    )
 
 # %% ../../nbs/api/evaluation/04_trace.ipynb #c79cfe4d
 def _network_steps(network: Any, row: pd.DataFrame) -> list[TraceStep]:
     numbers, words = network._blocks(row)
     columns, k = [str(name) for name in row.columns], network.numbers
     missing = np.isnan(numbers)
-    scaled = np.clip((np.where(missing, network.mean_, numbers) - network.mean_) / np.sqrt(network.variance_), -5, 5)
+    scaled = np.clip(
+        (np.where(missing, network.mean_, numbers) - network.mean_) / np.sqrt(network.variance_),
+        -5,
+        5,
+    )
     codes = [int(network._codes(words[:, place], place)[0]) for place in range(words.shape[1])]
-    steps = [TraceStep("network: numbers on one scale, gaps at the mean", _named_values(columns[:k], scaled))]
-    steps += [TraceStep("network: gaps", _named_values([name for name, gap in zip(columns, missing[0], strict=False) if gap], [True] * int(missing.sum())))]
-    return [*steps, TraceStep("network: places in the vocabularies", _named_values(columns[k:], codes))]
+    steps = [
+        TraceStep(
+            "network: numbers on one scale, gaps at the mean", _named_values(columns[:k], scaled)
+        )
+    ]
+    steps += [
+        TraceStep(
+            "network: gaps",
+            _named_values(
+                [name for name, gap in zip(columns, missing[0], strict=False) if gap],
+                [True] * int(missing.sum()),
+            ),
+        )
+    ]
+    return [
+        *steps,
+        TraceStep("network: places in the vocabularies", _named_values(columns[k:], codes)),
+    ]
 
 
 def _raw_score(model: Any, row: Any, p: np.ndarray) -> dict[str, Any]:
@@ -101,8 +148,17 @@ def _raw_score(model: Any, row: Any, p: np.ndarray) -> dict[str, Any]:
     if hasattr(model, "decision_function"):
         score = np.ravel(model.decision_function(row))
     else:
-        score = np.log(np.maximum(p, 1e-12)) if p.shape[1] > 2 else np.log(np.maximum(p[:, 1], 1e-12) / np.maximum(p[:, 0], 1e-12))
-    return _named_values(["log odds"] if np.size(score) == 1 else [f"score of class {place}" for place in range(np.size(score))], score)
+        score = (
+            np.log(np.maximum(p, 1e-12))
+            if p.shape[1] > 2
+            else np.log(np.maximum(p[:, 1], 1e-12) / np.maximum(p[:, 0], 1e-12))
+        )
+    return _named_values(
+        ["log odds"]
+        if np.size(score) == 1
+        else [f"score of class {place}" for place in range(np.size(score))],
+        score,
+    )
 
 # %% ../../nbs/api/evaluation/04_trace.ipynb #6bbef39f
 def trace(
@@ -115,25 +171,51 @@ def trace(
     frame = records_frame([{name: record[name] for name in contract.features}])
     row = feature_frame(frame, contract)
     inner, names = getattr(model, "model", model), [str(name) for name in row.columns]
-    steps = [TraceStep("the record", {name: record[name] for name in contract.features}), TraceStep("as the model takes it", _named_values(names, row))]
+    steps = [
+        TraceStep("the record", {name: record[name] for name in contract.features}),
+        TraceStep("as the model takes it", _named_values(names, row)),
+    ]
     if hasattr(inner, "vocabularies_"):
         steps, last, fitted = steps + _network_steps(inner, row), row, inner
     else:
         last, fitted = row, inner[-1]
         for name, part in inner.steps[:-1]:
-            part_steps, last, names = trace_transformer(part, last, names, str(getattr(part, "columnar", name)))
+            part_steps, last, names = trace_transformer(
+                part, last, names, str(getattr(part, "columnar", name))
+            )
             steps += part_steps
     if contract.task == "regression":
-        return [*steps, TraceStep("the answer", {contract.target.name: float(predict(model, row, contract.task)[0])})]
+        return [
+            *steps,
+            TraceStep(
+                "the answer", {contract.target.name: float(predict(model, row, contract.task)[0])}
+            ),
+        ]
     p = predict(inner, row, contract.task, len(contract.classes))
-    steps += [TraceStep(f"the model ({type(fitted).__name__})", _raw_score(fitted, last, p)), TraceStep("its probabilities", _named_values(contract.labels, p))]
+    steps += [
+        TraceStep(f"the model ({type(fitted).__name__})", _raw_score(fitted, last, p)),
+        TraceStep("its probabilities", _named_values(contract.labels, p)),
+    ]
     if hasattr(model, "calibration"):
         p = apply_calibration(p, model.calibration)
         bent = {key: value for key, value in model.calibration.items() if key != "method"}
-        steps += [TraceStep("the calibration", bent), TraceStep("its probabilities, corrected", _named_values(contract.labels, p))]
+        steps += [
+            TraceStep("the calibration", bent),
+            TraceStep("its probabilities, corrected", _named_values(contract.labels, p)),
+        ]
     if threshold is None:
         return [*steps, TraceStep("the answer", {"label": contract.labels[int(p.argmax())]})]
-    return [*steps, TraceStep("the answer", {"probability": float(p[0, 1]), "threshold": threshold, "label": contract.labels[int(p[0, 1] >= threshold)]})]
+    return [
+        *steps,
+        TraceStep(
+            "the answer",
+            {
+                "probability": float(p[0, 1]),
+                "threshold": threshold,
+                "label": contract.labels[int(p[0, 1] >= threshold)],
+            },
+        ),
+    ]
 
 # %% ../../nbs/api/evaluation/04_trace.ipynb #ab50e71d
 def read_record(path: Path) -> dict[str, Any]:
@@ -145,5 +227,7 @@ def read_record(path: Path) -> dict[str, Any]:
     content = content.get("records", content) if isinstance(content, dict) else content
     content = content[0] if isinstance(content, list) and content else content
     if not isinstance(content, dict):
-        raise ProjectError(f"{path.name} holds no record: an object with a value for each feature of the contract, as in models/final/example.json.")
+        raise ProjectError(
+            f"{path.name} holds no record: an object with a value for each feature of the contract, as in models/final/example.json."
+        )
     return content

@@ -28,7 +28,9 @@ def bootstrap_blocks(
     return pd.factorize(frame[contract.group])[0] if contract.group else np.arange(len(frame))
 
 # %% ../../nbs/api/modeling/03_bootstrap.ipynb #cb230022
-WeightedMetrics = Callable[[np.ndarray], dict[str, float]]  # from the weight of each row to metrics by name
+WeightedMetrics = Callable[
+    [np.ndarray], dict[str, float]
+]  # from the weight of each row to metrics by name
 
 
 def _weighted_ranking(y: np.ndarray, p: np.ndarray) -> Callable[[np.ndarray], tuple[float, float]]:
@@ -41,9 +43,16 @@ def _weighted_ranking(y: np.ndarray, p: np.ndarray) -> Callable[[np.ndarray], tu
         true_positives, positives = np.cumsum(drawn * truth)[last], np.cumsum(drawn)[last]
         if not 0 < true_positives[-1] < positives[-1]:
             return float("nan"), float("nan")
-        step, alarms = np.diff(true_positives, prepend=0.0), np.diff(positives - true_positives, prepend=0.0)
-        area = (alarms * (true_positives - step / 2)).sum() / (true_positives[-1] * (positives[-1] - true_positives[-1]))
-        return float(area), float((step * true_positives / np.maximum(positives, 1e-300)).sum() / true_positives[-1])
+        step, alarms = (
+            np.diff(true_positives, prepend=0.0),
+            np.diff(positives - true_positives, prepend=0.0),
+        )
+        area = (alarms * (true_positives - step / 2)).sum() / (
+            true_positives[-1] * (positives[-1] - true_positives[-1])
+        )
+        return float(area), float(
+            (step * true_positives / np.maximum(positives, 1e-300)).sum() / true_positives[-1]
+        )
 
     return ranked
 
@@ -54,11 +63,25 @@ def _binary_measure(y: np.ndarray, p: np.ndarray, threshold: float | None) -> We
 
     def measure(w: np.ndarray) -> dict[str, float]:
         area, precision = ranked(w)
-        values = {"roc_auc": area, "pr_auc": precision, "log_loss": _mean(lost, w), "brier": _mean((p[:, 1] - y) ** 2, w)}
+        values = {
+            "roc_auc": area,
+            "pr_auc": precision,
+            "log_loss": _mean(lost, w),
+            "brier": _mean((p[:, 1] - y) ** 2, w),
+        }
         if threshold is None:
             return values
-        hits, called, there = (w * (predicted & (y == 1))).sum(), (w * predicted).sum(), (w * y).sum()
-        ratio = {"precision": (hits, called), "recall": (hits, there), "f1": (2 * hits, called + there), "positive_rate": (called, w.sum())}
+        hits, called, there = (
+            (w * (predicted & (y == 1))).sum(),
+            (w * predicted).sum(),
+            (w * y).sum(),
+        )
+        ratio = {
+            "precision": (hits, called),
+            "recall": (hits, there),
+            "f1": (2 * hits, called + there),
+            "positive_rate": (called, w.sum()),
+        }
         return values | {name: float(a / b) if b else 0.0 for name, (a, b) in ratio.items()}
 
     return measure
@@ -75,15 +98,31 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> float:
 
 # %% ../../nbs/api/modeling/03_bootstrap.ipynb #ccc9949b
 def _multiclass_measure(y: np.ndarray, p: np.ndarray) -> WeightedMetrics:
-    each, lost, predicted = [_weighted_ranking((y == k).astype(float), p[:, k]) for k in range(p.shape[1])], sample_log_loss(y, p), p.argmax(axis=1)
+    each, lost, predicted = (
+        [_weighted_ranking((y == k).astype(float), p[:, k]) for k in range(p.shape[1])],
+        sample_log_loss(y, p),
+        p.argmax(axis=1),
+    )
 
     def measure(w: np.ndarray) -> dict[str, float]:
         there, called = (np.bincount(one, w, minlength=len(each)) for one in (y, predicted))
-        areas, hits = np.array([ranked(w)[0] for ranked in each]), np.bincount(y, w * (predicted == y), minlength=len(each))
+        areas, hits = (
+            np.array([ranked(w)[0] for ranked in each]),
+            np.bincount(y, w * (predicted == y), minlength=len(each)),
+        )
         defined, counted = ~np.isnan(areas), (there + called) > 0
-        area = float(np.average(areas[defined], weights=there[defined])) if defined.any() else float("nan")
+        area = (
+            float(np.average(areas[defined], weights=there[defined]))
+            if defined.any()
+            else float("nan")
+        )
         f1 = float((2 * hits[counted] / (there + called)[counted]).mean())
-        return {"roc_auc": area, "log_loss": _mean(lost, w), "accuracy": _mean(predicted == y, w), "f1_macro": f1}
+        return {
+            "roc_auc": area,
+            "log_loss": _mean(lost, w),
+            "accuracy": _mean(predicted == y, w),
+            "f1_macro": f1,
+        }
 
     return measure
 
@@ -95,7 +134,11 @@ def _value_measure(y: np.ndarray, p: np.ndarray, half_width: float | None) -> We
         square, spread = _mean(error**2, w), _mean((y - _mean(y, w)) ** 2, w)
         r2 = 1 - square / spread if spread else float("nan")
         values = {"mae": _mean(error, w), "rmse": square**0.5, "r2": r2}
-        return values if half_width is None else values | {"interval_coverage": _mean(error <= half_width, w)}
+        return (
+            values
+            if half_width is None
+            else values | {"interval_coverage": _mean(error <= half_width, w)}
+        )
 
     return measure
 
@@ -105,7 +148,8 @@ def weighted_metrics(
     y: np.ndarray,  # (n,)
     p: np.ndarray,  # answers
     threshold: float | None = None,  # of a binary task: precision, recall and F1 are measured too
-    half_width: float | None = None,  # of a regression: the coverage of the interval is measured too
+    half_width: float
+    | None = None,  # of a regression: the coverage of the interval is measured too
 ) -> WeightedMetrics:
     "The metrics of some answers, prepared to be asked for many weights."
     if task == "binary":
@@ -121,16 +165,24 @@ def bootstrap_metrics(
 ) -> pd.DataFrame:  # one row for each draw, one column for each metric
     "The metrics on rows drawn again and again, with replacement."
     chance, (numbers, rows_of) = np.random.default_rng(seed), np.unique(blocks, return_inverse=True)
-    often = [np.bincount(chance.integers(0, len(numbers), len(numbers)), minlength=len(numbers)) for _ in range(draws)]
+    often = [
+        np.bincount(chance.integers(0, len(numbers), len(numbers)), minlength=len(numbers))
+        for _ in range(draws)
+    ]
     return pd.DataFrame([measure(count[rows_of].astype(float)) for count in often])
 
 
 def percentile_intervals(
     draws: pd.DataFrame,  # what `bootstrap_metrics` returned, or the difference of two of them
-) -> dict[str, list[float]]:  # the ends of the middle 95 % of each metric; NaN where most draws could not be measured
+) -> dict[
+    str, list[float]
+]:  # the ends of the middle 95 % of each metric; NaN where most draws could not be measured
     "Percentile bootstrap intervals."
     ends = draws.quantile([0.025, 0.975])
-    return {name: ends[name].tolist() if draws[name].notna().mean() > 0.5 else [float("nan")] * 2 for name in draws}
+    return {
+        name: ends[name].tolist() if draws[name].notna().mean() > 0.5 else [float("nan")] * 2
+        for name in draws
+    }
 
 # %% ../../nbs/api/modeling/03_bootstrap.ipynb #31dfe40a
 def paired_difference(
@@ -144,7 +196,9 @@ def paired_difference(
 
 
 def one_standard_error_rule(
-    scores: Mapping[str, np.ndarray],  # each family's scores on the same folds, from the simplest family to the most complex
+    scores: Mapping[
+        str, np.ndarray
+    ],  # each family's scores on the same folds, from the simplest family to the most complex
 ) -> str:
     "The simplest family that is at most one standard error behind the best."
     best = max(scores, key=lambda name: np.mean(scores[name]))

@@ -28,14 +28,17 @@ from .metrics import predict
 
 # %% ../../nbs/api/modeling/06_calibration.ipynb #719684f8
 PROBABILITY_FLOOR = 1e-3  # below it the correction is a constant factor
-Calibration = Mapping[str, Any]  # {"method": "none"}, or {"method": ..., "power": a, "factors": [f of each class]}
+Calibration = Mapping[
+    str, Any
+]  # {"method": "none"}, or {"method": ..., "power": a, "factors": [f of each class]}
 NO_CALIBRATION: Calibration = {"method": "none"}
 
 
 def apply_calibration(
     p: np.ndarray,  # (n, classes) probabilities
     calibration: Calibration,
-    places: np.ndarray | None = None,  # of the columns among the contract's classes; None where all are there
+    places: np.ndarray
+    | None = None,  # of the columns among the contract's classes; None where all are there
 ) -> np.ndarray:  # (n, classes) probabilities
     "Probabilities after the correction."
     if calibration["method"] == "none":
@@ -55,19 +58,32 @@ def fit_calibration(
 ) -> Calibration:
     "The correction with the least log loss."
     free = p.shape[1] - 1 if method == "scaling" else 0
-    truth, logs, floored_logs = np.eye(p.shape[1])[y], np.log(np.maximum(p, 1e-12)), np.log(np.maximum(p, PROBABILITY_FLOOR))
+    truth, logs, floored_logs = (
+        np.eye(p.shape[1])[y],
+        np.log(np.maximum(p, 1e-12)),
+        np.log(np.maximum(p, PROBABILITY_FLOOR)),
+    )
 
     def loss(at: np.ndarray) -> tuple[float, np.ndarray]:  # and its slope
         score = logs + (np.exp(at[0]) - 1) * floored_logs
         score[:, 1 : free + 1] += at[1:]
         probabilities = softmax(score, axis=1)
-        slope = np.append((np.exp(at[0]) * (probabilities - truth) * floored_logs).sum(), (probabilities - truth)[:, 1 : free + 1].sum(axis=0))
-        return float(-np.log(np.maximum((probabilities * truth).sum(axis=1), 1e-15)).mean()), slope / len(y)
+        slope = np.append(
+            (np.exp(at[0]) * (probabilities - truth) * floored_logs).sum(),
+            (probabilities - truth)[:, 1 : free + 1].sum(axis=0),
+        )
+        return float(
+            -np.log(np.maximum((probabilities * truth).sum(axis=1), 1e-15)).mean()
+        ), slope / len(y)
 
     bounds = [(np.log(0.5), np.log(2.0))] + [(-2.0, 2.0)] * free
     optimum = minimize(loss, np.zeros(1 + free), jac=True, method="L-BFGS-B", bounds=bounds).x
     factors = np.exp(np.append(0.0, optimum[1:] if free else np.zeros(p.shape[1] - 1)))
-    return {"method": method, "power": float(f"{np.exp(optimum[0]):.5g}"), "factors": [float(f"{one:.5g}") for one in factors]}
+    return {
+        "method": method,
+        "power": float(f"{np.exp(optimum[0]):.5g}"),
+        "factors": [float(f"{one:.5g}") for one in factors],
+    }
 
 # %% ../../nbs/api/modeling/06_calibration.ipynb #4c5fd9f3
 def out_of_fold_predictions(
@@ -78,7 +94,15 @@ def out_of_fold_predictions(
     contract: Contract,
 ) -> tuple[np.ndarray, np.ndarray]:  # the targets of the rows held out, and the answers to them
     "Answers to every row that a fold holds out, by a model fitted on the others."
-    fold_predictions = [predict(build().fit(x.iloc[before], y[before]), x.iloc[after], contract.task, len(contract.classes)) for before, after in folds]
+    fold_predictions = [
+        predict(
+            build().fit(x.iloc[before], y[before]),
+            x.iloc[after],
+            contract.task,
+            len(contract.classes),
+        )
+        for before, after in folds
+    ]
     return np.concatenate([y[after] for _, after in folds]), np.concatenate(fold_predictions)
 
 
@@ -87,15 +111,25 @@ def choose_calibration(
     check: tuple[np.ndarray, np.ndarray],  # targets and answers to judge them on
     blocks: np.ndarray,  # of the rows of `check`, from `bootstrap_blocks`
     seed: int = 0,
-) -> tuple[Calibration, pd.DataFrame, dict[str, Calibration]]:  # the one that helps most or none, the log loss with each, and each
+) -> tuple[
+    Calibration, pd.DataFrame, dict[str, Calibration]
+]:  # the one that helps most or none, the log loss with each, and each
     "The correction that lowers the log loss on later rows; none where no interval of the gain lies above nought."
     before, best = sample_log_loss(*check), (0.0, NO_CALIBRATION)
     rows = {"none": {"log_loss": before.mean()}}
     fitted = {method: fit_calibration(method, *held_out) for method in METHODS}
     for method, calibration in fitted.items():
         gains = before - sample_log_loss(check[0], apply_calibration(check[1], calibration))
-        low, high = percentile_intervals(bootstrap_metrics(partial(_mean_gain, gains), blocks, seed=seed))["gain"]
-        rows[method] = {"log_loss": before.mean() - gains.mean(), "gain": gains.mean(), "from": low, "to": high, "power": calibration["power"]}
+        low, high = percentile_intervals(
+            bootstrap_metrics(partial(_mean_gain, gains), blocks, seed=seed)
+        )["gain"]
+        rows[method] = {
+            "log_loss": before.mean() - gains.mean(),
+            "gain": gains.mean(),
+            "from": low,
+            "to": high,
+            "power": calibration["power"],
+        }
         best = max(best, (gains.mean(), calibration), key=lambda one: one[0]) if low > 0 else best
     return best[1], pd.DataFrame(rows).T, fitted
 
@@ -134,7 +168,11 @@ class CalibratedModel(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, x: pd.DataFrame) -> np.ndarray:
         "Corrected probabilities, (n, classes)."
-        return apply_calibration(np.asarray(self.model.predict_proba(x), dtype=np.float64), self.calibration, self.classes_.astype(int))
+        return apply_calibration(
+            np.asarray(self.model.predict_proba(x), dtype=np.float64),
+            self.calibration,
+            self.classes_.astype(int),
+        )
 
     def predict(self, x: pd.DataFrame) -> np.ndarray:
         "The likeliest class, (n,)."

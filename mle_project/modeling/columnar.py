@@ -25,7 +25,9 @@ def columnar(build: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(build)
     def build_marked(*args: Any, **choices: Any) -> Any:
         transformer = build(*args, **choices)
-        transformer.columnar = build.__name__  # no trailing underscore: scikit-learn would take it for fitted
+        transformer.columnar = (
+            build.__name__
+        )  # no trailing underscore: scikit-learn would take it for fitted
         return transformer
 
     COLUMNAR[build.__name__] = build_marked
@@ -46,7 +48,13 @@ def _differ(one: pd.DataFrame, other: pd.DataFrame, tolerance: float) -> bool:
         a, b = left[1].to_numpy(), right[1].to_numpy()
         if a.dtype.kind in "fiub" and b.dtype.kind in "fiub":
             a, b = a.astype(np.float64), b.astype(np.float64)
-            if not np.isclose(a, b, rtol=0, atol=tolerance * np.maximum(1, np.abs(np.nan_to_num(a))), equal_nan=True).all():
+            if not np.isclose(
+                a,
+                b,
+                rtol=0,
+                atol=tolerance * np.maximum(1, np.abs(np.nan_to_num(a))),
+                equal_nan=True,
+            ).all():
                 return True
         elif [str(value) for value in a] != [str(value) for value in b]:
             return True
@@ -93,7 +101,11 @@ def assert_rowwise(
     current: Any = rows
     for name, step in getattr(model, "steps", [])[:-1]:
         operation = getattr(step, "columnar", None)
-        title = f"the operation `{operation}`" if operation else f"the operation `{name}` ({type(step).__name__})"
+        title = (
+            f"the operation `{operation}`"
+            if operation
+            else f"the operation `{name}` ({type(step).__name__})"
+        )
         faults = rowwise_violations(step.transform, current)
         if faults:
             raise ProjectError(
@@ -101,8 +113,12 @@ def assert_rowwise(
                 "one that looks at other rows, drops or reorders them belongs in sql/."
             )
         if operation not in COLUMNAR:
-            raise ProjectError(f"{title} is not registered as columnar, so no test shows what it does to rows. Put @columnar before its definition.")
+            raise ProjectError(
+                f"{title} is not registered as columnar, so no test shows what it does to rows. Put @columnar before its definition."
+            )
         current = _rows(step.transform(current)).set_axis(current.index, axis=0)
     faults = rowwise_violations(answer, rows, tolerance=tolerance)
     if faults:
-        raise ProjectError(f"the model `{type(model).__name__}` {' and '.join(faults)}. Its answer to a row must not depend on other rows.")
+        raise ProjectError(
+            f"the model `{type(model).__name__}` {' and '.join(faults)}. Its answer to a row must not depend on other rows."
+        )

@@ -30,7 +30,11 @@ def f_scores(task: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     "How strongly each column (n, k) goes with the target: the F statistic, 0 for a constant."
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constant columns
-        return np.nan_to_num((f_regression if task == "regression" else f_classif)(x, y)[0], nan=0.0, posinf=np.finfo(np.float64).max)
+        return np.nan_to_num(
+            (f_regression if task == "regression" else f_classif)(x, y)[0],
+            nan=0.0,
+            posinf=np.finfo(np.float64).max,
+        )
 
 
 def n_selected(share: float, x: np.ndarray) -> int:
@@ -51,7 +55,9 @@ class Float64PCA(PCA):
 
     def transform(self, x: np.ndarray) -> np.ndarray:
         "Rotated rows as 32-bit floats."
-        return ((np.asarray(x, dtype=np.float64) - self.mean_) @ self.components_.T).astype(np.float32)
+        return ((np.asarray(x, dtype=np.float64) - self.mean_) @ self.components_.T).astype(
+            np.float32
+        )
 
 # %% ../../nbs/api/modeling/01_estimators.ipynb #50d62906
 class LinearRFE(SelectorMixin, BaseEstimator):
@@ -65,7 +71,11 @@ class LinearRFE(SelectorMixin, BaseEstimator):
         self.n_features_in_ = x.shape[1]
         scaled = StandardScaler().fit_transform(x)
         model = Ridge() if self.values else RidgeClassifier()
-        self.support_ = RFE(model, n_features_to_select=n_selected(self.kept, x), step=0.25).fit(scaled, y).support_
+        self.support_ = (
+            RFE(model, n_features_to_select=n_selected(self.kept, x), step=0.25)
+            .fit(scaled, y)
+            .support_
+        )
         return self
 
     def _get_support_mask(self) -> np.ndarray:
@@ -116,8 +126,14 @@ class FrequentOneHotEncoder(OneHotEncoder):  # its own `max_categories` does not
     def fit(self, x: Any, y: Any = None) -> "FrequentOneHotEncoder":
         "Count the values of each column of strings (n, m)."
         rows = np.asarray(x, dtype=object)
-        counted = [np.unique(rows[:, place].astype(str), return_counts=True) for place in range(rows.shape[1])]
-        self.categories = [np.sort(values[np.argsort(-counts, kind="stable")[: self.most]]).astype(object) for values, counts in counted]
+        counted = [
+            np.unique(rows[:, place].astype(str), return_counts=True)
+            for place in range(rows.shape[1])
+        ]
+        self.categories = [
+            np.sort(values[np.argsort(-counts, kind="stable")[: self.most]]).astype(object)
+            for values, counts in counted
+        ]
         return super().fit(x)
 
 # %% ../../nbs/api/modeling/01_estimators.ipynb #5bf23fad
@@ -125,7 +141,10 @@ class _Float64Coefficients:
     def fit(self, x: np.ndarray, y: np.ndarray) -> Any:
         "Fit on rows of 32 bits; the weights get 64, and with them every sum that answers."
         super().fit(x, y)  # type: ignore[misc]
-        self.coef_, self.intercept_ = np.asarray(self.coef_, np.float64), np.asarray(self.intercept_, np.float64)  # type: ignore[has-type]
+        self.coef_, self.intercept_ = (
+            np.asarray(self.coef_, np.float64),
+            np.asarray(self.intercept_, np.float64),
+        )  # type: ignore[has-type]
         return self
 
 

@@ -17,7 +17,9 @@ from ..core.contract import Contract
 from ..core.project import ProjectError
 
 # %% ../../nbs/api/modeling/05_families.ipynb #a2ecac6a
-FamilyBuilder = Callable[[Any, Contract, int], Any]  # hyperparameters: Keras Tuner's `HyperParameters`, or `FixedHyperParameters`
+FamilyBuilder = Callable[
+    [Any, Contract, int], Any
+]  # hyperparameters: Keras Tuner's `HyperParameters`, or `FixedHyperParameters`
 FAMILIES: dict[str, FamilyBuilder] = {}  # from the simplest to the most complex
 
 
@@ -41,7 +43,9 @@ class FixedHyperParameters:
         "One of some values; the first by default."
         return self._value(name, values[0] if default is None else default)
 
-    def Float(self, name: str, min_value: Any, max_value: Any, default: Any = None, **_: Any) -> Any:  # noqa: N802
+    def Float(
+        self, name: str, min_value: Any, max_value: Any, default: Any = None, **_: Any
+    ) -> Any:  # noqa: N802
         "A number; the least by default."
         return self._value(name, min_value if default is None else default)
 
@@ -69,12 +73,16 @@ def build_family(
 ) -> Any:  # an unfitted estimator that takes what `feature_frame` returns
     "A model of a family with given hyperparameters."
     if name not in FAMILIES:
-        raise ProjectError(f"params.yaml: there is no family `{name}`. Families: {', '.join(FAMILIES)}.")
+        raise ProjectError(
+            f"params.yaml: there is no family `{name}`. Families: {', '.join(FAMILIES)}."
+        )
     hp = FixedHyperParameters(values)
     model = FAMILIES[name](hp, contract, seed)
     unknown = sorted(set(values) - set(hp.requested_names))
     if unknown:
-        raise ProjectError(f"family `{name}` has no hyperparameter {', '.join(unknown)}. It has: {', '.join(hp.requested_names)}.")
+        raise ProjectError(
+            f"family `{name}` has no hyperparameter {', '.join(unknown)}. It has: {', '.join(hp.requested_names)}."
+        )
     return model
 
 # %% ../../nbs/api/modeling/05_families.ipynb #b4c8f633
@@ -85,5 +93,7 @@ def selected_family(
     "The family to fit."
     name = family or str(chosen["winner"])
     if name not in chosen["families"]:
-        raise ProjectError(f"params.yaml: final_model.family: `{name}` was not tuned. Tuned families: {', '.join(chosen['families'])}.")
+        raise ProjectError(
+            f"params.yaml: final_model.family: `{name}` was not tuned. Tuned families: {', '.join(chosen['families'])}."
+        )
     return name, dict(chosen["families"][name])

@@ -21,7 +21,8 @@ def predict(
     model: Any,  # a fitted estimator
     x: pd.DataFrame,  # what `feature_frame` returns
     task: str,  # binary, multiclass or regression
-    classes: int | None = None,  # of the contract; a class that the training rows lacked gets the probability 0
+    classes: int
+    | None = None,  # of the contract; a class that the training rows lacked gets the probability 0
 ) -> np.ndarray:  # probabilities (n, classes), or values (n,)
     "What a model says of each row."
     if task == "regression":
@@ -51,7 +52,9 @@ def _log_loss(y: np.ndarray, p: np.ndarray) -> float:
     return float(skm.log_loss(y, whole, labels=np.arange(p.shape[1])))
 
 
-Metric = tuple[Callable[[np.ndarray, np.ndarray], float], int]  # the function, and +1 when more is better, -1 when less is
+Metric = tuple[
+    Callable[[np.ndarray, np.ndarray], float], int
+]  # the function, and +1 when more is better, -1 when less is
 METRICS: dict[str, dict[str, Metric]] = {
     "binary": {
         "roc_auc": (lambda y, p: float(skm.roc_auc_score(y, p[:, 1])), 1),
@@ -88,7 +91,9 @@ def scorer(
 ) -> Callable[[np.ndarray, np.ndarray], float]:  # more is always better
     "One metric as a score to maximise."
     if name not in METRICS[task]:
-        raise ProjectError(f"params.yaml: `{name}` is not a metric of a {task} task. It has: {', '.join(METRICS[task])}.")
+        raise ProjectError(
+            f"params.yaml: `{name}` is not a metric of a {task} task. It has: {', '.join(METRICS[task])}."
+        )
     function, sign = METRICS[task][name]
     return lambda y, p: sign * function(y, p)
 
@@ -113,8 +118,16 @@ def threshold_metrics(
     threshold: float,
 ) -> dict[str, float]:
     "Precision, recall and F1 at a threshold, and the share of rows called positive."
-    *scores, _ = skm.precision_recall_fscore_support(y, p >= threshold, average="binary", zero_division=0)
-    return dict(zip(("precision", "recall", "f1", "positive_rate"), map(float, (*scores, (p >= threshold).mean())), strict=True))
+    *scores, _ = skm.precision_recall_fscore_support(
+        y, p >= threshold, average="binary", zero_division=0
+    )
+    return dict(
+        zip(
+            ("precision", "recall", "f1", "positive_rate"),
+            map(float, (*scores, (p >= threshold).mean())),
+            strict=True,
+        )
+    )
 
 # %% ../../nbs/api/modeling/02_metrics.ipynb #1970d148
 def conformal_half_width(
@@ -124,7 +137,9 @@ def conformal_half_width(
 ) -> float:  # in the unit of the target
     "Half the width of a prediction interval around an answer."
     if not 0 < coverage < 1:
-        raise ProjectError(f"params.yaml: model_selection.coverage is {coverage}; it is a share between 0 and 1, as in 0.9.")
+        raise ProjectError(
+            f"params.yaml: model_selection.coverage is {coverage}; it is a share between 0 and 1, as in 0.9."
+        )
     errors = np.sort(np.abs(np.asarray(y) - np.asarray(p)))
     return float(errors[min(len(errors), int(np.ceil((len(errors) + 1) * coverage))) - 1])
 

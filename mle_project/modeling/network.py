@@ -36,7 +36,12 @@ class Network(BaseEstimator):
         seed: int = 0,
     ) -> None:
         self.numbers, self.task, self.units, self.dropout = numbers, task, units, dropout
-        self.learning_rate, self.epochs, self.batch_size, self.seed = learning_rate, epochs, batch_size, seed
+        self.learning_rate, self.epochs, self.batch_size, self.seed = (
+            learning_rate,
+            epochs,
+            batch_size,
+            seed,
+        )
         self.distribute, self.bins = distribute, bins
 
     def fit(self, x: pd.DataFrame, y: np.ndarray) -> "Network":
@@ -45,14 +50,31 @@ class Network(BaseEstimator):
         values, words = self._blocks(x)
         self.n_features_in_ = x.shape[1]
         self._fit_preprocessing(values, words, np.asarray(y))
-        loss = {"binary": "binary_crossentropy", "multiclass": "sparse_categorical_crossentropy", "regression": "mse"}[self.task]
+        loss = {
+            "binary": "binary_crossentropy",
+            "multiclass": "sparse_categorical_crossentropy",
+            "regression": "mse",
+        }[self.task]
         size = min(self.batch_size, max(32, len(x) // 16))
         batches = self.epochs * max(1, len(x) // size)
         with strategy_scope(self.distribute):
             model, core = build_layers(self)
-            core.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(self.learning_rate, batches)), loss=loss)
-        codes = np.column_stack([self._codes(words[:, j], j) for j in range(words.shape[1])]) if words.shape[1] else words
-        target = (np.asarray(y) - self.shift_) / self.scale_ if self.task == "regression" else np.searchsorted(self.classes_, np.asarray(y))
+            core.compile(
+                keras.optimizers.Adam(
+                    keras.optimizers.schedules.CosineDecay(self.learning_rate, batches)
+                ),
+                loss=loss,
+            )
+        codes = (
+            np.column_stack([self._codes(words[:, j], j) for j in range(words.shape[1])])
+            if words.shape[1]
+            else words
+        )
+        target = (
+            (np.asarray(y) - self.shift_) / self.scale_
+            if self.task == "regression"
+            else np.searchsorted(self.classes_, np.asarray(y))
+        )
         inputs = [values] + ([codes.astype(np.int32)] if words.shape[1] else [])
         core.fit(inputs, target, batch_size=size, epochs=self.epochs, verbose=0)
         self.weights_ = [np.asarray(weight) for weight in model.get_weights()]
@@ -65,14 +87,32 @@ class Network(BaseEstimator):
         with np.errstate(all="ignore"):
             present = ~np.isnan(values)
             total = np.maximum(present.sum(axis=0), 1)
-            self.mean_ = (np.where(present, values, 0).sum(axis=0, dtype=np.float64) / total).astype(np.float32)
-            spread = np.where(present, (values - self.mean_) ** 2, 0).sum(axis=0, dtype=np.float64) / total
+            self.mean_ = (
+                np.where(present, values, 0).sum(axis=0, dtype=np.float64) / total
+            ).astype(np.float32)
+            spread = (
+                np.where(present, (values - self.mean_) ** 2, 0).sum(axis=0, dtype=np.float64)
+                / total
+            )
         self.variance_ = np.maximum(spread, 1e-6).astype(np.float32)
-        finite_columns = [column[~np.isnan(column)] if some else np.zeros(1, np.float32) for column, some in zip(values.T, present.any(axis=0), strict=True)]
-        edges = np.reshape([np.quantile(column, np.linspace(0, 1, self.bins + 1)) for column in finite_columns], (len(finite_columns), self.bins + 1))
-        self.edges_, widths = edges.T[:-1].ravel().astype(np.float32), np.diff(edges, axis=1).T.ravel().astype(np.float32)
-        self.widths_ = np.where(widths > 0, widths, np.float32(1))  # (bins * k,), as edges_: all numbers of the first part, then of the second
-        self.shift_, self.scale_ = (float(np.mean(y)), float(np.std(y) or 1)) if self.task == "regression" else (0.0, 1.0)
+        finite_columns = [
+            column[~np.isnan(column)] if some else np.zeros(1, np.float32)
+            for column, some in zip(values.T, present.any(axis=0), strict=True)
+        ]
+        edges = np.reshape(
+            [np.quantile(column, np.linspace(0, 1, self.bins + 1)) for column in finite_columns],
+            (len(finite_columns), self.bins + 1),
+        )
+        self.edges_, widths = (
+            edges.T[:-1].ravel().astype(np.float32),
+            np.diff(edges, axis=1).T.ravel().astype(np.float32),
+        )
+        self.widths_ = np.where(
+            widths > 0, widths, np.float32(1)
+        )  # (bins * k,), as edges_: all numbers of the first part, then of the second
+        self.shift_, self.scale_ = (
+            (float(np.mean(y)), float(np.std(y) or 1)) if self.task == "regression" else (0.0, 1.0)
+        )
         if self.task != "regression":
             self.classes_ = np.unique(y)
 
@@ -83,7 +123,9 @@ class Network(BaseEstimator):
 
     def _blocks(self, x: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         "The numbers (n, k) float32 and the strings (n, m) of a frame."
-        return x.iloc[:, : self.numbers].to_numpy(np.float32), x.iloc[:, self.numbers :].to_numpy(object)
+        return x.iloc[:, : self.numbers].to_numpy(np.float32), x.iloc[:, self.numbers :].to_numpy(
+            object
+        )
 
     def forward(self, x: pd.DataFrame) -> np.ndarray:
         "The network's output for each row: (n, 1), or (n, classes) in a multiclass task."
@@ -97,13 +139,24 @@ class Network(BaseEstimator):
         import tensorflow as tf
 
         parts = range(0, max(1, len(x)), 8192)
-        return np.concatenate([np.asarray(self._model({k: tf.constant(v[i : i + 8192]) for k, v in inputs.items()})) for i in parts])
+        return np.concatenate(
+            [
+                np.asarray(
+                    self._model({k: tf.constant(v[i : i + 8192]) for k, v in inputs.items()})
+                )
+                for i in parts
+            ]
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_model"}
 
 # %% ../../nbs/api/modeling/04_network.ipynb #015ab3f8
-STRATEGIES = {"none": "get_strategy", "mirrored": "MirroredStrategy", "multi_worker": "MultiWorkerMirroredStrategy"}
+STRATEGIES = {
+    "none": "get_strategy",
+    "mirrored": "MirroredStrategy",
+    "multi_worker": "MultiWorkerMirroredStrategy",
+}
 
 
 def strategy_scope(name: str) -> Any:
@@ -111,7 +164,9 @@ def strategy_scope(name: str) -> Any:
     import tensorflow as tf
 
     if name not in STRATEGIES:
-        raise ProjectError(f"params.yaml: model_selection.fixed.network.distribute: `{name}` is not one of: {', '.join(STRATEGIES)}.")
+        raise ProjectError(
+            f"params.yaml: model_selection.fixed.network.distribute: `{name}` is not one of: {', '.join(STRATEGIES)}."
+        )
     return getattr(tf.distribute, STRATEGIES[name])().scope()
 
 
@@ -134,7 +189,9 @@ def numeric_layers(network: Network, numbers: Any) -> Any:
     whole = ops.where(missing, network.mean_, numbers)
     normal = (whole - network.mean_) / np.sqrt(network.variance_)
     steps = (ops.concatenate([whole] * network.bins, axis=1) - network.edges_) / network.widths_
-    return layers.Concatenate()([ops.clip(normal, -5.0, 5.0), ops.cast(missing, "float32"), ops.clip(steps, 0.0, 1.0)])
+    return layers.Concatenate()(
+        [ops.clip(normal, -5.0, 5.0), ops.cast(missing, "float32"), ops.clip(steps, 0.0, 1.0)]
+    )
 
 # %% ../../nbs/api/modeling/04_network.ipynb #0cf6b966
 def embedding_size(vocabulary: int) -> int:
@@ -153,17 +210,25 @@ def build_layers(
     numbers = keras.Input((network.numbers,), name="numbers")
     codes = keras.Input((len(sizes),), dtype="int32", name="codes")
     parts = [numeric_layers(network, numbers)]
-    parts += [layers.Embedding(size + 1, embedding_size(size))(codes[:, j]) for j, size in enumerate(sizes)]
+    parts += [
+        layers.Embedding(size + 1, embedding_size(size))(codes[:, j])
+        for j, size in enumerate(sizes)
+    ]
     hidden = layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
     for units in (network.units, network.units // 2):
         hidden = layers.Dropout(network.dropout)(layers.Dense(units, activation="relu")(hidden))
     last = {"binary": (1, "sigmoid"), "regression": (1, None)}
     width, activation = last.get(network.task) or (len(network.classes_), "softmax")
-    core = keras.Model([numbers] + ([codes] if sizes else []), layers.Dense(width, activation=activation)(hidden))
+    core = keras.Model(
+        [numbers] + ([codes] if sizes else []), layers.Dense(width, activation=activation)(hidden)
+    )
     if not sizes:
         return keras.Model({"numbers": numbers}, core(numbers)), core
     strings = keras.Input((len(sizes),), dtype="string", name="strings")
-    looked = [layers.StringLookup(vocabulary=words)(strings[:, j : j + 1]) for j, words in enumerate(network.vocabularies_)]
+    looked = [
+        layers.StringLookup(vocabulary=words)(strings[:, j : j + 1])
+        for j, words in enumerate(network.vocabularies_)
+    ]
     coded = keras.ops.cast(layers.Concatenate()(looked) if len(looked) > 1 else looked[0], "int32")
     return keras.Model({"numbers": numbers, "strings": strings}, core([numbers, coded])), core
 
@@ -174,7 +239,11 @@ class NetworkClassifier(ClassifierMixin, Network):
     def predict_proba(self, x: pd.DataFrame) -> np.ndarray:
         "The probability of each class, (n, classes)."
         scores = self.forward(x).astype(np.float64)
-        return np.hstack([1 - scores, scores]) if self.task == "binary" else scores / scores.sum(axis=1, keepdims=True)
+        return (
+            np.hstack([1 - scores, scores])
+            if self.task == "binary"
+            else scores / scores.sum(axis=1, keepdims=True)
+        )
 
     def predict(self, x: pd.DataFrame) -> np.ndarray:
         "The likeliest class, (n,)."

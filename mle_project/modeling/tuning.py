@@ -54,7 +54,9 @@ class TuningResult:
     family: str
     hyperparameters: dict[str, Any]  # the best trial's
     folds: np.ndarray  # its score on each fold; more is better
-    trials: list[dict[str, Any]]  # every trial: number, score, score on each fold, share of the rows it was fitted on, hyperparameters
+    trials: list[
+        dict[str, Any]
+    ]  # every trial: number, score, score on each fold, share of the rows it was fitted on, hyperparameters
 
 
 def score_folds(
@@ -67,7 +69,10 @@ def score_folds(
 ) -> list[float]:  # one score for each fold
     "Fit and score one set of hyperparameters on every fold."
     fitted = ((model().fit(x.iloc[before], y[before]), after) for before, after in folds)
-    scores = [score(y[after], predict(one, x.iloc[after], contract.task, len(contract.classes))) for one, after in fitted]
+    scores = [
+        score(y[after], predict(one, x.iloc[after], contract.task, len(contract.classes)))
+        for one, after in fitted
+    ]
     if not np.isfinite(scores).all():
         raise ProjectError(
             f"fold {int(np.flatnonzero(~np.isfinite(scores))[0]) + 1} of {len(folds)} cannot be scored: most likely all its rows have one class. "
@@ -89,7 +94,9 @@ def subsample_folds(
     "The same folds with fewer rows to fit on, evenly spread."
     subsampled = [(before[:: FULL_BUDGET // parts], after) for before, after in folds]
     for (few, _), (before, _) in zip(subsampled, folds, strict=True):
-        if len(few) < 2 or (task != "regression" and len(np.unique(y[few])) < len(np.unique(y[before]))):
+        if len(few) < 2 or (
+            task != "regression" and len(np.unique(y[few])) < len(np.unique(y[before]))
+        ):
             raise ProjectError(
                 f"params.yaml: model_selection.tuner: hyperband fits on a {FULL_BUDGET // parts}th of the rows first, and there {len(few)} rows are left "
                 "that lack a class or are too few. Use bayesian or random, or more rows (model_selection.search_rows, tables.rows)."
@@ -99,7 +106,9 @@ def subsample_folds(
 # %% ../../nbs/api/modeling/07_tuning.ipynb #d1729553
 def split_budget(values: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     "A trial's hyperparameters, by name, and how many parts of the rows it was given."
-    return {name: values[name] for name in sorted(values) if not name.startswith("tuner/")}, int(values.get(BUDGET_KEY, FULL_BUDGET))
+    return {name: values[name] for name in sorted(values) if not name.startswith("tuner/")}, int(
+        values.get(BUDGET_KEY, FULL_BUDGET)
+    )
 
 
 @dataclass
@@ -126,7 +135,13 @@ class Search:
         wanted_space, space = keras_tuner.HyperParameters(), keras_tuner.HyperParameters()
         self.build(wanted_space)
         for one in wanted_space.space:
-            space.merge([Fixed(one.name, self.fixed[one.name], conditions=one.conditions) if one.name in self.fixed else one])
+            space.merge(
+                [
+                    Fixed(one.name, self.fixed[one.name], conditions=one.conditions)
+                    if one.name in self.fixed
+                    else one
+                ]
+            )
         return space
 
     @cached_property
@@ -134,7 +149,10 @@ class Search:
         "The file of the trials so far; its name says on what they were scored."
         if self.cache_dir is None:
             return None
-        digest = hashlib.sha256(pd.util.hash_pandas_object(self.x, index=False).to_numpy().tobytes() + np.ascontiguousarray(self.y).tobytes())
+        digest = hashlib.sha256(
+            pd.util.hash_pandas_object(self.x, index=False).to_numpy().tobytes()
+            + np.ascontiguousarray(self.y).tobytes()
+        )
         for block in (block for pair in self.folds for block in pair):
             digest.update(np.ascontiguousarray(block).tobytes())
         digest.update(repr((self.contract, self.metric, self.seed, self.code)).encode())
@@ -143,7 +161,11 @@ class Search:
     def cached_scores(self) -> dict[str, list[float]]:
         "The scores on each fold of the trials so far, by their hyperparameters; a line cut short by a crash does not count."
         scores_by_key = {}
-        for line in self.cache_file.read_text().splitlines() if self.cache_file and self.cache_file.exists() else []:
+        for line in (
+            self.cache_file.read_text().splitlines()
+            if self.cache_file and self.cache_file.exists()
+            else []
+        ):
             with suppress(ValueError):
                 key, scores = json.loads(line)
                 scores_by_key[key] = scores
@@ -157,7 +179,10 @@ class Search:
         cached = self.cached_scores().get(key)
         if cached is not None:
             return cached
-        score, folds = scorer(self.contract.task, self.metric), subsample_folds(self.folds, self.y, parts, self.contract.task)
+        score, folds = (
+            scorer(self.contract.task, self.metric),
+            subsample_folds(self.folds, self.y, parts, self.contract.task),
+        )
         scores = score_folds(lambda: self.build(hp), self.x, self.y, folds, score, self.contract)
         if self.cache_file:
             self.cache_file.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +194,13 @@ class Search:
 class FoldTuner(keras_tuner.SklearnTuner):
     "A `SklearnTuner` whose trials are scored by a `Search`."
 
-    def __init__(self, oracle: Any, search: Search, on_trial: Callable[[Any, list[float]], None], **options: Any) -> None:
+    def __init__(
+        self,
+        oracle: Any,
+        search: Search,
+        on_trial: Callable[[Any, list[float]], None],
+        **options: Any,
+    ) -> None:
         super().__init__(oracle, search.build, **options)
         self.scores, self.on_trial = search.cv_scores, on_trial
 
@@ -182,7 +213,9 @@ class FoldTuner(keras_tuner.SklearnTuner):
         try:
             scores = self.scores(trial.hyperparameters)
         except Exception as error:
-            raise keras_tuner.errors.FatalError(f"{error} Hyperparameters: {dict(trial.hyperparameters.values)}") from error
+            raise keras_tuner.errors.FatalError(
+                f"{error} Hyperparameters: {dict(trial.hyperparameters.values)}"
+            ) from error
         self.on_trial(trial, scores)
         return {"score": float(np.mean(scores))}
 
@@ -196,9 +229,16 @@ def print_unrecorded(line: str) -> None:
 
 # %% ../../nbs/api/modeling/07_tuning.ipynb #4c9a7aa7
 ORACLES: dict[str, Callable[..., Any]] = {
-    "bayesian": partial(keras_tuner.oracles.BayesianOptimizationOracle, num_initial_points=4, max_trials=None),
+    "bayesian": partial(
+        keras_tuner.oracles.BayesianOptimizationOracle, num_initial_points=4, max_trials=None
+    ),
     "random": partial(keras_tuner.oracles.RandomSearchOracle, max_trials=None),
-    "hyperband": partial(keras_tuner.oracles.HyperbandOracle, max_epochs=FULL_BUDGET, factor=3, hyperband_iterations=None),  # on and on
+    "hyperband": partial(
+        keras_tuner.oracles.HyperbandOracle,
+        max_epochs=FULL_BUDGET,
+        factor=3,
+        hyperband_iterations=None,
+    ),  # on and on
 }
 
 
@@ -219,7 +259,9 @@ class Budget:
         create = oracle.create_trial
 
         def create_trial(worker: str) -> Trial:
-            spent = sum(split_budget(trial.hyperparameters.values)[1] for trial in oracle.trials.values())
+            spent = sum(
+                split_budget(trial.hyperparameters.values)[1] for trial in oracle.trials.values()
+            )
             if self.expired() or spent >= self.trials * FULL_BUDGET:
                 return Trial(oracle.get_space(), status=TrialStatus.STOPPED)
             trial = create(worker)
@@ -235,7 +277,14 @@ def search_worker(folder: str) -> None:
     die_with_parent()
     search_arguments, tuner, options = joblib.load(Path(folder) / "search.joblib")
     search, name = Search(**search_arguments), os.environ["KERASTUNER_TUNER_ID"]
-    FoldTuner(ORACLES[tuner](**options), search, _trial_logger(Path(folder), name), directory=folder, project_name=name, overwrite=True).search()
+    FoldTuner(
+        ORACLES[tuner](**options),
+        search,
+        _trial_logger(Path(folder), name),
+        directory=folder,
+        project_name=name,
+        overwrite=True,
+    ).search()
 
 
 def _trial_logger(folder: Path, worker: str) -> Callable[[Any, list[float]], None]:
@@ -250,23 +299,41 @@ def _trial_logger(folder: Path, worker: str) -> Callable[[Any, list[float]], Non
     return log_trial
 
 
-def _tune_distributed(search: Search, tuner: str, options: dict[str, Any], budget: Budget, workers: int) -> list[tuple[list[float], dict[str, Any]]]:
+def _tune_distributed(
+    search: Search, tuner: str, options: dict[str, Any], budget: Budget, workers: int
+) -> list[tuple[list[float], dict[str, Any]]]:
     "The trials of a search that some processes share, in the oracle's order."
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         search_arguments = {one.name: getattr(search, one.name) for one in fields(search)}
         joblib.dump((search_arguments, tuner, options), Path(folder) / "search.joblib")
         free.bind(("127.0.0.1", 0))
-        address = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(free.getsockname()[1])}
+        address = {
+            "KERASTUNER_ORACLE_IP": "127.0.0.1",
+            "KERASTUNER_ORACLE_PORT": str(free.getsockname()[1]),
+        }
         free.close()
-        module = FAMILIES[search.family].__module__  # a worker imports it, so that its register has the family
+        module = FAMILIES[
+            search.family
+        ].__module__  # a worker imports it, so that its register has the family
         program = f"import {module}; from mle_project.modeling.tuning import search_worker; search_worker({folder!r})"
         command = [sys.executable, "-c", program]
         with chief(budget.limit(ORACLES[tuner](**options)), address, folder):
-            started = [subprocess.Popen(command, env=os.environ | address | {"KERASTUNER_TUNER_ID": f"worker{n}"}) for n in range(workers)]
+            started = [
+                subprocess.Popen(
+                    command, env=os.environ | address | {"KERASTUNER_TUNER_ID": f"worker{n}"}
+                )
+                for n in range(workers)
+            ]
             ended = [one.wait() for one in started]
         if any(ended):
-            raise ProjectError(f"params.yaml: model_selection.workers: {sum(map(bool, ended))} of {workers} workers failed; see above.")
-        lines = [json.loads(line) for path in Path(folder).glob("worker*.jsonl") for line in path.read_text().splitlines()]
+            raise ProjectError(
+                f"params.yaml: model_selection.workers: {sum(map(bool, ended))} of {workers} workers failed; see above."
+            )
+        lines = [
+            json.loads(line)
+            for path in Path(folder).glob("worker*.jsonl")
+            for line in path.read_text().splitlines()
+        ]
     return [(scores, values) for _, scores, values in sorted(lines, key=lambda line: int(line[0]))]
 
 # %% ../../nbs/api/modeling/07_tuning.ipynb #e084e13a
@@ -281,7 +348,9 @@ def chief(oracle: Any, address: Mapping[str, str], folder: str) -> Iterator[None
     oracle.verbose = 0
     server = grpc.server(ThreadPoolExecutor(max_workers=1))
     protos.get_service_grpc().add_OracleServicer_to_server(OracleServicer(oracle), server)
-    server.add_insecure_port(f"{address['KERASTUNER_ORACLE_IP']}:{address['KERASTUNER_ORACLE_PORT']}")
+    server.add_insecure_port(
+        f"{address['KERASTUNER_ORACLE_IP']}:{address['KERASTUNER_ORACLE_PORT']}"
+    )
     server.start()
     try:
         yield
@@ -289,11 +358,19 @@ def chief(oracle: Any, address: Mapping[str, str], folder: str) -> Iterator[None
         server.stop(None)
 
 
-def _tune_local(search: Search, tuner: str, options: dict[str, Any], budget: Budget, record: Callable[[list[float], dict[str, Any]], None]) -> None:
+def _tune_local(
+    search: Search,
+    tuner: str,
+    options: dict[str, Any],
+    budget: Budget,
+    record: Callable[[list[float], dict[str, Any]], None],
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         on_trial = lambda trial, found: record(found, dict(trial.hyperparameters.values))  # noqa: E731
         oracle = budget.limit(ORACLES[tuner](**options))
-        FoldTuner(oracle, search, on_trial, directory=folder, project_name=search.family, overwrite=True).search()
+        FoldTuner(
+            oracle, search, on_trial, directory=folder, project_name=search.family, overwrite=True
+        ).search()
 
 # %% ../../nbs/api/modeling/07_tuning.ipynb #e5eb1a3c
 class TrialHistory:
@@ -305,13 +382,27 @@ class TrialHistory:
     def __call__(self, scores: list[float], hyperparameters: Mapping[str, Any]) -> None:
         values, parts = split_budget(hyperparameters)
         number, score = len(self.trials) + 1, float(np.mean(scores))
-        self.trials.append({"trial": number, "score": score, "folds": scores, "share": parts / FULL_BUDGET, "hyperparameters": values})
+        self.trials.append(
+            {
+                "trial": number,
+                "score": score,
+                "folds": scores,
+                "share": parts / FULL_BUDGET,
+                "hyperparameters": values,
+            }
+        )
         part = "" if parts == FULL_BUDGET else f" on 1/{FULL_BUDGET // parts} of the rows"
-        print(f"{self.family}: trial {number}{part}, score {score:.4f}, best {self.best()['score']:.4f}", flush=True)
+        print(
+            f"{self.family}: trial {number}{part}, score {score:.4f}, best {self.best()['score']:.4f}",
+            flush=True,
+        )
 
     def best(self) -> dict[str, Any]:
         "The first of the best trials on all rows."
-        return max((trial for trial in self.trials if trial["share"] == 1), key=lambda trial: trial["score"])
+        return max(
+            (trial for trial in self.trials if trial["share"] == 1),
+            key=lambda trial: trial["score"],
+        )
 
 
 def tune(
@@ -323,12 +414,24 @@ def tune(
 ) -> TuningResult:
     "Search the hyperparameters of one family."
     if tuner not in ORACLES:
-        raise ProjectError(f"params.yaml: model_selection.tuner `{tuner}` is not one of: {', '.join(ORACLES)}.")
-    build_family(search.family, search.fixed, search.contract, search.seed)  # refuses what is no family, or no hyperparameter of it
-    history, budget, start = TrialHistory(search.family), Budget(trials - 1, seconds), search.space()
+        raise ProjectError(
+            f"params.yaml: model_selection.tuner `{tuner}` is not one of: {', '.join(ORACLES)}."
+        )
+    build_family(
+        search.family, search.fixed, search.contract, search.seed
+    )  # refuses what is no family, or no hyperparameter of it
+    history, budget, start = (
+        TrialHistory(search.family),
+        Budget(trials - 1, seconds),
+        search.space(),
+    )
     history(search.cv_scores(start), dict(start.values))
     # the whole space is given: what is drawn follows its order, and workers hand it over in another. Seed 0 means "no seed" to Keras Tuner.
-    options = {"objective": keras_tuner.Objective("score", "max"), "seed": search.seed + 1, "hyperparameters": start.copy()}
+    options = {
+        "objective": keras_tuner.Objective("score", "max"),
+        "seed": search.seed + 1,
+        "hyperparameters": start.copy(),
+    }
     if trials > 1 and any(not isinstance(one, Fixed) for one in start.space):
         if workers == 1:
             _tune_local(search, tuner, options, budget, history)
@@ -336,6 +439,11 @@ def tune(
             for scores, values in _tune_distributed(search, tuner, options, budget, workers):
                 history(scores, values)
     if budget.expired():
-        print(f"{search.family}: {seconds:g} seconds were up after trial {len(history.trials)}", flush=True)
+        print(
+            f"{search.family}: {seconds:g} seconds were up after trial {len(history.trials)}",
+            flush=True,
+        )
     best = history.best()
-    return TuningResult(search.family, best["hyperparameters"], np.array(best["folds"]), history.trials)
+    return TuningResult(
+        search.family, best["hyperparameters"], np.array(best["folds"]), history.trials
+    )

@@ -30,18 +30,32 @@ def first_difference(
     if isinstance(one, dict) and isinstance(other, dict):
         for key in [*one, *(key for key in other if key not in one)]:
             if key not in one or key not in other:
-                return f"{where}.{key}".lstrip("."), str(one.get(key, "nothing")), str(other.get(key, "nothing"))
+                return (
+                    f"{where}.{key}".lstrip("."),
+                    str(one.get(key, "nothing")),
+                    str(other.get(key, "nothing")),
+                )
             if difference := first_difference(one[key], other[key], f"{where}.{key}"):
                 return difference
-        return None if list(one) == list(other) else (f"{where}, the order of the keys".lstrip("., "), str(list(one)), str(list(other)))
+        return (
+            None
+            if list(one) == list(other)
+            else (f"{where}, the order of the keys".lstrip("., "), str(list(one)), str(list(other)))
+        )
     if isinstance(one, list) and isinstance(other, list):
         for position, (left, right) in enumerate(zip(one, other, strict=False)):
             if difference := first_difference(left, right, f"{where}[{position}]"):
                 return difference
         at = min(len(one), len(other))
         longer = [str(some[at]) if len(some) > at else "nothing" for some in (one, other)]
-        return None if len(one) == len(other) else (f"{where}[{at}]".lstrip("."), longer[0], longer[1])
-    return None if repr(one) == repr(other) else (where.lstrip(".") or "the whole", str(one), str(other))
+        return (
+            None if len(one) == len(other) else (f"{where}[{at}]".lstrip("."), longer[0], longer[1])
+        )
+    return (
+        None
+        if repr(one) == repr(other)
+        else (where.lstrip(".") or "the whole", str(one), str(other))
+    )
 
 # %% ../../nbs/api/pipeline/07_compare.ipynb #049421fe
 def _texts(one: bytes, other: bytes) -> Location | None:
@@ -50,7 +64,11 @@ def _texts(one: bytes, other: bytes) -> Location | None:
     for number, (left, right) in enumerate(zip(*lines, strict=False), 1):
         if left != right:
             return f"line {number}", left, right
-    return None if len(lines[0]) == len(lines[1]) else ("how many lines", str(len(lines[0])), str(len(lines[1])))
+    return (
+        None
+        if len(lines[0]) == len(lines[1])
+        else ("how many lines", str(len(lines[0])), str(len(lines[1])))
+    )
 
 
 def _jsons(one: bytes, other: bytes) -> Location | None:
@@ -58,14 +76,21 @@ def _jsons(one: bytes, other: bytes) -> Location | None:
     try:
         return first_difference(json.loads(one), json.loads(other))
     except ValueError:
-        left, right = ([json.loads(line) for line in text.splitlines() if line.strip()] for text in (one, other))
+        left, right = (
+            [json.loads(line) for line in text.splitlines() if line.strip()]
+            for text in (one, other)
+        )
         return first_difference(left, right)
 
 
 def _notebooks(one: bytes, other: bytes) -> Location | None:
     "The first cell of two notebooks that differs, and where in it."
     difference = first_difference(json.loads(one), json.loads(other))
-    return difference and (re.sub(r"^cells\[(\d+)\]\.?", r"cell \1, ", difference[0]), difference[1], difference[2])
+    return difference and (
+        re.sub(r"^cells\[(\d+)\]\.?", r"cell \1, ", difference[0]),
+        difference[1],
+        difference[2],
+    )
 
 # %% ../../nbs/api/pipeline/07_compare.ipynb #240e9558
 def _tables(one: bytes, other: bytes) -> Location | None:
@@ -74,13 +99,17 @@ def _tables(one: bytes, other: bytes) -> Location | None:
 
     left, right = (pq.read_table(io.BytesIO(content)) for content in (one, other))
     if left.schema != right.schema:
-        return first_difference([str(field) for field in left.schema], [str(field) for field in right.schema], "schema") or ("schema", "", "")
+        return first_difference(
+            [str(field) for field in left.schema], [str(field) for field in right.schema], "schema"
+        ) or ("schema", "", "")
     if len(left) != len(right):
         return "rows", str(len(left)), str(len(right))
     for name in left.column_names:
         if not left[name].equals(right[name]):
             rows = enumerate(zip(left[name].to_pylist(), right[name].to_pylist(), strict=True))
-            row, (a, b) = next(((k, pair) for k, pair in rows if repr(pair[0]) != repr(pair[1])), (0, ("", "")))
+            row, (a, b) = next(
+                ((k, pair) for k, pair in rows if repr(pair[0]) != repr(pair[1])), (0, ("", ""))
+            )
             return f"column {name}, row {row}", str(a), str(b)
     return None
 
@@ -94,9 +123,15 @@ def _models(one: bytes, other: bytes) -> Location | None:
     for a, b in zip(left.initializer, right.initializer, strict=False):
         if a != b:
             before, after = (numpy_helper.to_array(tensor).ravel().tolist() for tensor in (a, b))
-            return first_difference(before, after, f"constant {a.name}") or (f"constant {a.name}", "", "")
+            return first_difference(before, after, f"constant {a.name}") or (
+                f"constant {a.name}",
+                "",
+                "",
+            )
     pairs = enumerate(zip(left.node, right.node, strict=False))
-    at = next((f"operation {k} ({a.op_type})" for k, (a, b) in pairs if a != b), "operations or inputs")
+    at = next(
+        (f"operation {k} ({a.op_type})" for k, (a, b) in pairs if a != b), "operations or inputs"
+    )
     return at, "", ""
 
 # %% ../../nbs/api/pipeline/07_compare.ipynb #662a907d
@@ -111,7 +146,10 @@ def _archives(one: bytes, other: bytes) -> Location | None:
     if name:
         at, a, b = _locate_difference(name, left.read(name), right.read(name))
         return f"{name}, {at}", a, b
-    before, after = ([[info.filename, str(info.date_time), info.external_attr] for info in archive.infolist()] for archive in (left, right))
+    before, after = (
+        [[info.filename, str(info.date_time), info.external_attr] for info in archive.infolist()]
+        for archive in (left, right)
+    )
     return first_difference(before, after, "entries")
 
 
@@ -121,7 +159,10 @@ def _bytes(one: bytes, other: bytes) -> Location:
 
     if one[:1] == other[:1] == b"\x78":
         one, other = zlib.decompress(one), zlib.decompress(other)
-    at = next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    at = next(
+        (k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
     return f"byte {at:,}", repr(one[at : at + 24]), repr(other[at : at + 24])
 
 
@@ -135,19 +176,32 @@ COMPARATORS: dict[str, Callable[[bytes, bytes], Location | None]] = {
 def _locate_difference(name: str, one: bytes, other: bytes) -> Location:
     "Where two contents of a file differ first; where they mean the same, at which byte."
     try:
-        difference = COMPARATORS[Path(name).suffix](one, other) if Path(name).suffix in COMPARATORS else None
+        difference = (
+            COMPARATORS[Path(name).suffix](one, other) if Path(name).suffix in COMPARATORS else None
+        )
     except Exception:  # a damaged file cannot be read as what it is
         difference = None
     if difference:
         return difference
     at, a, b = _bytes(one, other)
-    return (f"{at} (as {Path(name).suffix[1:]} they mean the same)" if Path(name).suffix in COMPARATORS else at), a, b
+    return (
+        (
+            f"{at} (as {Path(name).suffix[1:]} they mean the same)"
+            if Path(name).suffix in COMPARATORS
+            else at
+        ),
+        a,
+        b,
+    )
 
 # %% ../../nbs/api/pipeline/07_compare.ipynb #4cc87da9
 CAUSES = (
     (r"\b(19|20)\d\d-\d\d-\d\d|\b\d\d:\d\d:\d\d", "a date or a time"),
     (r"0x[0-9a-f]{6,}", "an address in memory"),
-    (r"[0-9a-f]{8}-[0-9a-f]{4}-|\b[0-9a-f]{32}\b", "a random id, or the digest of something that differs"),
+    (
+        r"[0-9a-f]{8}-[0-9a-f]{4}-|\b[0-9a-f]{32}\b",
+        "a random id, or the digest of something that differs",
+    ),
     (r"(^|[\s'\"(])/(tmp|home|root|var|usr|Users)/", "a path of this machine"),
 )
 
@@ -169,8 +223,15 @@ def likely_cause(
         return "the order of a set or of files (PYTHONHASHSEED, os.listdir)"
     a, b = _numbers(one), _numbers(other)
     if a != b and len(a) == len(b):
-        close = all(math.isclose(left, right, rel_tol=1e-3, abs_tol=1e-9) for left, right in zip(a, b, strict=True))
-        return "sums in another order: threads, or another kind of processor" if close else "another seed, other rows, or another model before it"
+        close = all(
+            math.isclose(left, right, rel_tol=1e-3, abs_tol=1e-9)
+            for left, right in zip(a, b, strict=True)
+        )
+        return (
+            "sums in another order: threads, or another kind of processor"
+            if close
+            else "another seed, other rows, or another model before it"
+        )
     return "unknown; look at what the stage writes there"
 
 # %% ../../nbs/api/pipeline/07_compare.ipynb #8a0f7095
@@ -206,10 +267,23 @@ def compare(
 ) -> list[Difference]:
     "The files of the outputs that are not byte for byte the same."
     differences = []
-    for name in sorted({name for top in (one, other) for output in outputs for name in _files(top, output)}):
+    for name in sorted(
+        {name for top in (one, other) for output in outputs for name in _files(top, output)}
+    ):
         there = [(top / name).exists() for top in (one, other)]
         if not all(there):
-            differences.append(Difference(name, "the whole file", *("there" if yes else "missing" for yes in there)))
+            differences.append(
+                Difference(
+                    name, "the whole file", *("there" if yes else "missing" for yes in there)
+                )
+            )
         elif (one / name).read_bytes() != (other / name).read_bytes():
-            differences.append(Difference(name, *_locate_difference(name, (one / name).read_bytes(), (other / name).read_bytes())))
+            differences.append(
+                Difference(
+                    name,
+                    *_locate_difference(
+                        name, (one / name).read_bytes(), (other / name).read_bytes()
+                    ),
+                )
+            )
     return differences

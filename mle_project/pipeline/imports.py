@@ -50,10 +50,14 @@ def _home(name: str, package: Path) -> str:
     return name if file and file.name == "__init__.py" else name.rpartition(".")[0]
 
 
-def _unknown(node: ast.AST, importer: str, remedy: str = "Correct it, or type `nbdev_export`.") -> ProjectError:
+def _unknown(
+    node: ast.AST, importer: str, remedy: str = "Correct it, or type `nbdev_export`."
+) -> ProjectError:
     "The error for an import that leads to no module."
     where = importer or "the notebook"
-    return ProjectError(f"{where}: `{ast.unparse(node)}` names a module of the package that is not there. {remedy}")
+    return ProjectError(
+        f"{where}: `{ast.unparse(node)}` names a module of the package that is not there. {remedy}"
+    )
 
 # %% ../../nbs/api/pipeline/01_imports.ipynb #dd9c8d19
 def _may_define(init: Path, name: str) -> bool:
@@ -100,7 +104,12 @@ def _from_names(node: ast.ImportFrom, importer: str, package: Path) -> list[str]
     return found
 
 # %% ../../nbs/api/pipeline/01_imports.ipynb #89b3df8e
-IMPORTERS = ("import_module", "__import__", "find_spec", "run_module")  # these take a name as a text
+IMPORTERS = (
+    "import_module",
+    "__import__",
+    "find_spec",
+    "run_module",
+)  # these take a name as a text
 
 
 def _call_names(node: ast.Call, importer: str, package: Path) -> list[str]:
@@ -122,7 +131,9 @@ def _call_names(node: ast.Call, importer: str, package: Path) -> list[str]:
     if name and not _is_ours(name, package):
         return []
     if not module_file(name, package) or len(node.args) > 2 or "fromlist" in given:
-        raise _unknown(node, importer, f'Write the full name as one text: import_module("{package.name}.x.y").')
+        raise _unknown(
+            node, importer, f'Write the full name as one text: import_module("{package.name}.x.y").'
+        )
     return [name]
 
 
@@ -195,7 +206,10 @@ def imported_modules(
 
 # %% ../../nbs/api/pipeline/01_imports.ipynb #86716aec
 ROOMS = (  # from the ground up; rooms that share a place do not import each other
-    ("core",), ("data",), ("modeling",), ("artifact",),
+    ("core",),
+    ("data",),
+    ("modeling",),
+    ("artifact",),
     ("evaluation", "scoring", "pipeline"),
     ("serving", "adopt"),
     ("cli",),
@@ -206,7 +220,11 @@ def package_modules() -> dict[str, Path]:
     "The full name of each module that a notebook exports, and the notebook."
     found = {}
     for path in source_notebooks():
-        cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        cells = [
+            cell.source
+            for cell in nbformat.read(path, as_version=4).cells
+            if cell.cell_type == "code"
+        ]
         name = re.search(r"(?m)^#\| *default_exp +([\w.]+)", "\n".join(cells))
         if name:
             found[f"mle_project.{name.group(1)}"] = path

@@ -31,16 +31,25 @@ def file_digest(path: Path) -> str:
 
 def dir_manifest(
     folder: Path,
-    top: Path | None = None,  # the project's folder, whose `.dvcignore` counts; the current project by default
+    top: Path
+    | None = None,  # the project's folder, whose `.dvcignore` counts; the current project by default
 ) -> list[dict[str, str]]:  # md5 and relpath of each file, sorted
     "The files of a folder as DVC lists them."
     import pathspec
 
     top = top or root()
     ignore = top / ".dvcignore"
-    spec = pathspec.GitIgnoreSpec.from_lines(ignore.read_text().splitlines() if ignore.exists() else [])
-    files = [path for path in folder.rglob("*") if path.is_file() and not spec.match_file(path.relative_to(top).as_posix())]
-    entries = [{"md5": file_digest(path), "relpath": path.relative_to(folder).as_posix()} for path in files]
+    spec = pathspec.GitIgnoreSpec.from_lines(
+        ignore.read_text().splitlines() if ignore.exists() else []
+    )
+    files = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not spec.match_file(path.relative_to(top).as_posix())
+    ]
+    entries = [
+        {"md5": file_digest(path), "relpath": path.relative_to(folder).as_posix()} for path in files
+    ]
     return sorted(entries, key=lambda one: one["relpath"])
 
 
@@ -51,7 +60,10 @@ def content_digest(
     "The digest of a file or folder."
     if not path.is_dir():
         return file_digest(path)
-    return hashlib.md5(json.dumps(dir_manifest(path, top), sort_keys=True).encode()).hexdigest() + ".dir"
+    return (
+        hashlib.md5(json.dumps(dir_manifest(path, top), sort_keys=True).encode()).hexdigest()
+        + ".dir"
+    )
 
 # %% ../../nbs/api/pipeline/03_lockfile.ipynb #d068ba73
 @dataclass(frozen=True)
@@ -68,7 +80,12 @@ def lock_entries(
 ) -> dict[str, LockEntry]:  # by path, relative to the root
     "The outputs (or inputs) that a lock names; of an input of several stages, the last one's."
     stages = (yaml.safe_load(text) or {}).get("stages") or {}
-    return {one["path"]: LockEntry(stage, one["md5"]) for stage, entry in stages.items() for one in entry.get(kind, []) if "md5" in one}
+    return {
+        one["path"]: LockEntry(stage, one["md5"])
+        for stage, entry in stages.items()
+        for one in entry.get(kind, [])
+        if "md5" in one
+    }
 
 
 def locked_outputs() -> dict[str, LockEntry]:
@@ -82,7 +99,11 @@ def modified_paths(
 ) -> list[str]:  # of their paths
     "The files and folders that are there and are not what the lock says."
     paths = {name: root() / name for name in entries}
-    return [name for name, path in paths.items() if path.exists() and content_digest(path) != entries[name].digest]
+    return [
+        name
+        for name, path in paths.items()
+        if path.exists() and content_digest(path) != entries[name].digest
+    ]
 
 # %% ../../nbs/api/pipeline/03_lockfile.ipynb #3333afaa
 def cache_folder() -> Path:
@@ -104,7 +125,9 @@ def cache_objects(
         if path.exists():
             objects.append(path)
             if digest.endswith(".dir") and file_digest(path) == digest.removesuffix(".dir"):
-                objects += cache_objects([one["md5"] for one in json.loads(path.read_text())], cache)
+                objects += cache_objects(
+                    [one["md5"] for one in json.loads(path.read_text())], cache
+                )
     return sorted(set(objects))
 
 
@@ -112,7 +135,11 @@ def damaged_objects(
     paths: Iterable[Path],  # in the cache
 ) -> list[Path]:
     "Those whose content is not what their name says."
-    return [path for path in paths if file_digest(path) != (path.parent.name + path.name).removesuffix(".dir")]
+    return [
+        path
+        for path in paths
+        if file_digest(path) != (path.parent.name + path.name).removesuffix(".dir")
+    ]
 
 # %% ../../nbs/api/pipeline/03_lockfile.ipynb #512be462
 @dataclass(frozen=True)
@@ -128,16 +155,33 @@ def integrity_errors() -> list[IntegrityFault]:
     "Outputs, cached objects and raw data that are not what `dvc.lock` says; empty when all is well."
     top, lock = root(), root() / "dvc.lock"
     if not lock.exists():
-        raise ProjectError("there is no dvc.lock yet, so there is nothing to compare with. Make it with `dvc repro`.")
+        raise ProjectError(
+            "there is no dvc.lock yet, so there is nothing to compare with. Make it with `dvc repro`."
+        )
     outputs, inputs = lock_entries(lock.read_text()), lock_entries(lock.read_text(), "deps")
     raw = {name: one for name, one in inputs.items() if Path(name).parts[:2] == ("data", "raw")}
-    errors = [IntegrityFault(top / name, f"{name} is not what stage `{outputs[name].stage}` wrote", True) for name in modified_paths(outputs)]
+    errors = [
+        IntegrityFault(top / name, f"{name} is not what stage `{outputs[name].stage}` wrote", True)
+        for name in modified_paths(outputs)
+    ]
     absent = [name for name in outputs if not (top / name).exists()]
-    errors += [IntegrityFault(top / name, f"{name} is not there; stage `{outputs[name].stage}` wrote it", False) for name in absent]
-    errors += [IntegrityFault(top / name, f"{name} has changed since stage `{raw[name].stage}` read it", False) for name in modified_paths(raw)]
+    errors += [
+        IntegrityFault(
+            top / name, f"{name} is not there; stage `{outputs[name].stage}` wrote it", False
+        )
+        for name in absent
+    ]
+    errors += [
+        IntegrityFault(
+            top / name, f"{name} has changed since stage `{raw[name].stage}` read it", False
+        )
+        for name in modified_paths(raw)
+    ]
     cache = cache_folder()
     for path in damaged_objects(cache_objects([one.digest for one in outputs.values()], cache)):
-        errors.append(IntegrityFault(path, f"the cached object {path.relative_to(cache)} is damaged", True))
+        errors.append(
+            IntegrityFault(path, f"the cached object {path.relative_to(cache)} is damaged", True)
+        )
     return errors
 
 
@@ -152,7 +196,9 @@ def remove_damaged(
 
 # %% ../../nbs/api/pipeline/03_lockfile.ipynb #3063d668
 @click.command()
-@click.option("--mend", is_flag=True, help="Take away what is damaged, so that DVC fetches or makes it again.")
+@click.option(
+    "--mend", is_flag=True, help="Take away what is damaged, so that DVC fetches or makes it again."
+)
 def verify(mend: bool) -> None:
     """Compare every output, its copy in the cache, and the raw data with dvc.lock, byte by byte; exit 1 when one differs.
 
@@ -166,6 +212,8 @@ def verify(mend: bool) -> None:
     if errors and mend:
         click.echo("Now type `dvc repro` (or `dvc pull`, where a remote has it).")
     elif errors:
-        raise ProjectError("not everything is what dvc.lock says. If you changed it, `dvc repro`; if the disk did, `mle verify --mend`.")
+        raise ProjectError(
+            "not everything is what dvc.lock says. If you changed it, `dvc repro`; if the disk did, `mle verify --mend`."
+        )
     else:
         click.echo("every output, its cached copy and the raw data are what dvc.lock says")

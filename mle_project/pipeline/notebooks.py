@@ -88,8 +88,14 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-                node.body = node.body[1:] or ([ast.Pass()] if not isinstance(node, ast.Module) else [])
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:] or (
+                    [ast.Pass()] if not isinstance(node, ast.Module) else []
+                )
     return tree
 
 
@@ -113,12 +119,16 @@ def notebook_code(
 ) -> str:
     "The plain code of all code cells of a notebook, in order, each under a line that marks it."
     parts = []
-    for number, cell in enumerate([cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"], 1):
+    for number, cell in enumerate(
+        [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"], 1
+    ):
         mark = "# %% parameters" if "parameters" in cell.metadata.get("tags", []) else "# %%"
         try:
             parts += [f"{mark}\n{code}" for code in [cell_code(cell.source)] if code]
         except SyntaxError as error:
-            raise ProjectError(f"{Path(path).name}, code cell {number}, line {error.lineno}: {error.msg}. Mend the cell.") from None
+            raise ProjectError(
+                f"{Path(path).name}, code cell {number}, line {error.lineno}: {error.msg}. Mend the cell."
+            ) from None
     return "\n".join(parts)
 
 # %% ../../nbs/api/pipeline/00_notebooks.ipynb #5ac73ff7

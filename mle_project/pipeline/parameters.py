@@ -73,7 +73,9 @@ def _explain_types(
     try:
         yield
     except (PydanticUserError, NameError, SyntaxError) as error:
-        words = f"str, bool, {', '.join(NUMBER_TYPES)}, list[str], dict[str,Any], each also with |None"
+        words = (
+            f"str, bool, {', '.join(NUMBER_TYPES)}, list[str], dict[str,Any], each also with |None"
+        )
         fault = str(error).splitlines()[0].rstrip(".")
         raise ProjectError(
             f"The cell tagged `parameters` of nbs/{stage_notebook(stage).name} "
@@ -88,7 +90,8 @@ def _parameters_model(
 ) -> type[BaseModel]:
     "The pydantic model of a stage's section of `params.yaml`."
     fields: dict[str, Any] = {
-        name: (kind, Field(description=descriptions.get(name) or None)) for name, kind in types.items()
+        name: (kind, Field(description=descriptions.get(name) or None))
+        for name, kind in types.items()
     }
     config = ConfigDict(strict=True, extra="forbid", title=stage)
     return create_model("Parameters", __module__=__name__, __config__=config, **fields)

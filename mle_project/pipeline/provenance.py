@@ -41,7 +41,9 @@ def _git(*arguments: str) -> str:
 def _file_at(commit: str, name: str) -> str:
     "A file as a commit has it, empty where it has none; of the working tree when the commit is empty."
     if commit:
-        process = subprocess.run(["git", "show", f"{commit}:{name}"], cwd=root(), capture_output=True, text=True)
+        process = subprocess.run(
+            ["git", "show", f"{commit}:{name}"], cwd=root(), capture_output=True, text=True
+        )
         return process.stdout if not process.returncode else ""
     return (root() / name).read_text() if (root() / name).exists() else ""
 
@@ -59,7 +61,9 @@ def find_commit(
 ) -> tuple[str, str]:  # the whole digest, and the commit; an empty one is the working tree
     "The first commit whose run made a model."
     if not re.fullmatch(r"[0-9a-f]{8,64}", digest):
-        raise ProjectError(f"`{digest}` is no model's digest: 8 to 64 of the digits 0-9 and a-f. Every answer of the service has one, as `model`.")
+        raise ProjectError(
+            f"`{digest}` is no model's digest: 8 to 64 of the digits 0-9 and a-f. Every answer of the service has one, as `model`."
+        )
     metrics = str(stage_params("final_model")["metrics"])
     commits = _git("log", "--all", "--reverse", "--format=%H", f"-S{digest}", "--", metrics).split()
     for commit in [*commits, ""]:
@@ -72,13 +76,22 @@ def find_commit(
     )
 
 # %% ../../nbs/api/pipeline/09_provenance.ipynb #11e97d43
-TRAINING_STAGES = ("sources", "tables", "model_selection", "final_model")  # the stages that a model comes out of
+TRAINING_STAGES = (
+    "sources",
+    "tables",
+    "model_selection",
+    "final_model",
+)  # the stages that a model comes out of
 
 
 def _environment(text: str) -> dict[str, Any]:
     "The lock of the environment: its digest, and whether it is today's."
     today = (root() / "requirements" / "dev.txt").read_text()
-    return {"file": "requirements/dev.txt", "sha256": hashlib.sha256(text.encode()).hexdigest(), "same_as_now": text == today}
+    return {
+        "file": "requirements/dev.txt",
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "same_as_now": text == today,
+    }
 
 
 def _sources(digest: str) -> dict[str, str]:
@@ -87,7 +100,12 @@ def _sources(digest: str) -> dict[str, str]:
     fingerprints = root() / "data" / "sources.json"
     if not path.exists() and fingerprints.exists() and content_digest(fingerprints) == digest:
         path = fingerprints
-    return {name: one["digest"] for name, one in json.loads(path.read_text()).items()} if path.exists() else {}
+    return (
+        {name: one["digest"] for name, one in json.loads(path.read_text()).items()}
+        if path.exists()
+        else {}
+    )
+
 
 def _notebook(commit: str) -> str:
     "The path of the notebook that fits the model."
@@ -97,20 +115,39 @@ def _notebook(commit: str) -> str:
 # %% ../../nbs/api/pipeline/09_provenance.ipynb #4109ace2
 def provenance(
     digest: str,  # of a model, or its first 8 digits or more
-) -> dict[str, Any]:  # model, commit, date, subject, notebook, params, data, sources, environment, test, recorded
+) -> dict[
+    str, Any
+]:  # model, commit, date, subject, notebook, params, data, sources, environment, test, recorded
     "Everything that made a model."
     model, commit = find_commit(digest)
     lock = _file_at(commit, "dvc.lock")
-    stages = {name: entry for name, entry in ((yaml.safe_load(lock) or {}).get("stages") or {}).items() if name in TRAINING_STAGES}
+    stages = {
+        name: entry
+        for name, entry in ((yaml.safe_load(lock) or {}).get("stages") or {}).items()
+        if name in TRAINING_STAGES
+    }
     metrics = str(stage_params("final_model")["metrics"])
     outputs, inputs = lock_entries(lock), lock_entries(yaml.safe_dump({"stages": stages}), "deps")
     written = {name: one for name, one in outputs.items() if one.stage in TRAINING_STAGES[:2]}
-    data = {name: one.digest for name, one in (inputs | written).items() if name.startswith("data/")}
+    data = {
+        name: one.digest for name, one in (inputs | written).items() if name.startswith("data/")
+    }
     params: dict[str, Any] = {}
     for entry in stages.values():
-        params |= {k: v for k, v in (entry.get("params") or {}).get("params.yaml", {}).items() if "." not in k}
-    commit_lines = _git("show", "-s", "--format=%cI%n%s", commit).splitlines() if commit else ["", "not committed yet"]
-    true = metrics in outputs and outputs[metrics].digest == hashlib.md5(_file_at(commit, metrics).encode()).hexdigest()
+        params |= {
+            k: v
+            for k, v in (entry.get("params") or {}).get("params.yaml", {}).items()
+            if "." not in k
+        }
+    commit_lines = (
+        _git("show", "-s", "--format=%cI%n%s", commit).splitlines()
+        if commit
+        else ["", "not committed yet"]
+    )
+    true = (
+        metrics in outputs
+        and outputs[metrics].digest == hashlib.md5(_file_at(commit, metrics).encode()).hexdigest()
+    )
     return {
         "model": model, "commit": commit or None, "date": commit_lines[0], "subject": commit_lines[1], "recorded": true,
         "notebook": _notebook(commit), "code": {name: one.digest for name, one in inputs.items() if name.startswith("reports/code/")},
@@ -131,51 +168,88 @@ def format_provenance(
     lines = [
         f"model        {facts['model']}",
         f"commit       {commit}",
-        f"notebook     {facts['notebook']}" + (f"   (git show {facts['commit'][:12]}:{facts['notebook']})" if facts["commit"] else ""),
+        f"notebook     {facts['notebook']}"
+        + (f"   (git show {facts['commit'][:12]}:{facts['notebook']})" if facts["commit"] else ""),
         f"environment  {facts['environment']['file']}  sha256 {facts['environment']['sha256'][:12]}, {lock}",
         *(f"code         {name}  md5 {digest}" for name, digest in facts["code"].items()),
         *(f"data         {name}  md5 {digest}" for name, digest in facts["data"].items()),
         *(f"source       {name}  {digest}" for name, digest in facts["sources"].items()),
-        "test         " + ", ".join(f"{name} {format_value(value, significant=6)}" for name, value in facts["test"].items()),
-        "parameters   " + yaml.safe_dump(facts["params"], sort_keys=False, width=130).strip().replace("\n", "\n             "),
+        "test         "
+        + ", ".join(
+            f"{name} {format_value(value, significant=6)}" for name, value in facts["test"].items()
+        ),
+        "parameters   "
+        + yaml.safe_dump(facts["params"], sort_keys=False, width=130)
+        .strip()
+        .replace("\n", "\n             "),
     ]
     if not facts["recorded"]:
-        lines.append("careful      dvc.lock of that commit is of another run than its metrics: `dvc repro` was not committed as a whole")
+        lines.append(
+            "careful      dvc.lock of that commit is of another run than its metrics: `dvc repro` was not committed as a whole"
+        )
     return "\n".join(lines)
 
 # %% ../../nbs/api/pipeline/09_provenance.ipynb #56d16a19
 def _refuse_other_data(lock: str) -> None:
     "Raise when the raw data is not what that run read."
     for name, one in lock_entries(lock, "deps").items():
-        if Path(name).parts[:2] == ("data", "raw") and (root() / name).exists() and content_digest(root() / name) != one.digest:
-            raise ProjectError(f"{name} is not what that run read; bring that version back first (`dvc pull` where a remote has it).")
+        if (
+            Path(name).parts[:2] == ("data", "raw")
+            and (root() / name).exists()
+            and content_digest(root() / name) != one.digest
+        ):
+            raise ProjectError(
+                f"{name} is not what that run read; bring that version back first (`dvc pull` where a remote has it)."
+            )
 
 
 def rebuild_model(
     digest: str,  # of a model, or its first 8 digits or more
     folder: Path,  # an existing one; the clone goes there
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:  # asked, made, equal, differences (sentences), outputs (by path: recorded, made), commit
+) -> dict[
+    str, Any
+]:  # asked, made, equal, differences (sentences), outputs (by path: recorded, made), commit
     "Make a model again from its commit, and compare."
     facts = provenance(digest)
     if not facts["commit"]:
-        raise ProjectError("that model is of a run that is not committed. Commit it first (notebooks, package, dvc.lock, params.yaml, metrics).")
+        raise ProjectError(
+            "that model is of a run that is not committed. Commit it first (notebooks, package, dvc.lock, params.yaml, metrics)."
+        )
     top, lock = folder / "rebuilt", _file_at(facts["commit"], "dvc.lock")
     _refuse_other_data(lock)
     clone(root(), top, facts["commit"])
     own = facts["environment"]["same_as_now"]
-    say(f"rebuild: {facts['commit'][:12]} in {top}, in {'this environment' if own else 'an environment built for it'}")
+    say(
+        f"rebuild: {facts['commit'][:12]} in {top}, in {'this environment' if own else 'an environment built for it'}"
+    )
     if not own:
         # Said here for old commits, whose Makefile would take an absolute path apart at its blanks.
         subprocess.run(["make", "-C", str(top), "env", "VENV=.venv"], check=True)
     run_graph(top, {}, force=True, target="final_model", bin=None if own else top / ".venv" / "bin")
     entries = lock_entries((top / "dvc.lock").read_text())
-    wanted = {name: one.digest for name, one in lock_entries(lock).items() if name in entries and one.stage in TRAINING_STAGES}
+    wanted = {
+        name: one.digest
+        for name, one in lock_entries(lock).items()
+        if name in entries and one.stage in TRAINING_STAGES
+    }
     outputs = {name: [old, entries[name].digest] for name, old in wanted.items()}
     model = json.loads((top / stage_params("final_model")["metrics"]).read_text())["model"]
-    here = [name for name, (old, new) in outputs.items() if old != new and (root() / name).exists() and content_digest(root() / name) == old]
-    result = {"asked": facts["model"], "made": model, "equal": model == facts["model"], "commit": facts["commit"]}
-    return result | {"outputs": outputs, "differences": [str(one) for one in compare(root(), top, here)]}
+    here = [
+        name
+        for name, (old, new) in outputs.items()
+        if old != new and (root() / name).exists() and content_digest(root() / name) == old
+    ]
+    result = {
+        "asked": facts["model"],
+        "made": model,
+        "equal": model == facts["model"],
+        "commit": facts["commit"],
+    }
+    return result | {
+        "outputs": outputs,
+        "differences": [str(one) for one in compare(root(), top, here)],
+    }
 
 # %% ../../nbs/api/pipeline/09_provenance.ipynb #a03918e0
 @click.command()
@@ -198,9 +272,13 @@ def rebuild(digest: str, as_json: bool) -> None:
         click.echo(json.dumps(result, indent=2))
     else:
         for name, (old, new) in result["outputs"].items():
-            click.echo(f"{name:30}  recorded {old[:12]}  made {new[:12]}  {'equal' if old == new else 'differs'}")
+            click.echo(
+                f"{name:30}  recorded {old[:12]}  made {new[:12]}  {'equal' if old == new else 'differs'}"
+            )
         for line in result["differences"]:
             click.echo(line)
-        click.echo(f"model {result['asked'][:12]}: {'the bytes agree' if result['equal'] else 'made again it is ' + result['made'][:12]}")
+        click.echo(
+            f"model {result['asked'][:12]}: {'the bytes agree' if result['equal'] else 'made again it is ' + result['made'][:12]}"
+        )
     if not result["equal"]:
         raise click.exceptions.Exit(1)

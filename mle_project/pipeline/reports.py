@@ -28,9 +28,13 @@ def merge_outputs(
     for cell in notebook.cells:
         if cell.cell_type == "code" and (code := cell_code(cell.source)):
             if not waiting or cell_code(waiting[0].source) != code:
-                raise ProjectError("the notebook's code is not that of its last run. Type `dvc repro`.")
+                raise ProjectError(
+                    "the notebook's code is not that of its last run. Type `dvc repro`."
+                )
             ran = waiting.pop(0)
-            cell = nbformat.v4.new_code_cell(cell.source, outputs=ran.outputs, execution_count=ran.execution_count)
+            cell = nbformat.v4.new_code_cell(
+                cell.source, outputs=ran.outputs, execution_count=ran.execution_count
+            )
         report.cells.append(cell)
         if waiting and "injected-parameters" in waiting[0].metadata.get("tags", []):
             report.cells.append(waiting.pop(0))

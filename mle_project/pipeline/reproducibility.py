@@ -31,14 +31,23 @@ from .lockfile import lock_entries
 # %% ../../nbs/api/pipeline/08_reproducibility.ipynb #bee20ad5
 def _locale() -> str:
     "A locale of this machine that is not the usual one."
-    locales = subprocess.run(["locale", "-a"], capture_output=True, text=True).stdout.split() if shutil.which("locale") else []
+    locales = (
+        subprocess.run(["locale", "-a"], capture_output=True, text=True).stdout.split()
+        if shutil.which("locale")
+        else []
+    )
     return next((name for name in locales if not name.startswith(("C", "POSIX", "en"))), "C")
 
 
 def perturbed_environments() -> tuple[dict[str, str], dict[str, str]]:
     "The environment variables of the first and of the second run."
     usual = {"PYTHONHASHSEED": "1", "LC_ALL": "C.UTF-8", "TZ": "UTC", "OMP_NUM_THREADS": "4"}
-    return usual, {"PYTHONHASHSEED": "4242", "LC_ALL": _locale(), "TZ": "Pacific/Chatham", "OMP_NUM_THREADS": "1"}
+    return usual, {
+        "PYTHONHASHSEED": "4242",
+        "LC_ALL": _locale(),
+        "TZ": "Pacific/Chatham",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 # What an older processor lacks, as far as libraries can be told so.
@@ -61,12 +70,28 @@ def run_graph(
     "Run the stages of a clone with this environment's programs and the clone's own package."
     path = f"{bin or Path(sys.executable).parent}:{os.environ['PATH']}"
     mine = {"PYTHONPATH": str(top), "BENTOML_HOME": str(top / ".mle" / "bentoml"), "PATH": path}
-    command = ["dvc", "repro", *(["--force", "--no-run-cache"] if force else []), *([target] if target else [])]
-    few = {min(os.sched_getaffinity(0))} if one_processor and hasattr(os, "sched_getaffinity") else set()
+    command = [
+        "dvc",
+        "repro",
+        *(["--force", "--no-run-cache"] if force else []),
+        *([target] if target else []),
+    ]
+    few = (
+        {min(os.sched_getaffinity(0))}
+        if one_processor and hasattr(os, "sched_getaffinity")
+        else set()
+    )
     log = top.with_name(f"{top.name}.log")
     with log.open("w") as out:
         narrow = (lambda: os.sched_setaffinity(0, few)) if few else None
-        process = subprocess.run(command, cwd=top, env={**os.environ, **mine, **variables}, stdout=out, stderr=out, preexec_fn=narrow)
+        process = subprocess.run(
+            command,
+            cwd=top,
+            env={**os.environ, **mine, **variables},
+            stdout=out,
+            stderr=out,
+            preexec_fn=narrow,
+        )
     if process.returncode:
         raise ProjectError(f"`{' '.join(command)}` failed in {top}:\n{log.read_text()[-3000:]}")
 
@@ -77,7 +102,10 @@ def clone(
     commit: str = "HEAD",
 ) -> None:
     "A clone of a project at one commit, with its raw data."
-    for arguments in (["clone", "-q", "--no-checkout", str(source), str(target)], ["-C", str(target), "checkout", "-q", "--detach", commit]):
+    for arguments in (
+        ["clone", "-q", "--no-checkout", str(source), str(target)],
+        ["-C", str(target), "checkout", "-q", "--detach", commit],
+    ):
         command = ["git", *arguments]
         process = subprocess.run(command, capture_output=True, text=True)
         if process.returncode:
@@ -91,7 +119,9 @@ def clone(
         return b
 
     if (source / "data" / "raw").is_dir():
-        shutil.copytree(source / "data" / "raw", target / "data" / "raw", copy_function=link, dirs_exist_ok=True)
+        shutil.copytree(
+            source / "data" / "raw", target / "data" / "raw", copy_function=link, dirs_exist_ok=True
+        )
 
 
 def downsize(
@@ -101,7 +131,11 @@ def downsize(
     "Make the graph of a clone a small one: few rows, few trials."
     params = read_yaml(top / "params.yaml")
     search = params["model_selection"]
-    search |= {"trials": {name: min(count, 2) for name, count in search["trials"].items()}, "folds": 2, "search_rows": max(500, rows // 4)}
+    search |= {
+        "trials": {name: min(count, 2) for name, count in search["trials"].items()},
+        "folds": 2,
+        "search_rows": max(500, rows // 4),
+    }
     params["tables"]["rows"] = rows
     (top / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
@@ -114,21 +148,40 @@ def reproduce_twice(
 ) -> dict[str, Any]:  # outputs (by path: one, two, committed), differences (sentences), commit
     "Clone this commit into two folders, run the graph in both, and compare every output."
     first, second = folder / "one", folder / "the second clone"
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root(), capture_output=True, text=True, check=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root(), capture_output=True, text=True, check=True
+    ).stdout.strip()
     usual, other = perturbed_environments()
-    for top, variables in ((first, usual), (second, other | (OLD_CPU_ENVIRONMENT if older else {}))):
+    for top, variables in (
+        (first, usual),
+        (second, other | (OLD_CPU_ENVIRONMENT if older else {})),
+    ):
         clone(root(), top, commit)
-        committed = lock_entries((top / "dvc.lock").read_text()) if (top / "dvc.lock").exists() and rows is None else {}
+        committed = (
+            lock_entries((top / "dvc.lock").read_text())
+            if (top / "dvc.lock").exists() and rows is None
+            else {}
+        )
         if rows is not None:
             downsize(top, rows)
             (top / "dvc.lock").unlink(missing_ok=True)
-        say(f"twice: {top.name}: {', '.join(f'{key}={value}' for key, value in variables.items())}{', one processor' if top is second else ''}")
+        say(
+            f"twice: {top.name}: {', '.join(f'{key}={value}' for key, value in variables.items())}{', one processor' if top is second else ''}"
+        )
         run_graph(top, variables, force=top is second, one_processor=top is second)
     locks = [lock_entries((top / "dvc.lock").read_text()) for top in (first, second)]
     names = sorted({*locks[0], *locks[1]})
-    outputs = {name: [lock[name].digest if name in lock else None for lock in (*locks, committed)] for name in names}
+    outputs = {
+        name: [lock[name].digest if name in lock else None for lock in (*locks, committed)]
+        for name in names
+    }
     differences = [str(one) for one in compare(first, second, names)]
-    return {"commit": commit, "outputs": outputs, "differences": differences, "compared_with_lock": bool(committed)}
+    return {
+        "commit": commit,
+        "outputs": outputs,
+        "differences": differences,
+        "compared_with_lock": bool(committed),
+    }
 
 # %% ../../nbs/api/pipeline/08_reproducibility.ipynb #a2d3f4d1
 def prediction_difference(
@@ -145,9 +198,16 @@ def prediction_difference(
     predictors = [Predictor(top / "models" / "final") for top in (one, other)]
     frame = pq.read_table(one / "data" / "tables" / "test.parquet").slice(0, rows).to_pandas()
     predictions = [predictor.predict_frame(frame) for predictor in predictors]
-    words = [[row.get("label") for row in predictor.format_predictions(answer)] for predictor, answer in zip(predictors, predictions, strict=True)]
+    words = [
+        [row.get("label") for row in predictor.format_predictions(answer)]
+        for predictor, answer in zip(predictors, predictions, strict=True)
+    ]
     changed = sum(a != b for a, b in zip(*words, strict=True))
-    return {"rows": len(frame), "largest_difference": float(np.abs(predictions[0] - predictions[1]).max()), "other_decisions": changed}
+    return {
+        "rows": len(frame),
+        "largest_difference": float(np.abs(predictions[0] - predictions[1]).max()),
+        "other_decisions": changed,
+    }
 
 
 def score_difference(
@@ -156,16 +216,26 @@ def score_difference(
 ) -> float:
     "The largest difference between the test scores that a commit has and those of a run of it."
     name = str(read_yaml(top / "params.yaml")["final_model"]["metrics"])
-    committed = subprocess.run(["git", "show", f"{commit}:{name}"], cwd=root(), capture_output=True, text=True, check=True).stdout
+    committed = subprocess.run(
+        ["git", "show", f"{commit}:{name}"], cwd=root(), capture_output=True, text=True, check=True
+    ).stdout
     one, other = (json.loads(text)["test"] for text in (committed, (top / name).read_text()))
-    return max(abs(one[key] - other[key]) for key in one) if one.keys() == other.keys() else math.inf
+    return (
+        max(abs(one[key] - other[key]) for key in one) if one.keys() == other.keys() else math.inf
+    )
 
 # %% ../../nbs/api/pipeline/08_reproducibility.ipynb #f2ccaee1
 def _format_result(result: dict[str, Any]) -> str:
     "What `reproduce_twice` found, for a person."
     lines = []
     for name, (one, other, committed) in result["outputs"].items():
-        lock = "" if committed is None else ", equal to dvc.lock" if committed == one else f", dvc.lock has {committed}"
+        lock = (
+            ""
+            if committed is None
+            else ", equal to dvc.lock"
+            if committed == one
+            else f", dvc.lock has {committed}"
+        )
         lines.append(f"{name:30}  {one}  {'equal' if one == other else f'differs: {other}'}{lock}")
     if "scores_apart" in result:
         lines.append(f"test scores are {result['scores_apart']:.2g} apart from those of the commit")
@@ -177,11 +247,25 @@ def _format_result(result: dict[str, Any]) -> str:
 
 
 @click.command("twice")
-@click.option("--sample", type=click.IntRange(min=500), help="Run on so many rows, with few trials; compares the two runs, not dvc.lock.")
-@click.option("--older", is_flag=True, help="The second run as an older processor would; compares what the models say, within --bound.")
-@click.option("--bound", type=float, help="On another kind of processor than dvc.lock's: how far test scores may be from the committed ones.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=500),
+    help="Run on so many rows, with few trials; compares the two runs, not dvc.lock.",
+)
+@click.option(
+    "--older",
+    is_flag=True,
+    help="The second run as an older processor would; compares what the models say, within --bound.",
+)
+@click.option(
+    "--bound",
+    type=float,
+    help="On another kind of processor than dvc.lock's: how far test scores may be from the committed ones.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def check_reproducibility(sample: int | None, older: bool, bound: float | None, as_json: bool) -> None:
+def check_reproducibility(
+    sample: int | None, older: bool, bound: float | None, as_json: bool
+) -> None:
     """Run the graph of this commit in two clones, under other settings, and compare every byte; exit 1 when one differs."""
     folder = Path(tempfile.mkdtemp(prefix="mle-twice-"))
     result = reproduce_twice(folder, sample, older, lambda line: click.echo(line, err=True))
@@ -192,8 +276,14 @@ def check_reproducibility(sample: int | None, older: bool, bound: float | None, 
         result["scores_apart"] = score_difference(result["commit"], folder / "one")
         true = result["scores_apart"] <= bound
     click.echo(json.dumps(result, indent=2) if as_json else _format_result(result))
-    if result["answers"]["largest_difference"] > (bound or 0.001) if older else result["differences"]:
+    if (
+        result["answers"]["largest_difference"] > (bound or 0.001)
+        if older
+        else result["differences"]
+    ):
         raise ProjectError(f"the two runs do not agree. The clones are kept in {folder}.")
     shutil.rmtree(folder)
     if not true:
-        raise ProjectError("the two runs agree, but not with the commit: dvc.lock is of another run, or of another kind of processor (see --bound).")
+        raise ProjectError(
+            "the two runs agree, but not with the commit: dvc.lock is of another run, or of another kind of processor (see --bound)."
+        )

@@ -75,7 +75,9 @@ def watch_parents(
         chain.append(_parent(chain[-1]))
 
     def watch() -> None:
-        while all(_parent(child) == parent for child, parent in zip(chain, chain[1:], strict=False)):
+        while all(
+            _parent(child) == parent for child, parent in zip(chain, chain[1:], strict=False)
+        ):
             time.sleep(every)
         os._exit(1)
 
@@ -87,7 +89,12 @@ class Progress:
     "Prints a line when a new section of the notebook begins, and what its cells print."
 
     def __init__(self, stage: str) -> None:
-        self.stage, self.title, self.started_at, self.is_working = stage, "", time.monotonic(), False
+        self.stage, self.title, self.started_at, self.is_working = (
+            stage,
+            "",
+            time.monotonic(),
+            False,
+        )
 
     def cell(self, cell: Any, cell_index: int) -> None:
         "Note a cell that begins: the heading of one of prose, or whether one of code does the stage's work."
@@ -95,7 +102,10 @@ class Progress:
         titles = re.findall(r"(?m)^#+ +(.*)$", cell.source) if cell.cell_type == "markdown" else []
         if titles:
             self.title = str(titles[-1])
-            print(f"{self.stage} {time.monotonic() - self.started_at:5.0f} s  {self.title}", flush=True)
+            print(
+                f"{self.stage} {time.monotonic() - self.started_at:5.0f} s  {self.title}",
+                flush=True,
+            )
 
     def write(self, text: str) -> None:
         "Print the output of a cell; papermill calls this."
@@ -113,12 +123,16 @@ def format_failure(
     title: str,  # the heading above the cell that was running
 ) -> str:
     "One message for a notebook that did not end well."
-    place = f"stage `{stage}` failed in nbs/{stage_notebook(stage).name}, section \"{title}\""
+    place = f'stage `{stage}` failed in nbs/{stage_notebook(stage).name}, section "{title}"'
     if isinstance(error, papermill.PapermillExecutionError):
         if error.ename in ("ProjectError", "ContractError"):
             return f"{place}:\n{error.evalue}"
         trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).splitlines()
-        return f"{place}, cell {error.cell_index}:\n" + "\n".join(trace[-25:]) + f"\n{error.ename}: {error.evalue}"
+        return (
+            f"{place}, cell {error.cell_index}:\n"
+            + "\n".join(trace[-25:])
+            + f"\n{error.ename}: {error.evalue}"
+        )
     if isinstance(error, DeadKernelError):
         return f"{place}: the kernel died. It was killed, or memory ran out (`dmesg` tells). Nothing was recorded; type `dvc repro` again."
     if isinstance(error, CellTimeoutError):
@@ -141,12 +155,20 @@ def strip_nondeterminism(
     notebook: Any,  # executed; changed in place
 ) -> None:
     "Remove from an executed notebook what differs between two identical runs."
-    notebook["cells"] = [cell for cell in notebook.cells if cell.cell_type == "code" and cell_code(cell.source)]
+    notebook["cells"] = [
+        cell for cell in notebook.cells if cell.cell_type == "code" and cell_code(cell.source)
+    ]
     outputs = [cell.outputs for cell in notebook.cells]
     clean(notebook)
     for count, (cell, cell_outputs) in enumerate(zip(notebook.cells, outputs, strict=True), 1):
         cell.update(id=f"cell-{count}", source=cell_code(cell.source), execution_count=count)
-        cell["outputs"] = _merge_streams([out for out in cell_outputs if not (out.output_type == "stream" and out.name == "stderr")])
+        cell["outputs"] = _merge_streams(
+            [
+                out
+                for out in cell_outputs
+                if not (out.output_type == "stream" and out.name == "stderr")
+            ]
+        )
         for out in cell["outputs"]:
             out.pop("metadata", None) if out.output_type == "stream" else out.update(metadata={})
             out.update({key: count for key in out if key == "execution_count"})
@@ -190,7 +212,9 @@ def input_digest(stage: str) -> str:
     for name in declared_paths(stage, "deps"):
         top = root() / name
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
-            if path.is_file() and path.parent.name != "__pycache__":  # as in .dvcignore; a run writes there
+            if (
+                path.is_file() and path.parent.name != "__pycache__"
+            ):  # as in .dvcignore; a run writes there
                 digest.update(path.as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -207,7 +231,9 @@ def staged_outputs(stage: str, outputs: list[str]) -> Iterator[Path]:
         yield folder
         absent = [name for name in outputs if not (folder / name).exists()]
         if absent:
-            raise ProjectError(f"stage `{stage}` did not write {', '.join(absent)}, which dvc.yaml declares.")
+            raise ProjectError(
+                f"stage `{stage}` did not write {', '.join(absent)}, which dvc.yaml declares."
+            )
         for name in outputs:
             _replace(folder / name, root() / name)
         for path in [path for path in folder.rglob("*") if path.is_file()]:
@@ -220,7 +246,11 @@ def staged_outputs(stage: str, outputs: list[str]) -> Iterator[Path]:
 def check_inputs(stage: str) -> None:
     "Raise when an input is not, byte for byte, what the stage that wrote it recorded in `dvc.lock`."
     needed = [Path(name) for name in declared_paths(stage, "deps")]
-    written = {name: one for name, one in locked_outputs().items() if any(path.is_relative_to(name) for path in needed)}
+    written = {
+        name: one
+        for name, one in locked_outputs().items()
+        if any(path.is_relative_to(name) for path in needed)
+    }
     for name in modified_paths(written):
         raise ProjectError(
             f"{name} is not what stage `{written[name].stage}` wrote (dvc.lock has another digest). It was changed by hand, or the disk "
@@ -272,7 +302,9 @@ def run_stage(
         _execute(stage, params, target, timeout)
         check_code(stage)
         if input_digest(stage) != inputs:
-            raise ProjectError(f"an input of stage `{stage}`, or params.yaml, changed while it ran. Type `dvc repro` again; nothing was recorded.")
+            raise ProjectError(
+                f"an input of stage `{stage}`, or params.yaml, changed while it ran. Type `dvc repro` again; nothing was recorded."
+            )
         notebook = nbformat.read(target, as_version=4)
         strip_nondeterminism(notebook)
         target.write_text(nbformat.writes(notebook) + "\n")

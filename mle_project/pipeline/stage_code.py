@@ -25,7 +25,9 @@ def stage_notebook(
     "The notebook of a stage: it is in `nbs/` itself, not in a folder of it."
     matches = sorted((root() / "nbs").glob(f"[0-9][0-9]_{stage}.ipynb"))
     if len(matches) != 1:
-        raise ProjectError(f"stage `{stage}` needs exactly one notebook nbs/NN_{stage}.ipynb; there are {len(matches)}.")
+        raise ProjectError(
+            f"stage `{stage}` needs exactly one notebook nbs/NN_{stage}.ipynb; there are {len(matches)}."
+        )
     return matches[0]
 
 

@@ -47,7 +47,13 @@ from .readers import parquet_parts
 from .readers import read_chunks
 
 # %% ../../nbs/api/scoring/01_batch.ipynb #c765e718
-ARROW = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(), "timestamp": pa.timestamp("us")}
+ARROW = {
+    "string": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "timestamp": pa.timestamp("us"),
+}
 
 
 def _to_naive_utc(value: Any) -> Any:
@@ -60,13 +66,27 @@ def _passthrough_columns(values: pd.Series, kind: str) -> pa.Array:
     "A column of the source as its contract types it."
     if str(values.dtype).startswith("datetime64") and values.dt.tz is None:
         return pa.array(values.astype("datetime64[us]"), pa.timestamp("us"), from_pandas=True)
-    if kind != "timestamp" and values.dtype != object and not isinstance(values.dtype, pd.CategoricalDtype):
+    if (
+        kind != "timestamp"
+        and values.dtype != object
+        and not isinstance(values.dtype, pd.CategoricalDtype)
+    ):
         return pa.array(values, ARROW[kind], from_pandas=True)
-    makes: dict[str, Callable[[Any], Any]] = {"string": str, "integer": int, "number": float, "boolean": bool, "timestamp": _to_naive_utc}
+    makes: dict[str, Callable[[Any], Any]] = {
+        "string": str,
+        "integer": int,
+        "number": float,
+        "boolean": bool,
+        "timestamp": _to_naive_utc,
+    }
     try:
-        return pa.array([None if pd.isna(value) else makes[kind](value) for value in values], ARROW[kind])
+        return pa.array(
+            [None if pd.isna(value) else makes[kind](value) for value in values], ARROW[kind]
+        )
     except (OverflowError, pa.ArrowInvalid):
-        raise ContractError(f"`{values.name}` holds an integer beyond 64 bits. Call such a column a string in the contract.") from None
+        raise ContractError(
+            f"`{values.name}` holds an integer beyond 64 bits. Call such a column a string in the contract."
+        ) from None
 
 # %% ../../nbs/api/scoring/01_batch.ipynb #4746a049
 PADDED_BATCH = 1024
@@ -78,7 +98,9 @@ def predict_rows(
 ) -> np.ndarray:  # probabilities (n, classes) or values (n,)
     "What `predictor.answer_frame` gives, with bits that do not depend on which rows are asked together."
     blocks = frame_to_arrays(frame, predictor.contract)
-    parts = zip(*(np.array_split(block, -(-len(frame) // PADDED_BATCH)) for block in blocks), strict=True)
+    parts = zip(
+        *(np.array_split(block, -(-len(frame) // PADDED_BATCH)) for block in blocks), strict=True
+    )
     return np.concatenate([run_session(predictor.session, *part) for part in parts])
 
 
@@ -88,7 +110,9 @@ def _prediction_columns(frame: pd.DataFrame, predictor: Predictor) -> dict[str, 
     columns: dict[str, Any] = {}
     for name, first in described[0].items():
         if isinstance(first, dict):
-            columns |= {f"probability_{key}": [one[name][key] for one in described] for key in first}
+            columns |= {
+                f"probability_{key}": [one[name][key] for one in described] for key in first
+            }
         else:
             columns[name] = [one[name] for one in described]
     return columns
@@ -100,12 +124,27 @@ def prediction_schema(
 ) -> pa.Schema:
     "The columns of the output."
     contract = predictor.contract
-    copied = [pa.field(name, ARROW[contract.columns[name].type]) for name in columns if contract.columns[name].role in PASSTHROUGH_ROLES]
-    sample = {name: contract.columns[name].example for name in columns if contract.columns[name].role == "feature"}
+    copied = [
+        pa.field(name, ARROW[contract.columns[name].type])
+        for name in columns
+        if contract.columns[name].role in PASSTHROUGH_ROLES
+    ]
+    sample = {
+        name: contract.columns[name].example
+        for name in columns
+        if contract.columns[name].role == "feature"
+    }
     predictions = _prediction_columns(pd.DataFrame([sample]), predictor)
     copied_names = {field.name for field in copied}
-    own = [pa.field("row", pa.int64()), *(pa.field(name, pa.array(values).type) for name, values in predictions.items()), pa.field("model", pa.string())]
-    first, *others = [field.with_name(f"predicted_{field.name}") if field.name in copied_names else field for field in own]
+    own = [
+        pa.field("row", pa.int64()),
+        *(pa.field(name, pa.array(values).type) for name, values in predictions.items()),
+        pa.field("model", pa.string()),
+    ]
+    first, *others = [
+        field.with_name(f"predicted_{field.name}") if field.name in copied_names else field
+        for field in own
+    ]
     return pa.schema([first, *copied, *others], {"model": predictor.digest, "task": contract.task})
 
 # %% ../../nbs/api/scoring/01_batch.ipynb #b0bf144f
@@ -119,11 +158,19 @@ def prediction_table(
     if not len(frame):
         return schema.empty_table()
     contract = predictor.contract
-    copied = [_passthrough_columns(frame[name], contract.columns[name].type) for name in frame if contract.columns[name].role in PASSTHROUGH_ROLES]
+    copied = [
+        _passthrough_columns(frame[name], contract.columns[name].type)
+        for name in frame
+        if contract.columns[name].role in PASSTHROUGH_ROLES
+    ]
     predictions = [pa.array(values) for values in _prediction_columns(frame, predictor).values()]
-    digest = pa.array([predictor.digest], pa.string()).take(pa.array(np.zeros(len(frame), dtype=np.int64)))
+    digest = pa.array([predictor.digest], pa.string()).take(
+        pa.array(np.zeros(len(frame), dtype=np.int64))
+    )
     arrays = [pa.array(rows, pa.int64()), *copied, *predictions, digest]
-    return pa.Table.from_arrays([array.cast(field.type) for array, field in zip(arrays, schema, strict=True)], schema=schema)
+    return pa.Table.from_arrays(
+        [array.cast(field.type) for array, field in zip(arrays, schema, strict=True)], schema=schema
+    )
 
 # %% ../../nbs/api/scoring/01_batch.ipynb #3e0c2a56
 @contextmanager
@@ -143,7 +190,9 @@ def _timestamps_as_text(table: pa.Table) -> pa.Table:
     for place, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):
             words = pc.strftime(table[field.name], format="%Y-%m-%d %H:%M:%S")
-            table = table.set_column(place, field.name, pc.replace_substring_regex(words, r"\.0+$", ""))
+            table = table.set_column(
+                place, field.name, pc.replace_substring_regex(words, r"\.0+$", "")
+            )
     return table
 
 # %% ../../nbs/api/scoring/01_batch.ipynb #a7084c84
@@ -162,7 +211,10 @@ def writer(
             yield lambda table: file.write_table(_timestamps_as_text(table))
     else:
         with path.open("w", encoding="utf-8") as file:
-            yield lambda table: file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in _timestamps_as_text(table).to_pylist())
+            yield lambda table: file.writelines(
+                json.dumps(one, ensure_ascii=False) + "\n"
+                for one in _timestamps_as_text(table).to_pylist()
+            )
 
 # %% ../../nbs/api/scoring/01_batch.ipynb #ab42fdef
 def _numbers_valid(values: np.ndarray, column: Column) -> bool:
@@ -172,8 +224,15 @@ def _numbers_valid(values: np.ndarray, column: Column) -> bool:
         return len(values) == 0 or column.nullable
     low, high = column.range if column.out_of_range == "reject" else (None, None)
     least, most = there.min().item(), there.max().item()
-    inside = least >= -MAX_ABS and most <= MAX_ABS and (low is None or low <= least) and (high is None or most <= high)
-    whole = column.type == "number" or values.dtype.kind != "f" or bool((there == np.rint(there)).all())
+    inside = (
+        least >= -MAX_ABS
+        and most <= MAX_ABS
+        and (low is None or low <= least)
+        and (high is None or most <= high)
+    )
+    whole = (
+        column.type == "number" or values.dtype.kind != "f" or bool((there == np.rint(there)).all())
+    )
     return bool(inside and whole and (column.nullable or len(there) == len(values)))
 
 
@@ -182,8 +241,14 @@ def _strings_keep(values: pa.Array, column: Column) -> bool:
     if values.null_count and not column.nullable:
         return False
     if column.categories and column.out_of_range == "reject":
-        return bool(pc.all(pc.is_in(values.drop_null(), value_set=pa.array(column.categories, values.type)), min_count=0).as_py())
+        return bool(
+            pc.all(
+                pc.is_in(values.drop_null(), value_set=pa.array(column.categories, values.type)),
+                min_count=0,
+            ).as_py()
+        )
     return pc.min(pc.binary_length(values)).as_py() != 0
+
 
 def _booleans_keep(values: pd.Series, column: Column) -> bool:
     "Whether booleans, objects where some are missing, keep their type."
@@ -202,9 +267,15 @@ def fast_validate(
     for name, values in frame.items():
         column, dtype = contract.columns[str(name)], values.dtype
         if column.type in ("integer", "number"):
-            is_valid = isinstance(dtype, np.dtype) and dtype.kind in "iuf" and _numbers_valid(values.to_numpy(), column)
+            is_valid = (
+                isinstance(dtype, np.dtype)
+                and dtype.kind in "iuf"
+                and _numbers_valid(values.to_numpy(), column)
+            )
         elif column.type == "string":
-            is_valid = isinstance(dtype, pd.StringDtype) and _strings_keep(pa.array(values, from_pandas=True), column)
+            is_valid = isinstance(dtype, pd.StringDtype) and _strings_keep(
+                pa.array(values, from_pandas=True), column
+            )
         elif column.type == "boolean":
             is_valid = dtype.kind in "bO" and _booleans_keep(values, column)
         else:
@@ -221,11 +292,26 @@ def invalid_cells(
 ) -> pd.DataFrame:  # place, row, column, rule, value: one line for each broken cell, by row; place counts in the frame
     "What breaks the contract."
     if fast_validate(frame, contract):
-        return pd.DataFrame({"place": rows[:0], "row": rows[:0], "column": [], "rule": [], "value": []})
-    faults = failure_cases(frame, contract, list(frame.columns)).sort_values(["row", "column", "rule"], kind="stable")
+        return pd.DataFrame(
+            {"place": rows[:0], "row": rows[:0], "column": [], "rule": [], "value": []}
+        )
+    faults = failure_cases(frame, contract, list(frame.columns)).sort_values(
+        ["row", "column", "rule"], kind="stable"
+    )
     places = faults["row"].to_numpy(dtype=np.int64)
-    values = [repr(to_python(frame[column].iloc[place])) for column, place in zip(faults["column"], places, strict=True)]
-    return pd.DataFrame({"place": places, "row": rows[places], "column": faults["column"], "rule": faults["rule"], "value": values})
+    values = [
+        repr(to_python(frame[column].iloc[place]))
+        for column, place in zip(faults["column"], places, strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "place": places,
+            "row": rows[places],
+            "column": faults["column"],
+            "rule": faults["rule"],
+            "value": values,
+        }
+    )
 
 # %% ../../nbs/api/scoring/01_batch.ipynb #29d29d6a
 def raise_for_invalid(
@@ -237,16 +323,25 @@ def raise_for_invalid(
     "Raise for broken rows, when there are any: each rule with how often it is broken, and three rows."
     if not len(cells):
         return
-    lines = [f"{what} breaks the model's {contract.path} in its first {n_rows:,} rows (counted from 0):"]
+    lines = [
+        f"{what} breaks the model's {contract.path} in its first {n_rows:,} rows (counted from 0):"
+    ]
     for (column, rule), some in cells.groupby(["column", "rule"], sort=True):
         examples = "; ".join(f"row {one.row:,}: {one.value}" for one in some.head(3).itertuples())
         lines.append(f"  {column}: {rule} fails in {len(some):,} rows. {examples}")
-    raise ContractError("\n".join([*lines, "Mend the file, or set broken rows aside with --skip-broken FILE.jsonl."]))
+    raise ContractError(
+        "\n".join(
+            [*lines, "Mend the file, or set broken rows aside with --skip-broken FILE.jsonl."]
+        )
+    )
 
 
 def write_rejects(file: Any, cells: pd.DataFrame) -> None:
     "Write one JSON line for each broken cell."
-    file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in cells[["row", "column", "rule"]].to_dict("records"))
+    file.writelines(
+        json.dumps(one, ensure_ascii=False) + "\n"
+        for one in cells[["row", "column", "rule"]].to_dict("records")
+    )
 
 # %% ../../nbs/api/scoring/01_batch.ipynb #713c4566
 def processors() -> int:
@@ -256,7 +351,9 @@ def processors() -> int:
 # %% ../../nbs/api/scoring/01_batch.ipynb #d1c1038f
 def _score_chunks(
     source: Path, predictor: Predictor, rows: int, skip: bool, threads: int
-) -> Iterator[tuple[pa.Table, pd.DataFrame, int]]:  # answers, broken cells, and the length of each chunk
+) -> Iterator[
+    tuple[pa.Table, pd.DataFrame, int]
+]:  # answers, broken cells, and the length of each chunk
     "The chunks of a file with their answers, in order."
     waiting, first, schema = deque[Any](), 0, None
     with ThreadPoolExecutor(threads) as pool:
@@ -268,7 +365,15 @@ def _score_chunks(
             if not skip:
                 raise_for_invalid(cells, source.name, predictor.contract, first)
             sound = np.delete(np.arange(len(frame)), cells["place"])
-            waiting.append((pool.submit(prediction_table, frame.iloc[sound], numbers[sound], predictor, schema), cells, len(frame)))
+            waiting.append(
+                (
+                    pool.submit(
+                        prediction_table, frame.iloc[sound], numbers[sound], predictor, schema
+                    ),
+                    cells,
+                    len(frame),
+                )
+            )
             if len(waiting) > threads:
                 future, *rest = waiting.popleft()
                 yield future.result(), *rest
@@ -285,8 +390,14 @@ def _progress(source: Path, visible: bool) -> Iterator[Callable[[int], object]]:
     if visible and sys.stderr.isatty():
         from tqdm import tqdm
 
-        total = sum(pyarrow.parquet.read_metadata(part).num_rows for part in parquet_parts(source)) if file_format(source) == "parquet" else None
-        with tqdm(total=total, desc=source.name, unit=" rows", unit_scale=True, file=sys.stderr) as bar:
+        total = (
+            sum(pyarrow.parquet.read_metadata(part).num_rows for part in parquet_parts(source))
+            if file_format(source) == "parquet"
+            else None
+        )
+        with tqdm(
+            total=total, desc=source.name, unit=" rows", unit_scale=True, file=sys.stderr
+        ) as bar:
             yield bar.update
         return
     began = last_print = time.monotonic()
@@ -298,7 +409,11 @@ def _progress(source: Path, visible: bool) -> Iterator[Callable[[int], object]]:
         now = time.monotonic()
         if visible and now - last_print >= PROGRESS_SECONDS:
             last_print = now
-            print(f"{source.name}: {n_rows:,} rows scored, {n_rows / (now - began):,.0f} a second", file=sys.stderr, flush=True)
+            print(
+                f"{source.name}: {n_rows:,} rows scored, {n_rows / (now - began):,.0f} a second",
+                file=sys.stderr,
+                flush=True,
+            )
 
     yield advance
 
@@ -307,22 +422,39 @@ def check_paths(source: Path, target: Path, broken: Path | None) -> str:
     "The output's format; raises where an output cannot stand or would overwrite another file of the run."
     kind = file_format(target)
     if target.name.lower().endswith(".gz") or target.is_dir():
-        raise ProjectError(f"{target} cannot be written: name a file that ends in .parquet, .csv or .jsonl.")
+        raise ProjectError(
+            f"{target} cannot be written: name a file that ends in .parquet, .csv or .jsonl."
+        )
     for place in (target, broken):
         if place and not place.absolute().parent.is_dir():
-            raise ProjectError(f"{place}: there is no folder {place.absolute().parent}. Make it first.")
+            raise ProjectError(
+                f"{place}: there is no folder {place.absolute().parent}. Make it first."
+            )
     paths = [place.resolve() for place in (source, target, broken) if place]
-    if inside := [place for place in paths[1:] if source.is_dir() and place.is_relative_to(paths[0])]:
-        raise ProjectError(f"{inside[0]} lies in {source}, whose files are the rows to score. Write it somewhere else.")
+    if inside := [
+        place for place in paths[1:] if source.is_dir() and place.is_relative_to(paths[0])
+    ]:
+        raise ProjectError(
+            f"{inside[0]} lies in {source}, whose files are the rows to score. Write it somewhere else."
+        )
     if len(set(paths)) < len(paths):
-        raise ProjectError(f"source, output and broken rows must be different files: {', '.join(map(str, paths))}.")
+        raise ProjectError(
+            f"source, output and broken rows must be different files: {', '.join(map(str, paths))}."
+        )
     return kind
 
 
-def summarize_run(rows: int, broken: int, began: float, target: Path, digest: str) -> dict[str, Any]:
+def summarize_run(
+    rows: int, broken: int, began: float, target: Path, digest: str
+) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     counts = {"rows": rows, "scored": rows - broken, "broken": broken, "seconds": round(seconds, 3)}
-    return {**counts, "rows_per_second": round(rows / seconds), "output": str(target), "model": digest}
+    return {
+        **counts,
+        "rows_per_second": round(rows / seconds),
+        "output": str(target),
+        "model": digest,
+    }
 
 # %% ../../nbs/api/scoring/01_batch.ipynb #76d91868
 def score_file(
@@ -330,7 +462,9 @@ def score_file(
     target: str | Path,  # .parquet, .csv or .jsonl
     predictor: Predictor,
     rows: int = 50_000,  # of a chunk; answers do not depend on it
-    broken: str | Path | None = None,  # where to write rows that break the contract; without it they stop the run
+    broken: str
+    | Path
+    | None = None,  # where to write rows that break the contract; without it they stop the run
     progress: bool = True,  # on stderr
     threads: int | None = None,  # chunks that are answered at a time; None takes all processors
 ) -> dict[str, Any]:  # rows, scored, broken, seconds, rows_per_second, output, model
@@ -338,12 +472,24 @@ def score_file(
     source, target, broken = Path(source), Path(target), Path(broken) if broken else None
     if rows < 1:
         raise ProjectError(f"a chunk of {rows} rows is no chunk. Give --rows-per-chunk at least 1.")
-    kind, began, total, bad, write = check_paths(source, target, broken), time.perf_counter(), 0, 0, None
+    kind, began, total, bad, write = (
+        check_paths(source, target, broken),
+        time.perf_counter(),
+        0,
+        0,
+        None,
+    )
     with ExitStack() as stack:
         part = stack.enter_context(landing(target))
-        notes = stack.enter_context(stack.enter_context(landing(broken)).open("w", encoding="utf-8")) if broken else None
+        notes = (
+            stack.enter_context(stack.enter_context(landing(broken)).open("w", encoding="utf-8"))
+            if broken
+            else None
+        )
         advance = stack.enter_context(_progress(source, progress))
-        for table, cells, count in _score_chunks(source, predictor, rows, bool(broken), threads or processors()):
+        for table, cells, count in _score_chunks(
+            source, predictor, rows, bool(broken), threads or processors()
+        ):
             write = write or stack.enter_context(writer(part, kind, table.schema))
             write(table)
             if notes:

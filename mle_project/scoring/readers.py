@@ -34,7 +34,15 @@ from ..core.validation import parse_cells
 from ..core.validation import reject_nan
 
 # %% ../../nbs/api/scoring/00_readers.ipynb #f90931fd
-FORMATS = {".csv": "csv", ".csv.gz": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".jsonl.gz": "jsonl", ".ndjson.gz": "jsonl", ".parquet": "parquet"}
+FORMATS = {
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".ndjson.gz": "jsonl",
+    ".parquet": "parquet",
+}
 BLOCK_SIZE = 1 << 22  # bytes of CSV that are parsed at a time; no row may be longer
 
 
@@ -48,7 +56,9 @@ def file_format(
     for ending in sorted(FORMATS, key=len, reverse=True):
         if path.name.lower().endswith(ending):
             return FORMATS[ending]
-    raise ProjectError(f"{path.name} is none of: {', '.join(FORMATS)}. Convert it, or name it by what it is.")
+    raise ProjectError(
+        f"{path.name} is none of: {', '.join(FORMATS)}. Convert it, or name it by what it is."
+    )
 
 # %% ../../nbs/api/scoring/00_readers.ipynb #8dc5cdfe
 PASSTHROUGH_ROLES = ("id", "time", "group")
@@ -60,16 +70,34 @@ def columns_to_read(
     what: str,  # the table, for the message
 ) -> list[str]:  # those that scoring reads, in the contract's order
     "The features and the columns to copy; raises for a column that is missing, unknown or there twice."
-    names = [name for name in names if not name.startswith("__index_level_")]  # where pandas keeps the labels of rows
+    names = [
+        name for name in names if not name.startswith("__index_level_")
+    ]  # where pandas keeps the labels of rows
     twice = sorted({name for name in names if list(names).count(name) > 1})
     lost = [name for name in contract.features if name not in names]
     strange = [name for name in names if name not in contract.columns]
-    faults = [(twice, "stands twice. Keep one"), (lost, "is missing, and the model needs it. Add the column")]
-    faults.append((strange, f"is not in {contract.path} of the model. Leave it out of the file, or give it its right name"))
-    lines = [f"  {', '.join(f'`{name}`' for name in names)} {words}." for names, words in faults if names]
+    faults = [
+        (twice, "stands twice. Keep one"),
+        (lost, "is missing, and the model needs it. Add the column"),
+    ]
+    faults.append(
+        (
+            strange,
+            f"is not in {contract.path} of the model. Leave it out of the file, or give it its right name",
+        )
+    )
+    lines = [
+        f"  {', '.join(f'`{name}`' for name in names)} {words}." for names, words in faults if names
+    ]
     if lines:
-        raise ContractError("\n".join([f"{what}: the columns are not those of the model's contract:", *lines]))
-    return [name for name, column in contract.columns.items() if name in names and (column.role == "feature" or column.role in PASSTHROUGH_ROLES)]
+        raise ContractError(
+            "\n".join([f"{what}: the columns are not those of the model's contract:", *lines])
+        )
+    return [
+        name
+        for name, column in contract.columns.items()
+        if name in names and (column.role == "feature" or column.role in PASSTHROUGH_ROLES)
+    ]
 
 # %% ../../nbs/api/scoring/00_readers.ipynb #a31f6c04
 def _numbers(text: pa.Array) -> pa.Array | None:
@@ -110,7 +138,11 @@ def parse_column(
         parsed_cells = FAST_PARSERS[kind](cells)
     except pa.ArrowInvalid:
         parsed_cells = None
-    return parse_cells(pd.Series(cells.to_pylist(), dtype=object), kind) if parsed_cells is None else parsed_cells.to_pandas()
+    return (
+        parse_cells(pd.Series(cells.to_pylist(), dtype=object), kind)
+        if parsed_cells is None
+        else parsed_cells.to_pandas()
+    )
 
 # %% ../../nbs/api/scoring/00_readers.ipynb #29dae7ef
 def rechunk(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
@@ -142,32 +174,50 @@ def _csv_texts(path: Path, head: list[str], used: list[str]) -> Iterator[pa.Reco
         return "error"
 
     reading = pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_SIZE)
-    parsing = pyarrow.csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(head) > 1, invalid_row_handler=refuse)
+    parsing = pyarrow.csv.ParseOptions(
+        newlines_in_values=True, ignore_empty_lines=len(head) > 1, invalid_row_handler=refuse
+    )
     types = {name: pa.string() for name in used}
-    converting = pyarrow.csv.ConvertOptions(column_types=types, include_columns=used, strings_can_be_null=True, null_values=[""])
+    converting = pyarrow.csv.ConvertOptions(
+        column_types=types, include_columns=used, strings_can_be_null=True, null_values=[""]
+    )
     try:
         with pyarrow.csv.open_csv(path, reading, parsing, converting) as batches:
             yield from batches
     except pa.ArrowInvalid:
         if not uneven:
             raise
-        at, n_cells, expected = uneven[0].number - 2, uneven[0].actual_columns, uneven[0].expected_columns
-        raise ContractError(f"{path.name}: row {at:,} has {n_cells} cells and the head has {expected}. Mend the file.") from None
+        at, n_cells, expected = (
+            uneven[0].number - 2,
+            uneven[0].actual_columns,
+            uneven[0].expected_columns,
+        )
+        raise ContractError(
+            f"{path.name}: row {at:,} has {n_cells} cells and the head has {expected}. Mend the file."
+        ) from None
 
 # %% ../../nbs/api/scoring/00_readers.ipynb #202ffa21
 def _csv_frames(path: Path, contract: Contract, rows: int) -> Iterator[pd.DataFrame]:
     "The rows of a CSV file, typed by the contract."
     head = _head(path)
     if not head:
-        raise ContractError(f"{path.name} is empty: it has no line with the names of the columns. Check what made it.")
+        raise ContractError(
+            f"{path.name} is empty: it has no line with the names of the columns. Check what made it."
+        )
     used = columns_to_read(head, contract, path.name)
     for table in rechunk(_csv_texts(path, head, used), rows):
-        yield pd.DataFrame({name: parse_column(table[name], contract.columns[name].type) for name in used})
+        yield pd.DataFrame(
+            {name: parse_column(table[name], contract.columns[name].type) for name in used}
+        )
 
 # %% ../../nbs/api/scoring/00_readers.ipynb #00d5bfcd
 def parquet_parts(path: Path) -> list[Path]:
     "A Parquet file, or the parts of a folder in the order of their names."
-    parts = sorted(one for one in path.glob("*.parquet") if one.name[0] not in "._") if path.is_dir() else [path]
+    parts = (
+        sorted(one for one in path.glob("*.parquet") if one.name[0] not in "._")
+        if path.is_dir()
+        else [path]
+    )
     if not parts:
         raise ContractError(f"{path.name} holds no file whose name ends in .parquet.")
     return parts
@@ -182,7 +232,9 @@ def _parquet_frames(path: Path, contract: Contract, rows: int) -> Iterator[pd.Da
                 used = columns_to_read(file.schema_arrow.names, contract, part.name)
                 first = first or used
                 if used != first:
-                    raise ContractError(f"{part.name} and {parts[0].name} differ in the columns {', '.join({*used} ^ {*first})}. Make them equal.")
+                    raise ContractError(
+                        f"{part.name} and {parts[0].name} differ in the columns {', '.join({*used} ^ {*first})}. Make them equal."
+                    )
                 for table in rechunk(file.iter_batches(rows, columns=used), rows):
                     table.validate(full=True)
                     yield table.select(used).to_pandas(ignore_metadata=True)
@@ -193,7 +245,9 @@ def _parquet_frames(path: Path, contract: Contract, rows: int) -> Iterator[pd.Da
 def _unreadable(path: Path, kind: str, error: BaseException) -> ContractError:
     "What to say of a file that its format's reader gave up."
     reason = " ".join(str(error).split())[:300].rstrip(".")
-    return ContractError(f"{path.name} cannot be read as {kind}: {reason}. Is the file whole, what its name says, and UTF-8 if it is text?")
+    return ContractError(
+        f"{path.name} cannot be read as {kind}: {reason}. Is the file whole, what its name says, and UTF-8 if it is text?"
+    )
 
 # %% ../../nbs/api/scoring/00_readers.ipynb #a2ca54db
 MISSING_FIELD = InvalidValue("no such field")
@@ -225,9 +279,13 @@ def _record(line: str, number: int, path: Path) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ContractError(f"{path.name}: line {number:,} is not valid JSON: {error}. Mend the file.") from None
+        raise ContractError(
+            f"{path.name}: line {number:,} is not valid JSON: {error}. Mend the file."
+        ) from None
     if not isinstance(record, dict):
-        raise ContractError(f'{path.name}: line {number:,} holds no JSON object, as {{"column": value, ...}}. Mend the file.')
+        raise ContractError(
+            f'{path.name}: line {number:,} holds no JSON object, as {{"column": value, ...}}. Mend the file.'
+        )
     return record
 
 
@@ -236,12 +294,23 @@ def _json_frames(path: Path, contract: Contract, rows: int) -> Iterator[pd.DataF
     opened = gzip.open if path.suffix.lower() == ".gz" else open
     used: list[str] = []
     with opened(path, "rt", encoding="utf-8-sig") as file:
-        records = (_record(line, number, path) for number, line in enumerate(file, 1) if line.strip())
+        records = (
+            _record(line, number, path) for number, line in enumerate(file, 1) if line.strip()
+        )
         while chunk := list(islice(records, rows)):
-            used = used or columns_to_read(list(chunk[0] | dict.fromkeys(contract.features)), contract, path.name)
-            columns_to_read(list(dict.fromkeys(chain(contract.features, *chunk))), contract, path.name)
+            used = used or columns_to_read(
+                list(chunk[0] | dict.fromkeys(contract.features)), contract, path.name
+            )
+            columns_to_read(
+                list(dict.fromkeys(chain(contract.features, *chunk))), contract, path.name
+            )
             columns = {name: [record.get(name, MISSING_FIELD) for record in chunk] for name in used}
-            yield pd.DataFrame({name: json_values(values, contract.columns[name].type) for name, values in columns.items()})
+            yield pd.DataFrame(
+                {
+                    name: json_values(values, contract.columns[name].type)
+                    for name, values in columns.items()
+                }
+            )
 
 # %% ../../nbs/api/scoring/00_readers.ipynb #a572581c
 def read_chunks(

@@ -61,21 +61,39 @@ def _load_predictor(archive: str) -> Predictor:
 
 # %% ../../nbs/api/scoring/02_spark.ipynb #825e89fd
 def _spark_predictions(
-    frames: Iterable[pd.DataFrame], archive: str, columns: list[str], starts: dict[str, int], schema: pa.Schema
+    frames: Iterable[pd.DataFrame],
+    archive: str,
+    columns: list[str],
+    starts: dict[str, int],
+    schema: pa.Schema,
 ) -> Iterator[pd.DataFrame]:
     "The rows of each batch: their answers, or what is wrong with them."
     predictor = _load_predictor(archive)
     for frame in frames:
-        begins = {name: starts[unquote(name)] for name in frame["__file"].unique()}  # Spark gives names as in an address
+        begins = {
+            name: starts[unquote(name)] for name in frame["__file"].unique()
+        }  # Spark gives names as in an address
         rows = (frame["__file"].map(begins) + frame["__row"]).to_numpy(dtype=np.int64)
         frame = frame[columns].reset_index(drop=True)
         cells = invalid_cells(frame, rows, predictor.contract)
         sound = np.delete(np.arange(len(frame)), cells["place"])
-        predictions = prediction_table(frame.iloc[sound], rows[sound], predictor, schema).to_pandas(types_mapper=NULLABLE.get)
-        reasons = cells.groupby("row")[["column", "rule", "value"]].apply(lambda some: json.dumps(some.values.tolist()))
-        broken = pd.DataFrame({"row": reasons.index, ERROR_COLUMN: reasons.array}) if len(cells) else pd.DataFrame({"row": [], ERROR_COLUMN: []})
-        whole = pd.concat([predictions.assign(**{ERROR_COLUMN: None}), broken], ignore_index=True)[[*schema.names, ERROR_COLUMN]]
-        yield whole.astype({name: object for name, dtype in whole.dtypes.items() if dtype == "str"})  # Spark takes no strings in pieces
+        predictions = prediction_table(frame.iloc[sound], rows[sound], predictor, schema).to_pandas(
+            types_mapper=NULLABLE.get
+        )
+        reasons = cells.groupby("row")[["column", "rule", "value"]].apply(
+            lambda some: json.dumps(some.values.tolist())
+        )
+        broken = (
+            pd.DataFrame({"row": reasons.index, ERROR_COLUMN: reasons.array})
+            if len(cells)
+            else pd.DataFrame({"row": [], ERROR_COLUMN: []})
+        )
+        whole = pd.concat([predictions.assign(**{ERROR_COLUMN: None}), broken], ignore_index=True)[
+            [*schema.names, ERROR_COLUMN]
+        ]
+        yield whole.astype(
+            {name: object for name, dtype in whole.dtypes.items() if dtype == "str"}
+        )  # Spark takes no strings in pieces
 
 # %% ../../nbs/api/scoring/02_spark.ipynb #d69fc80f
 @contextmanager
@@ -84,19 +102,35 @@ def _spark_session(rows: int) -> Iterator[Any]:
     try:
         from pyspark.sql import SparkSession
     except ImportError:
-        raise ProjectError("PySpark is not installed here. Type `make spark` (it needs Java 17 or newer), or use --engine local.") from None
+        raise ProjectError(
+            "PySpark is not installed here. Type `make spark` (it needs Java 17 or newer), or use --engine local."
+        ) from None
     running = SparkSession.getActiveSession()
     if not running and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
-        raise ProjectError("Spark needs Java 17 or newer, and there is none: install it (openjdk-17-jre-headless), or use --engine local.")
+        raise ProjectError(
+            "Spark needs Java 17 or newer, and there is none: install it (openjdk-17-jre-headless), or use --engine local."
+        )
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    fixed: dict[str, Any] = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "OFF"}
-    session = running or SparkSession.builder.master(os.environ.get(SPARK_MASTER, "local[2]")).appName("mle score").config(map=fixed).getOrCreate()
+    fixed: dict[str, Any] = {
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "OFF",
+    }
+    session = (
+        running
+        or SparkSession.builder.master(os.environ.get(SPARK_MASTER, "local[2]"))
+        .appName("mle score")
+        .config(map=fixed)
+        .getOrCreate()
+    )
     try:
         session.conf.set("spark.sql.session.timeZone", "UTC")
         session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(rows))
         yield session
     except Exception as error:
-        raise error if isinstance(error, ProjectError) else ProjectError(_spark_reason(error)) from None
+        raise (
+            error if isinstance(error, ProjectError) else ProjectError(_spark_reason(error))
+        ) from None
     finally:
         if not running:
             session.stop()
@@ -104,9 +138,15 @@ def _spark_session(rows: int) -> Iterator[Any]:
 # %% ../../nbs/api/scoring/02_spark.ipynb #01d319fd
 def _spark_reason(error: Exception) -> str:
     "The sentence in a stack trace of Python and Java, and the line of Python that it comes from."
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [
+        type(error).__name__
+    ]
     foreign = ("at ", "java.", "org.")
-    named = [at for at, line in enumerate(lines) if line.split(":")[0].endswith(("Error", "Exception")) and not line.startswith(foreign)]
+    named = [
+        at
+        for at, line in enumerate(lines)
+        if line.split(":")[0].endswith(("Error", "Exception")) and not line.startswith(foreign)
+    ]
     at = named[0] if named else 0
     where = [line.split(", in ")[0] for line in lines[:at] if line.startswith("File ")][-1:]
     return f"Spark could not score: {lines[at][:500]} {''.join(where)}".strip()
@@ -115,14 +155,21 @@ def _spark_reason(error: Exception) -> str:
 def _is_earlier_output(folder: Path) -> bool:
     "Whether a folder is empty, or holds what Spark wrote as answers and nothing else."
     for path in folder.iterdir():
-        name = path.name.removeprefix(".").removesuffix(".crc") if path.suffix == ".crc" else path.name
+        name = (
+            path.name.removeprefix(".").removesuffix(".crc") if path.suffix == ".crc" else path.name
+        )
         if not path.is_file() or not (name == "_SUCCESS" or name.startswith("part-")):
             return False
     try:
-        columns = [pyarrow.parquet.read_schema(part).names or [""] for part in folder.glob("part-*")]
+        columns = [
+            pyarrow.parquet.read_schema(part).names or [""] for part in folder.glob("part-*")
+        ]
     except (OSError, pa.ArrowException):
         return False
-    return all(names[0] in ("row", "predicted_row") and names[-1] in ("model", "predicted_model") for names in columns)
+    return all(
+        names[0] in ("row", "predicted_row") and names[-1] in ("model", "predicted_model")
+        for names in columns
+    )
 
 
 def _check_spark_paths(source: Path, target: Path, broken: Path | None) -> None:
@@ -131,28 +178,43 @@ def _check_spark_paths(source: Path, target: Path, broken: Path | None) -> None:
         check_paths(source, target, broken)
     for place in (target, broken):
         if place and not place.absolute().parent.is_dir():
-            raise ProjectError(f"{place}: there is no folder {place.absolute().parent}. Make it first.")
+            raise ProjectError(
+                f"{place}: there is no folder {place.absolute().parent}. Make it first."
+            )
     paths = [place.resolve() for place in (source, target, broken) if place]
     if any(one.is_relative_to(other) for one, other in permutations(paths, 2)):
-        raise ProjectError(f"source, output and broken rows must be different places, none inside another: {', '.join(map(str, paths))}.")
+        raise ProjectError(
+            f"source, output and broken rows must be different places, none inside another: {', '.join(map(str, paths))}."
+        )
     if target.suffix or not os.path.lexists(target):
         return
     if not target.is_dir():
-        raise ProjectError(f"{target} is a file, and a name without ending is for a folder. Name one that ends in .parquet, .csv or .jsonl.")
+        raise ProjectError(
+            f"{target} is a file, and a name without ending is for a folder. Name one that ends in .parquet, .csv or .jsonl."
+        )
     if not _is_earlier_output(target):
-        raise ProjectError(f"{target} holds something else than earlier answers, and would be replaced as a whole. Name another folder.")
+        raise ProjectError(
+            f"{target} holds something else than earlier answers, and would be replaced as a whole. Name another folder."
+        )
 
 # %% ../../nbs/api/scoring/02_spark.ipynb #045ec97c
 def _spark_columns(parts: list[Path], predictor: Predictor) -> list[str]:
     "The columns that scoring reads, which are those of every part."
-    columns_by_part = [columns_to_read(pyarrow.parquet.read_schema(part).names, predictor.contract, part.name) for part in parts]
+    columns_by_part = [
+        columns_to_read(pyarrow.parquet.read_schema(part).names, predictor.contract, part.name)
+        for part in parts
+    ]
     for part, used in zip(parts, columns_by_part, strict=True):
         if used != columns_by_part[0]:
-            raise ContractError(f"{part.name} and {parts[0].name} differ in the columns {', '.join({*used} ^ {*columns_by_part[0]})}. Make them equal.")
+            raise ContractError(
+                f"{part.name} and {parts[0].name} differ in the columns {', '.join({*used} ^ {*columns_by_part[0]})}. Make them equal."
+            )
     return columns_by_part[0]
 
 # %% ../../nbs/api/scoring/02_spark.ipynb #46799fab
-def _spark_table(spark: Any, source: Path, predictor: Predictor, scratch: Path) -> tuple[Any, pa.Schema, int]:
+def _spark_table(
+    spark: Any, source: Path, predictor: Predictor, scratch: Path
+) -> tuple[Any, pa.Schema, int]:
     "The answers and faults of all rows as a Spark frame, their schema, and how many rows the source has."
     from pyspark.sql import functions
     from pyspark.sql.pandas.types import from_arrow_schema
@@ -164,28 +226,49 @@ def _spark_table(spark: Any, source: Path, predictor: Predictor, scratch: Path) 
         total += pyarrow.parquet.read_metadata(part).num_rows
     archive = f"model-{predictor.digest[:16]}"
     packed = Path(shutil.make_archive(str(scratch / archive), "zip", predictor.folder))
-    spark.sparkContext.addArchive(f"{packed.as_uri()}#{archive}")  # an address: Spark cuts a bare path at its first odd character
-    place = [functions.col("_metadata.file_name").alias("__file"), functions.col("_metadata.row_index").alias("__row")]
+    spark.sparkContext.addArchive(
+        f"{packed.as_uri()}#{archive}"
+    )  # an address: Spark cuts a bare path at its first odd character
+    place = [
+        functions.col("_metadata.file_name").alias("__file"),
+        functions.col("_metadata.row_index").alias("__row"),
+    ]
     names = [functions.col("`" + name.replace("`", "``") + "`") for name in used]
     rows = spark.read.parquet(*map(spark_path, parts)).select(*names, *place)
     schema = prediction_schema(predictor, used)
-    spark_schema = from_arrow_schema(schema.append(pa.field(ERROR_COLUMN, pa.string())), prefer_timestamp_ntz=True)
-    answer = partial(_spark_predictions, archive=archive, columns=used, starts=starts, schema=schema)
+    spark_schema = from_arrow_schema(
+        schema.append(pa.field(ERROR_COLUMN, pa.string())), prefer_timestamp_ntz=True
+    )
+    answer = partial(
+        _spark_predictions, archive=archive, columns=used, starts=starts, schema=schema
+    )
     return rows.mapInPandas(answer, spark_schema), schema, total
 
 # %% ../../nbs/api/scoring/02_spark.ipynb #88f579bc
 def _spark_cells(folder: Path) -> pd.DataFrame:
     "The broken cells in what the workers wrote, by row."
-    invalid = pyarrow.dataset.dataset(folder, format="parquet").to_table(["row", ERROR_COLUMN], filter=pc.field(ERROR_COLUMN).is_valid())
-    cells = [(row, *cell) for row, reasons in zip(*(column.to_pylist() for column in invalid), strict=True) for cell in json.loads(reasons)]
-    return pd.DataFrame(cells, columns=["row", "column", "rule", "value"]).sort_values(["row", "column", "rule"])
+    invalid = pyarrow.dataset.dataset(folder, format="parquet").to_table(
+        ["row", ERROR_COLUMN], filter=pc.field(ERROR_COLUMN).is_valid()
+    )
+    cells = [
+        (row, *cell)
+        for row, reasons in zip(*(column.to_pylist() for column in invalid), strict=True)
+        for cell in json.loads(reasons)
+    ]
+    return pd.DataFrame(cells, columns=["row", "column", "rule", "value"]).sort_values(
+        ["row", "column", "rule"]
+    )
 
 # %% ../../nbs/api/scoring/02_spark.ipynb #aafa8fb0
 def _publish(spark: Any, answered: Path, target: Path, schema: pa.Schema) -> None:
     "Put the sound answers where they belong: a folder of parts, or one file in the order of the source."
     from pyspark.sql import functions
 
-    clean = spark.read.parquet(spark_path(answered)).where(functions.col(ERROR_COLUMN).isNull()).drop(ERROR_COLUMN)
+    clean = (
+        spark.read.parquet(spark_path(answered))
+        .where(functions.col(ERROR_COLUMN).isNull())
+        .drop(ERROR_COLUMN)
+    )
     parts = answered.with_name("parts")
     (clean.orderBy("row") if target.suffix else clean).write.parquet(str(parts))
     if target.suffix:
@@ -201,20 +284,28 @@ def _publish(spark: Any, answered: Path, target: Path, schema: pa.Schema) -> Non
 # %% ../../nbs/api/scoring/02_spark.ipynb #85785da1
 def score_on_spark(
     source: str | Path,  # .parquet, or a folder of Parquet parts, which all workers see
-    target: str | Path,  # .parquet, .csv or .jsonl for one file in the order of the source; a name without ending for a folder of parts
+    target: str
+    | Path,  # .parquet, .csv or .jsonl for one file in the order of the source; a name without ending for a folder of parts
     folder: str | Path,  # the artifact
     rows: int = 10_000,  # of a batch, at most
-    broken: str | Path | None = None,  # where to write rows that break the contract; without it they stop the run
+    broken: str
+    | Path
+    | None = None,  # where to write rows that break the contract; without it they stop the run
 ) -> dict[str, Any]:  # as `score_file`
     "Answer every row of Parquet files on Apache Spark, with the answers of `score_file` to the last bit."
     source, target, broken = Path(source), Path(target).absolute(), Path(broken) if broken else None
     if not source.exists():
         raise ProjectError(f"{source} does not exist.")
     if file_format(source) != "parquet":
-        raise ProjectError(f"{source.name} is no Parquet, and Spark scores nothing else here. Use --engine local.")
+        raise ProjectError(
+            f"{source.name} is no Parquet, and Spark scores nothing else here. Use --engine local."
+        )
     _check_spark_paths(source, target, broken)
     predictor, began = Predictor(folder), time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".mle-score-") as scratch, _spark_session(rows) as spark:
+    with (
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".mle-score-") as scratch,
+        _spark_session(rows) as spark,
+    ):
         answered = Path(scratch) / "answered"
         table, schema, total = _spark_table(spark, source, predictor, Path(scratch))
         table.write.parquet(str(answered))

@@ -40,7 +40,11 @@ def authenticate(call: RequestContext, office: AppState, group: str) -> None:
     scheme, _, key = call.headers.get(b"authorization", b"").partition(b" ")
     key = key.strip() if scheme.lower() == b"bearer" else call.headers.get(b"x-api-key", b"")
     if not key or not office.keys.is_valid(key):
-        raise HTTPError(401, "Send a valid key with the header authorization: Bearer KEY.", headers={"www-authenticate": "Bearer"})
+        raise HTTPError(
+            401,
+            "Send a valid key with the header authorization: Bearer KEY.",
+            headers={"www-authenticate": "Bearer"},
+        )
 
 
 async def run_in_threadpool(office: AppState, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -72,7 +76,9 @@ async def predict(call: RequestContext, office: AppState) -> bytes:
             outputs = await office.batcher.submit(checked.numbers, checked.strings)
         answer = encode_predictions(office.predictor, outputs)
     call.records = len(outputs)
-    record_predictions(office.metrics, predicted_classes(office.predictor, outputs), checked.out_of_range)
+    record_predictions(
+        office.metrics, predicted_classes(office.predictor, outputs), checked.out_of_range
+    )
     return answer
 
 
@@ -81,12 +87,20 @@ async def explain(call: RequestContext, office: AppState) -> bytes:
     body = await read_body(call, office)
     checked, outputs, answer = await run_in_threadpool(office, explain_bytes, office, body)
     call.records = 1
-    record_predictions(office.metrics, predicted_classes(office.predictor, outputs), checked.out_of_range)
+    record_predictions(
+        office.metrics, predicted_classes(office.predictor, outputs), checked.out_of_range
+    )
     return answer
 
 # %% ../../nbs/api/serving/09_app.ipynb #48e71593
 POST_ROUTES = {"/predict": predict, "/explain": explain}
-PASSTHROUGH_ROUTES = {"/livez": "health", "/readyz": "health", "/healthz": "health", "/metrics": "metrics", "/schema.json": "page"}
+PASSTHROUGH_ROUTES = {
+    "/livez": "health",
+    "/readyz": "health",
+    "/healthz": "health",
+    "/metrics": "metrics",
+    "/schema.json": "page",
+}
 SCOPE_KEY = "mle_project.serving.app"
 
 # %% ../../nbs/api/serving/09_app.ipynb #4ec379a2
@@ -96,7 +110,10 @@ async def forward(call: RequestContext, app: Any) -> None:
     async def send(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             call.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", call.id.encode())]}
+            message = {
+                **message,
+                "headers": [*message.get("headers", ()), (b"x-request-id", call.id.encode())],
+            }
         await call.send(message)
 
     await app({**call.scope, SCOPE_KEY: True}, call.receive, send)
@@ -106,12 +123,21 @@ async def dispatch(call: RequestContext, office: AppState, app: Any) -> None:
     "Answer a request; raises `HTTPError`, or `ClientDisconnect`."
     path, method = call.scope["path"], call.scope["method"]
     if path not in POST_ROUTES and path not in office.pages and path not in PASSTHROUGH_ROUTES:
-        raise HTTPError(404, "There is nothing here. The service has: " + ", ".join(sorted({*POST_ROUTES, *office.pages, *PASSTHROUGH_ROUTES})) + ".")
+        raise HTTPError(
+            404,
+            "There is nothing here. The service has: "
+            + ", ".join(sorted({*POST_ROUTES, *office.pages, *PASSTHROUGH_ROUTES}))
+            + ".",
+        )
     call.route = path
     allowed = ("POST",) if path in POST_ROUTES else ("GET", "HEAD")
     if method not in allowed:
-        raise HTTPError(405, f"{path} takes {' or '.join(allowed)}.", headers={"allow": ", ".join(allowed)})
-    authenticate(call, office, PASSTHROUGH_ROUTES.get(path, "page" if path in office.pages else "model"))
+        raise HTTPError(
+            405, f"{path} takes {' or '.join(allowed)}.", headers={"allow": ", ".join(allowed)}
+        )
+    authenticate(
+        call, office, PASSTHROUGH_ROUTES.get(path, "page" if path in office.pages else "model")
+    )
     if path in POST_ROUTES:
         return await handle_post(call, office)
     if path in office.pages:
@@ -129,7 +155,9 @@ async def handle_post(call: RequestContext, office: AppState) -> None:
     try:
         answer = await POST_ROUTES[call.route](call, office)
     except TimeoutError:
-        raise HTTPError(504, f"There was no answer within {office.settings.timeout:g} seconds.") from None
+        raise HTTPError(
+            504, f"There was no answer within {office.settings.timeout:g} seconds."
+        ) from None
     finally:
         office.n_active -= 1
         office.buffered_bytes -= call.buffered_bytes
@@ -139,14 +167,27 @@ async def handle_post(call: RequestContext, office: AppState) -> None:
 def log_exception(call: RequestContext, error: Exception) -> None:
     "Put the place of an unforeseen error into the request's line of log."
     frames = traceback.extract_tb(error.__traceback__)[-4:]
-    call.log_fields |= {"error": type(error).__name__, "at": [f"{os.path.basename(one.filename)}:{one.lineno}" for one in frames]}
+    call.log_fields |= {
+        "error": type(error).__name__,
+        "at": [f"{os.path.basename(one.filename)}:{one.lineno}" for one in frames],
+    }
 
 
 async def send_error(call: RequestContext, office: AppState, refusal: HTTPError) -> None:
     "Send a refusal, after the rest of the body has been thrown away."
     call.outcome = ERROR_CODES[refusal.status]
-    names = {one["field"].rpartition(".")[2] for one in refusal.details if one["field"].startswith("records.")}
-    record_rejections(office.metrics, sorted(names | {one["field"] for one in refusal.details if not one["field"].startswith("records.")}))
+    names = {
+        one["field"].rpartition(".")[2]
+        for one in refusal.details
+        if one["field"].startswith("records.")
+    }
+    record_rejections(
+        office.metrics,
+        sorted(
+            names
+            | {one["field"] for one in refusal.details if not one["field"].startswith("records.")}
+        ),
+    )
     headers = refusal.headers
     if not call.body_complete:
         await drain_body(call)
@@ -161,8 +202,16 @@ def log_request(call: RequestContext, office: AppState) -> None:
     if call.status < 400 and PASSTHROUGH_ROUTES.get(call.route) in ("health", "metrics"):
         return
     method = call.scope["method"] if call.scope["method"] in ("GET", "HEAD", "POST") else "other"
-    facts = {"id": call.id, "method": method, "route": call.route, "outcome": call.outcome, "ms": round(seconds * 1000, 3)}
-    office.log.request(call.status, **facts, records=call.records, bytes=call.buffered_bytes, **call.log_fields)
+    facts = {
+        "id": call.id,
+        "method": method,
+        "route": call.route,
+        "outcome": call.outcome,
+        "ms": round(seconds * 1000, 3),
+    }
+    office.log.request(
+        call.status, **facts, records=call.records, bytes=call.buffered_bytes, **call.log_fields
+    )
 
 # %% ../../nbs/api/serving/09_app.ipynb #14b99bd7
 class ServingMiddleware:
@@ -187,6 +236,10 @@ class ServingMiddleware:
             log_exception(call, error)
             if call.status:  # the answer has begun; the server breaks it off
                 raise
-            await send_error(call, office, HTTPError(500, "Something went wrong here. The log has this request's id."))
+            await send_error(
+                call,
+                office,
+                HTTPError(500, "Something went wrong here. The log has this request's id."),
+            )
         finally:
             log_request(call, office)

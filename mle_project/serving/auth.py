@@ -24,11 +24,15 @@ def parse_keys(
     where: str,  # the variable or the file, for the message
 ) -> list[bytes]:
     "SHA-256 digests, one a line or a word; raises `ProjectError` for anything else, without repeating it."
-    words = None if where == variable_name("api_key_hashes") else 1  # how many of a line are digests
+    words = (
+        None if where == variable_name("api_key_hashes") else 1
+    )  # how many of a line are digests
     lines = [line.split("#")[0].split()[:words] for line in text.splitlines()]
     hashes = [word.lower() for line in lines for word in line]
     if not hashes or not all(re.fullmatch("[0-9a-f]{64}", word) for word in hashes):
-        raise ProjectError(f"{where} must hold SHA-256 digests of 64 hex digits each. Make one with `printf %s KEY | sha256sum`.")
+        raise ProjectError(
+            f"{where} must hold SHA-256 digests of 64 hex digits each. Make one with `printf %s KEY | sha256sum`."
+        )
     return [bytes.fromhex(word) for word in hashes]
 
 # %% ../../nbs/api/serving/01_auth.ipynb #3173958d
@@ -76,4 +80,12 @@ class ApiKeys:
         "Whether a key is one of them; takes as long for a wrong one as for a right one."
         self.refresh()
         key_hash = hashlib.sha256(key).digest()
-        return sum([hmac.compare_digest(key_hash, api_key_hash) for api_key_hash in (*self.fixed_hashes, *self.file_hashes)]) > 0
+        return (
+            sum(
+                [
+                    hmac.compare_digest(key_hash, api_key_hash)
+                    for api_key_hash in (*self.fixed_hashes, *self.file_hashes)
+                ]
+            )
+            > 0
+        )

@@ -27,12 +27,17 @@ def take_batch(waiting: list[PendingRequest]) -> tuple[list[PendingRequest], lis
     return waiting[:count], waiting[count:]
 
 
-def run_batch(ask: Callable[..., np.ndarray], batch: Sequence[PendingRequest]) -> np.ndarray | Exception:
+def run_batch(
+    ask: Callable[..., np.ndarray], batch: Sequence[PendingRequest]
+) -> np.ndarray | Exception:
     "One call of the model for several questions; an error is given back, not raised."
     try:
         numbers, strings = batch[0][:2]
         if len(batch) > 1:
-            numbers, strings = np.concatenate([one[0] for one in batch]), np.concatenate([one[1] for one in batch])
+            numbers, strings = (
+                np.concatenate([one[0] for one in batch]),
+                np.concatenate([one[1] for one in batch]),
+            )
         return ask(numbers, strings)
     except Exception as error:
         return error
@@ -61,7 +66,9 @@ class DynamicBatcher:
         batch, self.pending = take_batch(self.pending)
         if sum(len(numbers) for numbers, _, _ in batch) <= INLINE_ROWS:
             return self._resolve(batch, run_batch(self.model, batch))
-        future = asyncio.get_running_loop().run_in_executor(self.thread, run_batch, self.model, batch)
+        future = asyncio.get_running_loop().run_in_executor(
+            self.thread, run_batch, self.model, batch
+        )
         future.add_done_callback(lambda it: self._resolve(batch, it.result()))
 
     def _resolve(self, batch: Sequence[PendingRequest], outcome: np.ndarray | Exception) -> None:
@@ -69,7 +76,9 @@ class DynamicBatcher:
         at = 0
         for numbers, _, answer in batch:
             if not answer.done():  # whose time was up has gone
-                answer.set_exception(outcome) if isinstance(outcome, Exception) else answer.set_result(outcome[at : at + len(numbers)])
+                answer.set_exception(outcome) if isinstance(
+                    outcome, Exception
+                ) else answer.set_result(outcome[at : at + len(numbers)])
             at += len(numbers)
         self.is_busy = bool(self.pending)
         if self.is_busy:

@@ -31,14 +31,25 @@ ERROR_CODES = {
 class HTTPError(Exception):
     "A request that gets no answer: its status, a sentence, the details, and headers."
 
-    def __init__(self, status: int, message: str, details: Sequence[Mapping[str, str]] = (), headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        details: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.details = status, message, list(details)
         self.headers = dict(headers or ({"retry-after": "1"} if status in (429, 503) else {}))
 
     def body(self, request_id: str) -> bytes:
         "The one form of all errors."
-        error = {"code": ERROR_CODES[self.status], "message": self.message, "request_id": request_id, "details": self.details}
+        error = {
+            "code": ERROR_CODES[self.status],
+            "message": self.message,
+            "request_id": request_id,
+            "details": self.details,
+        }
         return to_json({"error": error})
 
 

@@ -28,8 +28,13 @@ from .settings import Settings
 def request_type(contract: Contract, most: int) -> type[BaseModel]:
     "The body of a request: `records`, a list of raw records of which there may be so many, and nothing else."
     record: Any = request_model(contract)
-    records: Any = (list[record], Field(min_length=1, max_length=most, description=f"Each: {contract.description}."))
-    config = ConfigDict(extra="forbid", json_schema_extra={"example": {"records": [example_record(contract)]}})
+    records: Any = (
+        list[record],
+        Field(min_length=1, max_length=most, description=f"Each: {contract.description}."),
+    )
+    config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"records": [example_record(contract)]}}
+    )
     model_type: type[BaseModel] = create_model("Request", __config__=config, records=records)
     return model_type
 
@@ -39,15 +44,26 @@ def response_type(contract: Contract) -> type[BaseModel]:
     if contract.task == "regression":
         between = "The true value lies between low and high in so many cases as the model's description says."
         fields: dict[str, Any] = {"value": (float, Field(description=contract.target.description))}
-        fields |= {"low": (float, Field(description=between)), "high": (float, Field(description=between))}
+        fields |= {
+            "low": (float, Field(description=between)),
+            "high": (float, Field(description=between)),
+        }
     else:
         what = f"that it is {contract.labels[1]}" if contract.task == "binary" else "of this label"
-        fields = {"label": (str, Field(examples=contract.labels[:1])), "probability": (float, Field(description=f"Probability {what}."))}
+        fields = {
+            "label": (str, Field(examples=contract.labels[:1])),
+            "probability": (float, Field(description=f"Probability {what}.")),
+        }
     if contract.task == "multiclass":
-        fields["probabilities"] = (dict[str, float], Field(description="The probability of each label."))
+        fields["probabilities"] = (
+            dict[str, float],
+            Field(description="The probability of each label."),
+        )
     prediction: Any = create_model("Prediction", **fields)
     digest = Field(description="SHA-256 digest of the model that answered.")
-    model_type: type[BaseModel] = create_model("Response", predictions=(list[prediction], ...), model=(str, digest))
+    model_type: type[BaseModel] = create_model(
+        "Response", predictions=(list[prediction], ...), model=(str, digest)
+    )
     return model_type
 
 # %% ../../nbs/api/serving/10_openapi.ipynb #1871a320

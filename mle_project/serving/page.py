@@ -34,7 +34,16 @@ def revision(
     "The commit that the service was packed from or runs in."
     if os.environ.get(REVISION):
         return os.environ[REVISION]
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(folder),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
         process = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -59,20 +68,44 @@ def model_info(
     folder: Path,  # of the model
 ) -> dict[str, Any]:  # ready for JSON
     "What the service says of its model."
-    training_facts = {key: predictor.metadata.get(key) for key in ("family", "hyperparameters", "threshold", "interval", "fitted_on")}
+    training_facts = {
+        key: predictor.metadata.get(key)
+        for key in ("family", "hyperparameters", "threshold", "interval", "fitted_on")
+    }
     scores = folder / "metrics.json"
     metrics = json.loads(scores.read_text()) if scores.is_file() else {}
-    first = {"model": predictor.digest, "target": predictor.contract.target.name, "labels": predictor.contract.labels, "revision": revision(folder)}
-    return first | _plain(training_facts) | {"metrics": metrics, "contract": contract_info(predictor)}
+    first = {
+        "model": predictor.digest,
+        "target": predictor.contract.target.name,
+        "labels": predictor.contract.labels,
+        "revision": revision(folder),
+    }
+    return (
+        first | _plain(training_facts) | {"metrics": metrics, "contract": contract_info(predictor)}
+    )
 
 # %% ../../nbs/api/serving/08_page.ipynb #dbec6e92
 def form_fields(predictor: Predictor) -> list[dict[str, Any]]:
     "The features as the page's script takes them, the strongest first."
     columns, swing = contract_info(predictor)["columns"], sensitivity(predictor)
-    keys = ("type", "description", "unit", "nullable", "categories", "range", "out_of_range", "example")
+    keys = (
+        "type",
+        "description",
+        "unit",
+        "nullable",
+        "categories",
+        "range",
+        "out_of_range",
+        "example",
+    )
     names = sorted(swing, key=lambda name: -swing[name])
-    usual = {name: {key: value for key, value in predictor.baselines[name].items() if key != "missing"} for name in names}
-    return [{"name": name} | {key: columns[name][key] for key in keys} | usual[name] for name in names]
+    usual = {
+        name: {key: value for key, value in predictor.baselines[name].items() if key != "missing"}
+        for name in names
+    }
+    return [
+        {"name": name} | {key: columns[name][key] for key in keys} | usual[name] for name in names
+    ]
 
 # %% ../../nbs/api/serving/08_page.ipynb #2a8f4e36
 PAGE_DIR = Path(mle_project.__file__).resolve().parent / "serving" / "page"
@@ -83,7 +116,9 @@ def page_file(name: str) -> str:
     try:
         return (PAGE_DIR / name).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ProjectError(f"{PAGE_DIR / name} does not exist. Restore it with `git checkout mle_project/serving/page`.") from None
+        raise ProjectError(
+            f"{PAGE_DIR / name} does not exist. Restore it with `git checkout mle_project/serving/page`."
+        ) from None
 
 # %% ../../nbs/api/serving/08_page.ipynb #4e81b0da
 def render_html(
@@ -91,7 +126,9 @@ def render_html(
     **values: Any,  # by the names in it
 ) -> str:
     "A template with its values, escaped as HTML; raises `UndefinedError` for a name without a value."
-    environment = Environment(undefined=StrictUndefined, autoescape=True, keep_trailing_newline=True)
+    environment = Environment(
+        undefined=StrictUndefined, autoescape=True, keep_trailing_newline=True
+    )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # and the keys as they come
     return environment.from_string(text).render(values)
 
@@ -102,28 +139,50 @@ def csp_hash(text: str) -> str:
 
 def content_security_policy() -> str:
     "The Content-Security-Policy of the page, as its meta element says it."
-    allowed = {"default-src": "'none'", "script-src": csp_hash(page_file("form.js")), "style-src": csp_hash(page_file("style.css"))}
-    allowed |= {"connect-src": "'self'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'"}
+    allowed = {
+        "default-src": "'none'",
+        "script-src": csp_hash(page_file("form.js")),
+        "style-src": csp_hash(page_file("style.css")),
+    }
+    allowed |= {
+        "connect-src": "'self'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
     return "; ".join(f"{name} {value}" for name, value in allowed.items())
 
 
 def page_headers() -> dict[str, str]:
     "The headers that the service sends with the page."
     policy = f"{content_security_policy()}; frame-ancestors 'none'"
-    headers = {"content-type": "text/html; charset=utf-8", "content-security-policy": policy, "x-content-type-options": "nosniff"}
+    headers = {
+        "content-type": "text/html; charset=utf-8",
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+    }
     return headers | {"referrer-policy": "no-referrer", "cache-control": "no-cache"}
 
 # %% ../../nbs/api/serving/08_page.ipynb #9089ca08
 def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
     "What the page says of the model, in words."
+
     def span(about: Mapping[str, Any]) -> str:
-        return f"{about['rows']:,} rows" + (f", {about['from']} to {about['to']}" if about.get("from") else "")
+        return f"{about['rows']:,} rows" + (
+            f", {about['from']} to {about['to']}" if about.get("from") else ""
+        )
 
     fitted, tested = facts["fitted_on"], facts["metrics"].get("tested_on")
-    facts_by_title = {"Family": facts["family"], "Fitted on": span(fitted) if fitted else None, "Tested on": span(tested) if tested else None}
+    facts_by_title = {
+        "Family": facts["family"],
+        "Fitted on": span(fitted) if fitted else None,
+        "Tested on": span(tested) if tested else None,
+    }
     sure = facts["metrics"].get("interval_95", {})
     for name, value in facts["metrics"].get("test", {}).items():
-        facts_by_title[name] = f"{value:.4g}" + (f" (95 %: {sure[name][0]:.4g} to {sure[name][1]:.4g})" if name in sure else "")
+        facts_by_title[name] = f"{value:.4g}" + (
+            f" (95 %: {sure[name][0]:.4g} to {sure[name][1]:.4g})" if name in sure else ""
+        )
     facts_by_title |= {"Digest": facts["model"], "Commit": facts["revision"]}
     return {key: value for key, value in facts_by_title.items() if value}
 

@@ -87,7 +87,11 @@ async def read_body(call: RequestContext, office: AppState) -> bytes:
         async with asyncio.timeout(office.settings.read_timeout):
             return await read_chunks(call, office)
     except TimeoutError:
-        raise HTTPError(408, f"The body did not arrive within {office.settings.read_timeout:g} seconds.", headers={"connection": "close"}) from None
+        raise HTTPError(
+            408,
+            f"The body did not arrive within {office.settings.read_timeout:g} seconds.",
+            headers={"connection": "close"},
+        ) from None
 
 
 async def drain_body(call: RequestContext, seconds: float = 2) -> None:
@@ -98,7 +102,9 @@ async def drain_body(call: RequestContext, seconds: float = 2) -> None:
         async with asyncio.timeout(seconds):
             while not call.body_complete:
                 message = await call.receive()
-                call.body_complete = message["type"] != "http.request" or not message.get("more_body")
+                call.body_complete = message["type"] != "http.request" or not message.get(
+                    "more_body"
+                )
 
 # %% ../../nbs/api/serving/07_requests.ipynb #7770f9d9
 REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -108,16 +114,30 @@ def request_context(scope: Mapping[str, Any], receive: Any, send: Any) -> Reques
     "A request that has just come in. A caller's own id is kept when it is sane."
     headers = dict(scope["headers"])
     client_id = headers.get(b"x-request-id", b"")
-    call = RequestContext(scope, receive, send, time.perf_counter(), headers, client_id.decode() if REQUEST_ID_PATTERN.fullmatch(client_id) else os.urandom(8).hex())
-    if trace := re.fullmatch(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}", headers.get(b"traceparent", b"")):
+    call = RequestContext(
+        scope,
+        receive,
+        send,
+        time.perf_counter(),
+        headers,
+        client_id.decode() if REQUEST_ID_PATTERN.fullmatch(client_id) else os.urandom(8).hex(),
+    )
+    if trace := re.fullmatch(
+        rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}", headers.get(b"traceparent", b"")
+    ):
         call.log_fields["trace"] = trace[1].decode()
     return call
 
 
-async def send_response(call: RequestContext, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+async def send_response(
+    call: RequestContext, status: int, body: bytes, headers: Mapping[str, str]
+) -> None:
     "Send a whole answer."
     call.status = status
-    said_headers = [(b"content-length", str(len(body)).encode()), (b"x-request-id", call.id.encode())]
+    said_headers = [
+        (b"content-length", str(len(body)).encode()),
+        (b"x-request-id", call.id.encode()),
+    ]
     said_headers += [(name.encode(), value.encode()) for name, value in headers.items()]
     await call.send({"type": "http.response.start", "status": status, "headers": said_headers})
     await call.send({"type": "http.response.body", "body": body})

@@ -50,14 +50,22 @@ def static_responses(
     card = folder / "card.html"
     if card.is_file():
         own = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
-        card_response = StaticResponse(card.read_bytes(), {"content-type": "text/html; charset=utf-8", "content-security-policy": own} | nosniff)
+        card_response = StaticResponse(
+            card.read_bytes(),
+            {"content-type": "text/html; charset=utf-8", "content-security-policy": own} | nosniff,
+        )
     else:
-        card_response = StaticResponse((folder / "card.md").read_bytes(), {"content-type": "text/plain; charset=utf-8"} | nosniff)
+        card_response = StaticResponse(
+            (folder / "card.md").read_bytes(),
+            {"content-type": "text/plain; charset=utf-8"} | nosniff,
+        )
     return {
         "/": StaticResponse(page_html(predictor, folder).encode(), page_headers()),
         "/model": StaticResponse(to_json(model_info(predictor, folder)), json_type),
         "/card": card_response,
-        "/docs.json": StaticResponse(to_json(openapi_document(predictor.contract, predictor.digest, settings)), json_type),
+        "/docs.json": StaticResponse(
+            to_json(openapi_document(predictor.contract, predictor.digest, settings)), json_type
+        ),
     }
 
 # %% ../../nbs/api/serving/11_service.ipynb #18e699d0
@@ -88,7 +96,11 @@ def startup(folder: Path, environment: Any) -> tuple[Settings, Predictor]:
 def service_class_argument(office: Any, settings: Settings) -> dict[str, Any]:
     "The argument of `bentoml.service` that puts the front before BentoML's layers; none where there is no such way."
     base: Any = getattr(_bentoml_sdk, "Service", None)
-    if settings.tracing == "on" or "service_class" not in inspect.signature(bentoml.service).parameters or not hasattr(base, "to_asgi"):
+    if (
+        settings.tracing == "on"
+        or "service_class" not in inspect.signature(bentoml.service).parameters
+        or not hasattr(base, "to_asgi")
+    ):
         return {}
 
     class Fronted(base):
@@ -108,7 +120,12 @@ RESPONSE: Any = response_type(PREDICTOR.contract)
 @cache
 def app_state() -> AppState:
     "The state of this process, made when it begins to serve."
-    state = AppState(PREDICTOR, SETTINGS, static_responses(PREDICTOR, MODEL_DIR, SETTINGS), ServiceMetrics(PREDICTOR.contract, PREDICTOR.digest))
+    state = AppState(
+        PREDICTOR,
+        SETTINGS,
+        static_responses(PREDICTOR, MODEL_DIR, SETTINGS),
+        ServiceMetrics(PREDICTOR.contract, PREDICTOR.digest),
+    )
     state.warm_up()
     return state
 
@@ -116,14 +133,20 @@ def app_state() -> AppState:
 @bentoml.service(
     name="mle_project",
     workers=SETTINGS.workers,
-    traffic={"timeout": SETTINGS.timeout + SETTINGS.read_timeout + 60},  # the front's own limits end a request before
+    traffic={
+        "timeout": SETTINGS.timeout + SETTINGS.read_timeout + 60
+    },  # the front's own limits end a request before
     logging={"access": {"enabled": False}},
     **service_class_argument(app_state, SETTINGS),
 )
 class Service:
     "Answers raw records with the model of the last `dvc repro`."
 
-    @bentoml.api(route="/predict", input_spec=request_type(PREDICTOR.contract, SETTINGS.max_records), output_spec=RESPONSE)
+    @bentoml.api(
+        route="/predict",
+        input_spec=request_type(PREDICTOR.contract, SETTINGS.max_records),
+        output_spec=RESPONSE,
+    )
     def predict(self, records: list[Any]) -> Any:
         "One prediction for each raw record, in their order, and the digest of the model that made them."
         outputs = PREDICTOR.predict_records([vars(record) for record in records])

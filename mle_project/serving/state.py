@@ -40,14 +40,27 @@ class StaticResponse:
 class AppState:
     "The state of one process of the service."
 
-    def __init__(self, predictor: Predictor, settings: Settings, pages: Mapping[str, StaticResponse], metrics: ServiceMetrics) -> None:
-        self.predictor, self.settings, self.pages, self.metrics = predictor, settings, pages, metrics
+    def __init__(
+        self,
+        predictor: Predictor,
+        settings: Settings,
+        pages: Mapping[str, StaticResponse],
+        metrics: ServiceMetrics,
+    ) -> None:
+        self.predictor, self.settings, self.pages, self.metrics = (
+            predictor,
+            settings,
+            pages,
+            metrics,
+        )
         self.keys, self.log = ApiKeys(settings), AccessLog(settings.access_log, predictor.digest)
         self.validator = BatchValidator(predictor.contract)
         self.batcher = DynamicBatcher(predictor.predict_arrays)
         self.large_pool = ThreadPoolExecutor(1, "large")
         self.public_groups = settings.public_endpoints
-        self.n_active = self.n_queued = self.buffered_bytes = 0  # requests, large requests, bytes of bodies
+        self.n_active = self.n_queued = self.buffered_bytes = (
+            0  # requests, large requests, bytes of bodies
+        )
         self.ready = False
 
     def predict_bytes(self, body: bytes) -> tuple[ValidatedBatch, np.ndarray, bytes]:
@@ -68,7 +81,9 @@ def encode_predictions(
     **more: Any,
 ) -> bytes:
     "An answer as JSON."
-    return to_json({"predictions": predictor.format_predictions(outputs), **more, "model": predictor.digest})
+    return to_json(
+        {"predictions": predictor.format_predictions(outputs), **more, "model": predictor.digest}
+    )
 
 
 def predicted_classes(
@@ -87,6 +102,16 @@ def explain_bytes(office: AppState, body: bytes) -> tuple[ValidatedBatch, np.nda
     "A request with one record, answered with its reasons."
     checked = parse_request(office.validator, body, office.settings.max_records)
     if len(checked.records) != 1:
-        raise HTTPError(422, "One record at a time is explained.", [error_detail("records", "too_long", "There must be exactly one record.")])
+        raise HTTPError(
+            422,
+            "One record at a time is explained.",
+            [error_detail("records", "too_long", "There must be exactly one record.")],
+        )
     outputs = office.predictor.predict_arrays(checked.numbers, checked.strings)
-    return checked, outputs, encode_predictions(office.predictor, outputs, reasons=attributions(office.predictor, checked.records[0]))
+    return (
+        checked,
+        outputs,
+        encode_predictions(
+            office.predictor, outputs, reasons=attributions(office.predictor, checked.records[0])
+        ),
+    )

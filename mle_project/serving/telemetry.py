@@ -31,7 +31,18 @@ class AccessLog:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         try:
-            self.stream.write(to_json({"time": now, "event": "request", "status": status, **log_fields, "model": self.model}) + b"\n")
+            self.stream.write(
+                to_json(
+                    {
+                        "time": now,
+                        "event": "request",
+                        "status": status,
+                        **log_fields,
+                        "model": self.model,
+                    }
+                )
+                + b"\n"
+            )
             self.stream.flush()
         except (OSError, ValueError):
             pass
@@ -54,12 +65,37 @@ class ServiceMetrics:
         where: dict[str, Any] = {"registry": registry or REGISTRY, "namespace": "mle_service"}
         self.contract = contract
         self.requests = Counter("requests", "Requests answered.", ["route", "status"], **where)
-        self.seconds = Histogram("request_seconds", "From the request's head to the end of its answer.", ["route"], buckets=LATENCY_BUCKETS, **where)
-        self.records = Histogram("request_records", "Records in an answered request.", buckets=BATCH_SIZE_BUCKETS, **where)
-        self.predictions = Counter("predictions", "Records by the label that they got.", ["label"], **where)
-        self.rejections = Counter("rejected_fields", "Broken rules by field, at most some for each request.", ["field"], **where)
-        self.out_of_range = Counter("outside_range", "Values outside the range or the categories of the contract.", ["field"], **where)
-        Gauge("model_info", "The model that is served.", ["model"], multiprocess_mode="max", **where).labels(model).set(1)
+        self.seconds = Histogram(
+            "request_seconds",
+            "From the request's head to the end of its answer.",
+            ["route"],
+            buckets=LATENCY_BUCKETS,
+            **where,
+        )
+        self.records = Histogram(
+            "request_records",
+            "Records in an answered request.",
+            buckets=BATCH_SIZE_BUCKETS,
+            **where,
+        )
+        self.predictions = Counter(
+            "predictions", "Records by the label that they got.", ["label"], **where
+        )
+        self.rejections = Counter(
+            "rejected_fields",
+            "Broken rules by field, at most some for each request.",
+            ["field"],
+            **where,
+        )
+        self.out_of_range = Counter(
+            "outside_range",
+            "Values outside the range or the categories of the contract.",
+            ["field"],
+            **where,
+        )
+        Gauge(
+            "model_info", "The model that is served.", ["model"], multiprocess_mode="max", **where
+        ).labels(model).set(1)
         self.by_label = [self.predictions.labels(label) for label in contract.labels or ["value"]]
         self.known_fields: dict[Any, Any] = {}
 
@@ -67,7 +103,10 @@ class ServiceMetrics:
         "One answered request."
         pair = self.known_fields.get((route, status))
         if pair is None:
-            pair = self.known_fields[route, status] = (self.requests.labels(route, str(status)), self.seconds.labels(route))
+            pair = self.known_fields[route, status] = (
+                self.requests.labels(route, str(status)),
+                self.seconds.labels(route),
+            )
         pair[0].inc()
         pair[1].observe(seconds)
 
@@ -95,4 +134,6 @@ def record_rejections(
 ) -> None:
     "Count the fields that a refused request got wrong."
     for name in names:
-        counts.rejections.labels(name if name in counts.contract.columns or name == "records" else UNKNOWN_FIELD).inc()
+        counts.rejections.labels(
+            name if name in counts.contract.columns or name == "records" else UNKNOWN_FIELD
+        ).inc()

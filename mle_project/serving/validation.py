@@ -43,7 +43,9 @@ class ValidatedBatch:
     records: list[dict[str, Any]]
     numbers: np.ndarray  # (n, k) float32
     strings: np.ndarray  # (n, m) object
-    out_of_range: dict[str, int] = field(default_factory=dict)  # how many values are outside the contract's range, by field
+    out_of_range: dict[str, int] = field(
+        default_factory=dict
+    )  # how many values are outside the contract's range, by field
 
 # %% ../../nbs/api/serving/04_validation.ipynb #43f97be4
 class BatchValidator:
@@ -54,27 +56,58 @@ class BatchValidator:
         self.names = contract.role("feature")
         self.record = request_model(contract)
         booleans = [name for name in contract.numeric_features if columns[name].type == "boolean"]
-        self.numbers, self.booleans, self.strings = keys_getter(contract.numeric_features), keys_getter(booleans), keys_getter(contract.categorical_features)
-        self.plain = keys_getter([name for name in contract.numeric_features if name not in booleans])
-        self.is_integer = np.array([columns[name].type == "integer" for name in contract.numeric_features], bool)
-        self.nullable = np.array([columns[name].nullable for name in contract.numeric_features], bool)
-        limit = np.where(self.is_integer, 2.0**53, MAX_ABS)  # beyond it a float cannot tell whole numbers apart
-        ends = [columns[name].range if columns[name].out_of_range == "reject" else (None, None) for name in contract.numeric_features]
-        low, high = (np.array([math.inf if end[at] is None else end[at] for end in ends], float) for at in (0, 1))
+        self.numbers, self.booleans, self.strings = (
+            keys_getter(contract.numeric_features),
+            keys_getter(booleans),
+            keys_getter(contract.categorical_features),
+        )
+        self.plain = keys_getter(
+            [name for name in contract.numeric_features if name not in booleans]
+        )
+        self.is_integer = np.array(
+            [columns[name].type == "integer" for name in contract.numeric_features], bool
+        )
+        self.nullable = np.array(
+            [columns[name].nullable for name in contract.numeric_features], bool
+        )
+        limit = np.where(
+            self.is_integer, 2.0**53, MAX_ABS
+        )  # beyond it a float cannot tell whole numbers apart
+        ends = [
+            columns[name].range if columns[name].out_of_range == "reject" else (None, None)
+            for name in contract.numeric_features
+        ]
+        low, high = (
+            np.array([math.inf if end[at] is None else end[at] for end in ends], float)
+            for at in (0, 1)
+        )
         self.low = np.maximum(np.where(np.isinf(low), -limit, low), -limit)
         self.high = np.minimum(high, limit)
         texts = [columns[name] for name in contract.categorical_features]
-        self.categoricals = [(c.name, c.nullable, frozenset(c.categories), c.out_of_range) for c in texts]
+        self.categoricals = [
+            (c.name, c.nullable, frozenset(c.categories), c.out_of_range) for c in texts
+        ]
 
     def numeric_block(self, records: list[dict[str, Any]]) -> np.ndarray | None:
         "Numbers (n, k) as float64, missing ones as NaN; None where a value may be wrong."
         rows = list(map(self.numbers, records))
-        if not set(map(type, chain.from_iterable(map(self.plain, records)))) <= {int, float, type(None)}:
+        if not set(map(type, chain.from_iterable(map(self.plain, records)))) <= {
+            int,
+            float,
+            type(None),
+        }:
             return None
-        if not set(map(type, chain.from_iterable(map(self.booleans, records)))) <= {bool, type(None)}:
+        if not set(map(type, chain.from_iterable(map(self.booleans, records)))) <= {
+            bool,
+            type(None),
+        }:
             return None
         block = np.array(rows, dtype=np.float64).reshape(len(rows), len(self.is_integer))
-        fits = (block >= self.low) & (block <= self.high) & (~self.is_integer | (np.rint(block) == block))
+        fits = (
+            (block >= self.low)
+            & (block <= self.high)
+            & (~self.is_integer | (np.rint(block) == block))
+        )
         return block if (fits | (np.isnan(block) & self.nullable)).all() else None
 
 # %% ../../nbs/api/serving/04_validation.ipynb #1131b132
@@ -86,7 +119,9 @@ def string_block(
     "Strings (n, m), missing and unknown ones empty; None where a value may be wrong."
     block = np.empty((len(records), len(rules.categoricals)), dtype=object)
     columns = zip(*map(rules.strings, records), strict=True)
-    for place, ((name, missing, categories, otherwise), values) in enumerate(zip(rules.categoricals, columns, strict=False)):
+    for place, ((name, missing, categories, otherwise), values) in enumerate(
+        zip(rules.categoricals, columns, strict=False)
+    ):
         if not set(map(type, values)) <= {str, type(None)}:
             return None
         there = set(values)
@@ -98,7 +133,9 @@ def string_block(
                 return None
             outside[name] = sum(value in strange for value in values)
         blanks = (strange if otherwise == "as_missing" else set()) | {None}
-        block[:, place] = ["" if value in blanks else value for value in values] if blanks & there else values
+        block[:, place] = (
+            ["" if value in blanks else value for value in values] if blanks & there else values
+        )
     return block
 
 
@@ -119,7 +156,11 @@ def validate_batch(
     numbers, (low, high, unknown) = wide.astype(np.float32), rules.contract.range_bounds
     beyond = (numbers < low) | (numbers > high)
     if beyond.any():
-        outside |= {rules.contract.numeric_features[place]: int(count) for place, count in enumerate(beyond.sum(axis=0)) if count}
+        outside |= {
+            rules.contract.numeric_features[place]: int(count)
+            for place, count in enumerate(beyond.sum(axis=0))
+            if count
+        }
         numbers[beyond & unknown] = np.nan
     return ValidatedBatch(records, numbers, strings, outside)
 
@@ -133,12 +174,20 @@ def record_errors(rules: BatchValidator, record: Any, where: str) -> list[dict[s
         return [error_detail(where, "dict_type", "A record is an object.")]
     if len(record) > len(rules.names) + MAX_ERRORS:
         strange = [name for name in record if name not in rules.contract.columns][:MAX_ERRORS]
-        return [error_detail(f"{where}.{name}", "extra_forbidden", "There is no such field.") for name in strange]
+        return [
+            error_detail(f"{where}.{name}", "extra_forbidden", "There is no such field.")
+            for name in strange
+        ]
     try:
         rules.record.model_validate(record)
     except ValidationError as error:
-        pydantic_errors = error.errors(include_url=False, include_context=False, include_input=False)
-        return [error_detail(".".join((where, *map(str, one["loc"][:1]))), one["type"], one["msg"]) for one in pydantic_errors]
+        pydantic_errors = error.errors(
+            include_url=False, include_context=False, include_input=False
+        )
+        return [
+            error_detail(".".join((where, *map(str, one["loc"][:1]))), one["type"], one["msg"])
+            for one in pydantic_errors
+        ]
     return []
 
 
@@ -165,15 +214,29 @@ def parse_request(
     except ValueError as error:
         raise HTTPError(400, f"The body is not JSON: {str(error)[:200]}.") from None
     if type(request) is not dict:
-        raise HTTPError(422, 'The body must be an object, as in {"records": [...]}.', [error_detail("body", "dict_type", "Input should be an object.")])
-    strange = [error_detail(name, "extra_forbidden", "There is no such field.") for name in request if name != "records"][: MAX_ERRORS - 1]
+        raise HTTPError(
+            422,
+            'The body must be an object, as in {"records": [...]}.',
+            [error_detail("body", "dict_type", "Input should be an object.")],
+        )
+    strange = [
+        error_detail(name, "extra_forbidden", "There is no such field.")
+        for name in request
+        if name != "records"
+    ][: MAX_ERRORS - 1]
     records: Any = request.get("records")
     if "records" not in request:
         strange.append(error_detail("records", "missing", "Field required"))
     elif type(records) is not list:
         strange.append(error_detail("records", "list_type", "Input should be a list of records."))
     elif not 1 <= len(records) <= most:
-        strange.append(error_detail("records", "too_long" if records else "too_short", f"There must be between 1 and {most} records."))
+        strange.append(
+            error_detail(
+                "records",
+                "too_long" if records else "too_short",
+                f"There must be between 1 and {most} records.",
+            )
+        )
     if strange:
         raise HTTPError(422, f"{strange[0]['field']}: {strange[0]['message']}", strange)
     quick = validate_batch(rules, records) if set(map(type, records)) == {dict} else None

@@ -39,8 +39,12 @@ def project(tmp_path, monkeypatch) -> Path:
         shutil.copy(ROOT / name, folder / name)
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["tables"]["query"] = "sql/earlier.sql"
-    (folder / "params.yaml").write_text("# The parameters.\n" + yaml.safe_dump(params, sort_keys=False))
-    (folder / "README.md").write_text("# A project\n\n<!-- table -->\nearlier\n<!-- /table -->\n\nThe end.\n")
+    (folder / "params.yaml").write_text(
+        "# The parameters.\n" + yaml.safe_dump(params, sort_keys=False)
+    )
+    (folder / "README.md").write_text(
+        "# A project\n\n<!-- table -->\nearlier\n<!-- /table -->\n\nThe end.\n"
+    )
     (folder / "contract.yaml").write_text("description: earlier\n")
     (folder / "sql" / "earlier.sql").write_text("SELECT 1\n")
     (folder / "sql" / "availability.yaml").write_text("prediction_time: x\n")
@@ -53,7 +57,9 @@ def project(tmp_path, monkeypatch) -> Path:
 
 
 def git(folder: Path, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["git", *words], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def adopt_files(project: Path, files: list[str], **options) -> tuple[Plan, pd.DataFrame]:
@@ -99,11 +105,27 @@ def test_semicolons_latin_1_and_decimal_commas(project):
     towns = np.resize(np.array(["Köln", "Nürnberg", "Görlitz"]), N)
     price = np.round(np.linspace(-5, 1999.5, N), 2)
     table = base(Ort=towns, Größe=[f"{value:.2f}".replace(".", ",") for value in price])
-    proposal, frame = adopt_files(project, [write_table(project, table, sep=";", encoding="latin-1", decimal=",")], target="answer")
-    assert by_row(frame, "grosse") == price.tolist() and by_row(frame, "ort") == towns.tolist() and by_row(frame, "signal") == SIGNAL.tolist()
+    proposal, frame = adopt_files(
+        project,
+        [write_table(project, table, sep=";", encoding="latin-1", decimal=",")],
+        target="answer",
+    )
+    assert (
+        by_row(frame, "grosse") == price.tolist()
+        and by_row(frame, "ort") == towns.tolist()
+        and by_row(frame, "signal") == SIGNAL.tolist()
+    )
     source = yaml.safe_load((project / "params.yaml").read_text())["tables"]["sources"]["shop"]
-    assert source == {"path": "data/raw/shop.csv", "encoding": "latin-1", "all_text": True, "delimiter": ";"}
-    assert proposal.contract.labels == ["no", "yes"] and by_row(frame, "answer") == (ANSWER == "yes").tolist()
+    assert source == {
+        "path": "data/raw/shop.csv",
+        "encoding": "latin-1",
+        "all_text": True,
+        "delimiter": ";",
+    }
+    assert (
+        proposal.contract.labels == ["no", "yes"]
+        and by_row(frame, "answer") == (ANSWER == "yes").tolist()
+    )
 
 
 ENCODINGS = {
@@ -121,8 +143,14 @@ ENCODINGS = {
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_encodings_and_tabs(project, encoding):
     table = base(euro=np.resize(np.array(ENCODINGS[encoding]), N))
-    proposal, frame = adopt_files(project, [write_table(project, table, "shop.tsv", sep="\t", encoding=encoding)], target="answer")
-    assert by_row(frame, "euro") == table["euro"].tolist() and has_note(proposal, "not UTF-8") == (not encoding.startswith("utf"))
+    proposal, frame = adopt_files(
+        project,
+        [write_table(project, table, "shop.tsv", sep="\t", encoding=encoding)],
+        target="answer",
+    )
+    assert by_row(frame, "euro") == table["euro"].tolist() and has_note(proposal, "not UTF-8") == (
+        not encoding.startswith("utf")
+    )
 
 
 def test_quoted_newlines_delimiters_and_quotes(project):
@@ -141,25 +169,42 @@ def test_dates_in_many_forms(project):
         "slashed": "%Y/%m/%d %H:%M:%S",
         "short": "%d-%b-%Y",
     }
-    table = base(**{name: days.strftime(form) for name, form in forms.items()}, zoned=days.strftime("%Y-%m-%dT%H:%M:%S+02:00"))
+    table = base(
+        **{name: days.strftime(form) for name, form in forms.items()},
+        zoned=days.strftime("%Y-%m-%dT%H:%M:%S+02:00"),
+    )
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
     for name, form in forms.items():
-        assert by_row(frame, name) == pd.to_datetime(pd.Series(days.strftime(form)), format=form).tolist(), name
+        assert (
+            by_row(frame, name)
+            == pd.to_datetime(pd.Series(days.strftime(form)), format=form).tolist()
+        ), name
         assert role(proposal, name) == "ignored" and role(proposal, f"{name}_weekday") == "feature"
     assert by_row(frame, "zoned") == (days - pd.Timedelta("2h")).tolist()
-    assert by_row(frame, "german_weekday") == (days.dayofweek + 1).tolist() and by_row(frame, "american_hour") == days.hour.tolist()
+    assert (
+        by_row(frame, "german_weekday") == (days.dayofweek + 1).tolist()
+        and by_row(frame, "american_hour") == days.hour.tolist()
+    )
     assert by_row(frame, "iso_year") == days.year.tolist() and "iso_hour" not in frame
     assert not has_note(proposal, "whether the day or the month")
 
 
 def test_ambiguous_dates_are_named_and_read_like_the_others(project):
     days = pd.to_datetime([f"2023-{1 + i % 12:02}-{1 + i % 11:02}" for i in range(N)])
-    proposal, frame = adopt_files(project, [write_table(project, base(when=days.strftime("%d/%m/%Y")))], target="answer")
-    assert by_row(frame, "when_") == days.tolist() and has_note(proposal, "`when`", "whether the day or the month stands first")
+    proposal, frame = adopt_files(
+        project, [write_table(project, base(when=days.strftime("%d/%m/%Y")))], target="answer"
+    )
+    assert by_row(frame, "when_") == days.tolist() and has_note(
+        proposal, "`when`", "whether the day or the month stands first"
+    )
     table = base(when=days.strftime("%m/%d/%Y"), sure=[f"12/{13 + i % 18}/2023" for i in range(N)])
     commit_all(project)
-    proposal, frame = adopt_files(project, [write_table(project, table, "other.csv")], target="answer")
-    assert by_row(frame, "when_") == days.tolist() and has_note(proposal, "`when`", "month-day-year")
+    proposal, frame = adopt_files(
+        project, [write_table(project, table, "other.csv")], target="answer"
+    )
+    assert by_row(frame, "when_") == days.tolist() and has_note(
+        proposal, "`when`", "month-day-year"
+    )
 
 
 def commit_all(project: Path) -> None:
@@ -170,7 +215,9 @@ def commit_all(project: Path) -> None:
 def test_the_days_of_monthly_dates_are_all_the_same(project):
     table = base(month=[f"{1 + i % 12}/1/2023" for i in range(N)])
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
-    assert sorted(set(frame["month"].dt.day)) == [1] and sorted(set(frame["month_month"])) == list(range(1, 13))
+    assert sorted(set(frame["month"].dt.day)) == [1] and sorted(set(frame["month_month"])) == list(
+        range(1, 13)
+    )
 
 
 def test_booleans_in_words(project):
@@ -184,15 +231,23 @@ def test_booleans_in_words(project):
         "switch": ("on", "off"),
     }
     table = base(
-        **{name: np.where(truth, *words) for name, words in pairs.items()}, digit=truth.astype(int), third=np.resize(["yes", "no", "perhaps"], N)
+        **{name: np.where(truth, *words) for name, words in pairs.items()},
+        digit=truth.astype(int),
+        third=np.resize(["yes", "no", "perhaps"], N),
     )
     table.loc[3, "german"] = "?"
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
     for name in set(pairs) - {"german"}:
         assert by_row(frame, name) == truth.tolist()
-    assert by_row(frame, "german")[:3] == truth[:3].tolist() and frame.sort_values("row_id")["german"].isna().tolist() == [i == 3 for i in range(N)]
+    assert by_row(frame, "german")[:3] == truth[:3].tolist() and frame.sort_values("row_id")[
+        "german"
+    ].isna().tolist() == [i == 3 for i in range(N)]
     types = {d.name: d.kind for d in proposal.decisions}
-    assert types["digit"] == "integer" and types["third"] == "string" and proposal.contract.columns["german"].nullable
+    assert (
+        types["digit"] == "integer"
+        and types["third"] == "string"
+        and proposal.contract.columns["german"].nullable
+    )
 
 
 def test_numbers_as_people_write_them(project):
@@ -212,50 +267,89 @@ def test_numbers_as_people_write_them(project):
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
     for name in ("english", "german", "french", "swiss", "money"):
         assert by_row(frame, name) == value.tolist(), name
-    assert by_row(frame, "whole") == value.astype(int).tolist() and by_row(frame, "share") == [float(f"{v:.1f}") for v in value]
+    assert by_row(frame, "whole") == value.astype(int).tolist() and by_row(frame, "share") == [
+        float(f"{v:.1f}") for v in value
+    ]
     np.testing.assert_allclose(by_row(frame, "exponent"), value, rtol=1e-6)
     types = {d.name: (d.kind, d.unit) for d in proposal.decisions}
-    assert types["whole"] == ("integer", "") and types["share"] == ("number", "%") and types["money"] == ("number", "$")
+    assert (
+        types["whole"] == ("integer", "")
+        and types["share"] == ("number", "%")
+        and types["money"] == ("number", "$")
+    )
 
 
 def test_doubtful_thousands_are_named(project):
     table = base(amount=[f"{1 + i % 9},{i:03}" for i in range(N)])
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
-    assert by_row(frame, "amount")[:2] == [1000, 2001] and has_note(proposal, "`amount`", "1,234 can be read in two ways")
+    assert by_row(frame, "amount")[:2] == [1000, 2001] and has_note(
+        proposal, "`amount`", "1,234 can be read in two ways"
+    )
 
 
 def test_one_wrong_value_keeps_a_column_text_and_is_named(project):
     table = base(amount=[str(i % 40) for i in range(N)])
     table.loc[N - 1, "amount"] = "12O"
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
-    assert by_row(frame, "amount")[-1] == "12O" and has_note(proposal, "`amount` stays text: 1 of 600", "'12O'")
+    assert by_row(frame, "amount")[-1] == "12O" and has_note(
+        proposal, "`amount` stays text: 1 of 600", "'12O'"
+    )
     for option in ("target", "time"):  # and in a refusal
         with pytest.raises(ProjectError, match="1 of 600 values are no whole numbers .'12O'."):
-            plan([write_table(project, table.assign(amount=[*map(str, range(N - 1)), "12O"]))], **{"target": "answer", option: "amount"})
+            plan(
+                [write_table(project, table.assign(amount=[*map(str, range(N - 1)), "12O"]))],
+                **{"target": "answer", option: "amount"},
+            )
 
 
 def test_numbers_and_dates_in_a_form_that_is_not_read_are_named(project):
     booked = [f"(${i % 50},234.50)" if i % 2 else f"${i % 50},117.25" for i in range(N)]
     mixed = [f"2024-01-{i % 28 + 1:02}" if i % 2 else f"{i % 28 + 1:02}/01/2024" for i in range(N)]
-    proposal, _ = adopt_files(project, [write_table(project, base(booked=booked, mixed=mixed, word=np.resize(["north", "a-1"], N)))], target="answer")
-    assert has_note(proposal, "`booked` stays text", "234.50)") and has_note(proposal, "`mixed` stays text") and not has_note(proposal, "`word`")
+    proposal, _ = adopt_files(
+        project,
+        [
+            write_table(
+                project, base(booked=booked, mixed=mixed, word=np.resize(["north", "a-1"], N))
+            )
+        ],
+        target="answer",
+    )
+    assert (
+        has_note(proposal, "`booked` stays text", "234.50)")
+        and has_note(proposal, "`mixed` stays text")
+        and not has_note(proposal, "`word`")
+    )
 
 
 def test_very_small_numbers_are_numbers(project):
     small = [f"{0.1 + i / N:.4f}e-{i % 61}" for i in range(N)]
     proposal, frame = adopt_files(project, [write_table(project, base(p=small))], target="answer")
-    assert role(proposal, "p") == "feature" and by_row(frame, "p") == [float(text) for text in small]
+    assert role(proposal, "p") == "feature" and by_row(frame, "p") == [
+        float(text) for text in small
+    ]
 
 
 def test_a_name_of_two_lines(project):
-    proposal, frame = adopt_files(project, [write_table(project, base().rename(columns={"signal": "Signal\n(mV)"}))], target="answer")
-    assert by_row(frame, "signal_m_v") == SIGNAL.tolist() and proposal.contract.columns["signal_m_v"].unit == "mV"
+    proposal, frame = adopt_files(
+        project,
+        [write_table(project, base().rename(columns={"signal": "Signal\n(mV)"}))],
+        target="answer",
+    )
+    assert (
+        by_row(frame, "signal_m_v") == SIGNAL.tolist()
+        and proposal.contract.columns["signal_m_v"].unit == "mV"
+    )
 
 
 @pytest.mark.parametrize("prefix", ["user", "C", "a-", "K7"])
 def test_identifiers_are_counted_and_not_estimated(project, prefix):
     for rows in (200, 500):
-        table = base().drop(columns="row id").head(rows).assign(employee=[f"{prefix}{i:05}" for i in range(rows)])
+        table = (
+            base()
+            .drop(columns="row id")
+            .head(rows)
+            .assign(employee=[f"{prefix}{i:05}" for i in range(rows)])
+        )
         assert role(plan([write_table(project, table)], target="answer"), "employee") == "id"
 
 
@@ -265,8 +359,13 @@ def test_a_sign_is_no_class(project):
 
 
 def test_one_and_two_are_classes_without_a_meaning(project):
-    proposal = plan([write_table(project, base(grade=np.where(ANSWER == "yes", 2, 1)))], target="grade")
-    assert "as it is the rarer one" in proposal.target.why and proposal.contract.labels == ["1", "2"]
+    proposal = plan(
+        [write_table(project, base(grade=np.where(ANSWER == "yes", 2, 1)))], target="grade"
+    )
+    assert "as it is the rarer one" in proposal.target.why and proposal.contract.labels == [
+        "1",
+        "2",
+    ]
 
 
 def test_a_line_that_begins_with_a_number_sign_is_a_row(project):
@@ -279,21 +378,39 @@ def test_a_line_that_begins_with_a_number_sign_is_a_row(project):
 def test_leading_zeros_stay_text(project):
     table = base(postcode=[f"{i % 30:05}" for i in range(N)], small=np.round(chance.random(N), 3))
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
-    assert by_row(frame, "postcode") == table["postcode"].tolist() and proposal.contract.columns["small"].type == "number"
+    assert (
+        by_row(frame, "postcode") == table["postcode"].tolist()
+        and proposal.contract.columns["small"].type == "number"
+    )
 
 
 def test_words_for_gaps_depend_on_the_column(project):
     number = [str(i / 4) if i % 5 else ("n/a", "?", "-", "#N/A")[i // 5 % 4] for i in range(N)]
-    table = base(number=number, country=np.resize(["NA", "DE", "FR"], N), state=np.resize(["none", "open", "N/A"], N))
+    table = base(
+        number=number,
+        country=np.resize(["NA", "DE", "FR"], N),
+        state=np.resize(["none", "open", "N/A"], N),
+    )
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
-    assert [None if pd.isna(v) else v for v in by_row(frame, "number")] == [i / 4 if i % 5 else None for i in range(N)]
+    assert [None if pd.isna(v) else v for v in by_row(frame, "number")] == [
+        i / 4 if i % 5 else None for i in range(N)
+    ]
     assert by_row(frame, "country") == table["country"].tolist()
-    assert [None if pd.isna(v) else v for v in by_row(frame, "state")] == np.where(table["state"] == "N/A", None, table["state"]).tolist()
-    assert proposal.contract.columns["number"].nullable and not proposal.contract.columns["country"].nullable and has_note(proposal, "`country`", "kept as values")
+    assert [None if pd.isna(v) else v for v in by_row(frame, "state")] == np.where(
+        table["state"] == "N/A", None, table["state"]
+    ).tolist()
+    assert (
+        proposal.contract.columns["number"].nullable
+        and not proposal.contract.columns["country"].nullable
+        and has_note(proposal, "`country`", "kept as values")
+    )
 
 
 def test_a_word_that_is_a_gap_among_numbers_is_one_among_texts_too(project):
-    table = base(number=[str(i % 9) if i % 5 else "NA" for i in range(N)], maker=np.resize(["NA", "Ford", "none"], N))
+    table = base(
+        number=[str(i % 9) if i % 5 else "NA" for i in range(N)],
+        maker=np.resize(["NA", "Ford", "none"], N),
+    )
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
     assert [None if pd.isna(v) else v for v in by_row(frame, "maker")[:3]] == [None, "Ford", "none"]
     assert has_note(proposal, "`maker`", "NA was read as missing, as it must be in other columns")
@@ -322,10 +439,14 @@ def test_names_that_nobody_should_give(project):
     table = base(**{name: np.round(chance.random(N) * 100, 1) for name in hard})
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
     names = [d.name for d in proposal.decisions]
-    assert len(set(names)) == len(names) == len(hard) + 3 and all(name.isascii() and name.replace("_", "a").isalnum() for name in names)
+    assert len(set(names)) == len(names) == len(hard) + 3 and all(
+        name.isascii() and name.replace("_", "a").isalnum() for name in names
+    )
     for name, place in zip(hard, names[2:], strict=False):
         assert by_row(frame, place) == table[name].tolist(), name
-    assert proposal.contract.columns["grosse_cm"].unit == "cm" and not any(name.startswith("_") for name in names)
+    assert proposal.contract.columns["grosse_cm"].unit == "cm" and not any(
+        name.startswith("_") for name in names
+    )
 
 
 def test_empty_constant_and_identifier_columns(project):
@@ -340,7 +461,20 @@ def test_empty_constant_and_identifier_columns(project):
         remark=[f"the visitor number {i} said that it was fine and went on" for i in range(N)],
     )
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
-    assert [role(proposal, name) for name in ("row_id", "uuid", "empty", "nothing", "same", "customer_id", "remark", "shop_id", "price")] == [
+    assert [
+        role(proposal, name)
+        for name in (
+            "row_id",
+            "uuid",
+            "empty",
+            "nothing",
+            "same",
+            "customer_id",
+            "remark",
+            "shop_id",
+            "price",
+        )
+    ] == [
         "id",
         "ignored",
         "ignored",
@@ -351,45 +485,77 @@ def test_empty_constant_and_identifier_columns(project):
         "feature",
         "feature",
     ]
-    assert proposal.contract.columns["shop_id"].categories == ("11", "3", "8") and by_row(frame, "shop_id")[:3] == ["3", "8", "11"]
-    assert has_note(proposal, "`customer_id`", "--group customer_id") and has_note(proposal, "`remark` is free text")
+    assert proposal.contract.columns["shop_id"].categories == ("11", "3", "8") and by_row(
+        frame, "shop_id"
+    )[:3] == ["3", "8", "11"]
+    assert has_note(proposal, "`customer_id`", "--group customer_id") and has_note(
+        proposal, "`remark` is free text"
+    )
 
 
 def test_two_hundred_columns(project):
     table = base(**{f"x {i}": np.round(chance.normal(0, 10, N), 2) for i in range(200)})
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
-    assert len(proposal.contract.features) == 201 and by_row(frame, "x_137") == table["x 137"].tolist()
+    assert (
+        len(proposal.contract.features) == 201 and by_row(frame, "x_137") == table["x 137"].tolist()
+    )
 
 
 def test_fifty_rows(project):
     table = base().head(50)
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
-    assert len(frame) == 50 and proposal.split == {"kind": "random", "validation": 0.2, "test": 0.2, "seed": 0}
+    assert len(frame) == 50 and proposal.split == {
+        "kind": "random",
+        "validation": 0.2,
+        "test": 0.2,
+        "seed": 0,
+    }
 
 
 def test_ten_thousand_categories(project):
     rows = 40_000
     table = pd.DataFrame(
-        {"street": [f"street {i % 10_000}" for i in range(rows)], "x": chance.random(rows).round(4), "y": chance.choice(["no", "yes"], rows)}
+        {
+            "street": [f"street {i % 10_000}" for i in range(rows)],
+            "x": chance.random(rows).round(4),
+            "y": chance.choice(["no", "yes"], rows),
+        }
     )
     proposal, frame = adopt_files(project, [write_table(project, table)], target="y")
-    assert role(proposal, "street") == "feature" and proposal.contract.columns["street"].categories == () and has_note(proposal, "`street`", "different values")
+    assert (
+        role(proposal, "street") == "feature"
+        and proposal.contract.columns["street"].categories == ()
+        and has_note(proposal, "`street`", "different values")
+    )
     assert frame["street"].nunique() == 10_000
 
 
 def test_severe_imbalance(project):
     rows = 30_000
     y = np.arange(rows) % 500 == 0
-    table = pd.DataFrame({"x": chance.normal(0, 1, rows).round(3) + y, "z": chance.random(rows).round(3), "fraud": y.astype(int)})
+    table = pd.DataFrame(
+        {
+            "x": chance.normal(0, 1, rows).round(3) + y,
+            "z": chance.random(rows).round(3),
+            "fraud": y.astype(int),
+        }
+    )
     proposal, frame = adopt_files(project, [write_table(project, table)], target="fraud")
-    assert proposal.target.counts == {"0": 29_940, "1": 60} and frame["fraud"].sum() == 60 and has_note(proposal, "60 of 30,000 rows (0.20%)")
+    assert (
+        proposal.target.counts == {"0": 29_940, "1": 60}
+        and frame["fraud"].sum() == 60
+        and has_note(proposal, "60 of 30,000 rows (0.20%)")
+    )
 
 
 def test_a_class_to_look_out_for_by_word_or_by_rarity(project):
     table = base(x=SIGNAL).assign(answer=np.where(ANSWER == "yes", "good", "bad"))
     proposal = plan([write_table(project, table)], target="answer")
     assert proposal.contract.labels == ["good", "bad"]  # by its word, though the more frequent one
-    proposal = plan([write_table(project, table.assign(answer=np.where(ANSWER == "yes", "north", "south")))], target="answer")
+    proposal = plan(
+        [write_table(project, table.assign(answer=np.where(ANSWER == "yes", "north", "south")))],
+        target="answer",
+    )
     assert proposal.contract.labels == ["south", "north"] and "rarer" in proposal.target.why
 
 
@@ -397,17 +563,28 @@ def test_string_and_number_classes(project):
     words = np.resize(["oak", "ash", "elm", "fir"], N)
     table = base(x=(words == "oak") + chance.normal(0, 0.8, N)).assign(answer=words)
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
-    assert proposal.contract.task == "multiclass" and proposal.contract.classes == ["ash", "elm", "fir", "oak"] and by_row(frame, "answer") == words.tolist()
+    assert (
+        proposal.contract.task == "multiclass"
+        and proposal.contract.classes == ["ash", "elm", "fir", "oak"]
+        and by_row(frame, "answer") == words.tolist()
+    )
     commit_all(project)
     stars = np.resize([1, 2, 3, 4, 5], N)
-    proposal, frame = adopt_files(project, [write_table(project, table.assign(answer=stars), "stars.csv")], target="answer")
+    proposal, frame = adopt_files(
+        project, [write_table(project, table.assign(answer=stars), "stars.csv")], target="answer"
+    )
     assert (
         proposal.contract.task == "multiclass"
         and proposal.contract.classes == ["1", "2", "3", "4", "5"]
         and by_row(frame, "answer") == [str(s) for s in stars]
     )
     commit_all(project)
-    proposal, frame = adopt_files(project, [write_table(project, table.assign(answer=stars), "again.csv")], target="answer", task="regression")
+    proposal, frame = adopt_files(
+        project,
+        [write_table(project, table.assign(answer=stars), "again.csv")],
+        target="answer",
+        task="regression",
+    )
     assert proposal.contract.task == "regression" and by_row(frame, "answer") == stars.tolist()
 
 
@@ -415,7 +592,9 @@ def test_rows_without_a_target_are_left_out_and_counted(project):
     table = base()
     table.loc[:59, "answer"] = "?"
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
-    assert len(frame) == proposal.rows == N - 60 and has_note(proposal, "60 of 600 rows have no answer")
+    assert len(frame) == proposal.rows == N - 60 and has_note(
+        proposal, "60 of 600 rows have no answer"
+    )
 
 
 def test_copies_of_the_answer_are_kept_out(project):
@@ -425,57 +604,127 @@ def test_copies_of_the_answer_are_kept_out(project):
         reason=np.where(yes & (chance.random(N) < 0.6), chance.choice(["price", "quality"], N), ""),
     )
     proposal, _ = adopt_files(project, [write_table(project, table)], target="answer")
-    assert [role(proposal, name) for name in ("copy_of_it", "reason", "signal")] == ["ignored", "ignored", "feature"]
-    assert proposal.contract.columns["copy_of_it"].available == proposal.contract.columns["reason"].available == "after_prediction"
-    assert "`copy_of_it`" in proposal.notes[0] + proposal.notes[1] and has_note(proposal, "`reason`", "filled in only where the target is True")
+    assert [role(proposal, name) for name in ("copy_of_it", "reason", "signal")] == [
+        "ignored",
+        "ignored",
+        "feature",
+    ]
+    assert (
+        proposal.contract.columns["copy_of_it"].available
+        == proposal.contract.columns["reason"].available
+        == "after_prediction"
+    )
+    assert "`copy_of_it`" in proposal.notes[0] + proposal.notes[1] and has_note(
+        proposal, "`reason`", "filled in only where the target is True"
+    )
 
 
 def test_a_copy_of_a_value_is_kept_out(project):
     price = np.round(chance.lognormal(5, 1, N), 2)
-    table = pd.DataFrame({"with tax": np.round(price * 1.19, 2), "area": np.round(price / 3 + chance.normal(0, 60, N), 1), "price": price})
+    table = pd.DataFrame(
+        {
+            "with tax": np.round(price * 1.19, 2),
+            "area": np.round(price / 3 + chance.normal(0, 60, N), 1),
+            "price": price,
+        }
+    )
     proposal, _ = adopt_files(project, [write_table(project, table)], target="price")
-    assert proposal.contract.task == "regression" and role(proposal, "with_tax") == "ignored" and role(proposal, "area") == "feature"
+    assert (
+        proposal.contract.task == "regression"
+        and role(proposal, "with_tax") == "ignored"
+        and role(proposal, "area") == "feature"
+    )
 
 
 def test_time_and_what_was_closed_after_it(project):
     opened = pd.date_range("2022-03-01", periods=N, freq="31h")
-    table = base(opened_at=opened, closed_at=opened + pd.to_timedelta(chance.integers(1, 90, N), "h"), ordered_at=opened - pd.Timedelta("40D"))
-    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer", time="opened_at")
+    table = base(
+        opened_at=opened,
+        closed_at=opened + pd.to_timedelta(chance.integers(1, 90, N), "h"),
+        ordered_at=opened - pd.Timedelta("40D"),
+    )
+    proposal, frame = adopt_files(
+        project, [write_table(project, table)], target="answer", time="opened_at"
+    )
     assert role(proposal, "opened_at") == "time" and role(proposal, "closed_at") == "ignored"
     assert proposal.contract.columns["closed_at"].available == "after_prediction"
-    assert {"opened_at_weekday", "opened_at_hour", "opened_at_month", "ordered_at_year", "ordered_at_month"} <= set(proposal.contract.features)
-    assert not any(name.startswith("closed_at_") or name == "opened_at_year" for name in frame) and has_note(proposal, "`closed_at` is later than the time")
+    assert {
+        "opened_at_weekday",
+        "opened_at_hour",
+        "opened_at_month",
+        "ordered_at_year",
+        "ordered_at_month",
+    } <= set(proposal.contract.features)
+    assert not any(
+        name.startswith("closed_at_") or name == "opened_at_year" for name in frame
+    ) and has_note(proposal, "`closed_at` is later than the time")
     assert proposal.split["kind"] == "time"
-    shares = [(frame["opened_at"] < pd.Timestamp(proposal.split[name])).mean() for name in ("validation", "test")]
+    shares = [
+        (frame["opened_at"] < pd.Timestamp(proposal.split[name])).mean()
+        for name in ("validation", "test")
+    ]
     assert abs(shares[0] - 0.7) < 0.01 and abs(shares[1] - 0.85) < 0.01
 
 
 def test_groups(project):
     table = base(visitor=np.arange(N) // 10)
-    proposal, frame = adopt_files(project, [write_table(project, table)], target="answer", group="visitor")
-    assert role(proposal, "visitor") == "group" and proposal.split["kind"] == "group" and not has_note(proposal, "uneven")
+    proposal, frame = adopt_files(
+        project, [write_table(project, table)], target="answer", group="visitor"
+    )
+    assert (
+        role(proposal, "visitor") == "group"
+        and proposal.split["kind"] == "group"
+        and not has_note(proposal, "uneven")
+    )
     large = base(site=np.where(np.arange(N) < 540, 0, np.arange(N) // 10))
-    assert has_note(plan([write_table(project, large)], target="answer", group="site"), "the splits are uneven: ")
+    assert has_note(
+        plan([write_table(project, large)], target="answer", group="site"),
+        "the splits are uneven: ",
+    )
 
 
 def test_of_few_groups_those_are_chosen_that_come_near_the_shares(project):
-    proposal, frame = adopt_files(project, [write_table(project, base(hospital=np.arange(N) % 12))], target="answer", group="hospital")
+    proposal, frame = adopt_files(
+        project,
+        [write_table(project, base(hospital=np.arange(N) % 12))],
+        target="answer",
+        group="hospital",
+    )
     shares = split_shares(frame, proposal.contract, proposal.split)
     assert 0.15 < min(shares[1:]) <= max(shares[1:]) < 0.26
 
 
 def test_protected_attributes_are_only_noted(project):
     proposal, _ = adopt_files(
-        project, [write_table(project, base(Sex=np.resize(["f", "m"], N), marital_status=np.resize(["single", "married", "x"], N)))], target="answer"
+        project,
+        [
+            write_table(
+                project,
+                base(
+                    Sex=np.resize(["f", "m"], N),
+                    marital_status=np.resize(["single", "married", "x"], N),
+                ),
+            )
+        ],
+        target="answer",
     )
-    assert role(proposal, "sex") == role(proposal, "marital_status") == "feature" and has_note(proposal, "`sex`", "protected") and proposal.contract.columns["sex"].slice
+    assert (
+        role(proposal, "sex") == role(proposal, "marital_status") == "feature"
+        and has_note(proposal, "`sex`", "protected")
+        and proposal.contract.columns["sex"].slice
+    )
     assert proposal.contract.protected == ["sex", "marital_status"]
 
 
 def test_few_coarse_features_do_not_stop_the_graph(project):
-    table = pd.DataFrame({"a": chance.integers(0, 3, N), "b": chance.integers(0, 2, N), "y": ANSWER})
+    table = pd.DataFrame(
+        {"a": chance.integers(0, 3, N), "b": chance.integers(0, 2, N), "y": ANSWER}
+    )
     proposal, _ = adopt_files(project, [write_table(project, table)], target="y")
-    assert yaml.safe_load((project / "params.yaml").read_text())["leakage"]["identical_rows"] == 1.0 and "leakage.identical_rows" in proposal.notes[0]
+    assert (
+        yaml.safe_load((project / "params.yaml").read_text())["leakage"]["identical_rows"] == 1.0
+        and "leakage.identical_rows" in proposal.notes[0]
+    )
 
 
 def test_parquet_with_types(project):
@@ -503,17 +752,25 @@ def test_parquet_with_types(project):
         and by_row(frame, "text") == [i + 0.5 for i in range(N)]
     )
     assert by_row(frame, "moment") == pd.Series(days).tolist()  # written as UTC, shown in Berlin
-    assert frame["ratio"].isna().sum() == N // 50 and proposal.contract.columns["kind"].categories == ("a", "b") and role(proposal, "list") == "ignored"
+    assert (
+        frame["ratio"].isna().sum() == N // 50
+        and proposal.contract.columns["kind"].categories == ("a", "b")
+        and role(proposal, "list") == "ignored"
+    )
     types = {d.name: d.kind for d in proposal.decisions}
     assert types["small"] == "integer" and types["open"] == "boolean" and types["ratio"] == "number"
-    assert yaml.safe_load((project / "params.yaml").read_text())["tables"]["sources"]["shop"] == {"path": "data/raw/shop.parquet"}
+    assert yaml.safe_load((project / "params.yaml").read_text())["tables"]["sources"]["shop"] == {
+        "path": "data/raw/shop.parquet"
+    }
 
 
 def test_json_lines(project):
-    base(when=pd.date_range("2024-01-01", periods=N, freq="h").strftime("%Y-%m-%dT%H:%M:%S")).to_json(
-        project.parent / "shop.jsonl", orient="records", lines=True
+    base(
+        when=pd.date_range("2024-01-01", periods=N, freq="h").strftime("%Y-%m-%dT%H:%M:%S")
+    ).to_json(project.parent / "shop.jsonl", orient="records", lines=True)
+    proposal, frame = adopt_files(
+        project, [str(project.parent / "shop.jsonl")], target="answer", time="when"
     )
-    proposal, frame = adopt_files(project, [str(project.parent / "shop.jsonl")], target="answer", time="when")
     assert by_row(frame, "signal") == SIGNAL.tolist() and proposal.split["kind"] == "time"
 
 
@@ -527,41 +784,77 @@ def test_packed_files(project, packed):
 def test_several_files_of_one_table(project):
     for part in range(3):
         write_table(project, base().iloc[part * 200 : part * 200 + 200], f"part{part}.csv")
-    proposal, frame = adopt_files(project, [str(project.parent / "part*.csv")], target="answer", name="parts")
-    assert by_row(frame, "signal") == SIGNAL.tolist() and sorted(p.name for p in (project / "data/raw/parts").iterdir()) == [
+    proposal, frame = adopt_files(
+        project, [str(project.parent / "part*.csv")], target="answer", name="parts"
+    )
+    assert by_row(frame, "signal") == SIGNAL.tolist() and sorted(
+        p.name for p in (project / "data/raw/parts").iterdir()
+    ) == [
         "part0.csv",
         "part1.csv",
         "part2.csv",
     ]
     write_table(project, base().drop(columns="signal").iloc[:200], "part1.csv")
-    with pytest.raises(ProjectError, match=r"part1.csv has other columns than the first file .'signal'."):
+    with pytest.raises(
+        ProjectError, match=r"part1.csv has other columns than the first file .'signal'."
+    ):
         plan([str(project.parent / "part*.csv")], target="answer", name="others")
     write_table(project, base()[["signal", "row id", "answer"]].iloc[:200], "part1.csv")
-    with pytest.raises(ProjectError, match=r"part1.csv has the columns of the first file in another order"):
+    with pytest.raises(
+        ProjectError, match=r"part1.csv has the columns of the first file in another order"
+    ):
         plan([str(project.parent / "part*.csv")], target="answer", name="others")
     base().to_parquet(project.parent / "more.parquet")
-    with pytest.raises(ProjectError, match=r"are of several formats. Name files of one table, or say --query"):
-        plan([str(project.parent / "part0.csv"), str(project.parent / "more.parquet")], target="answer")
+    with pytest.raises(
+        ProjectError, match=r"are of several formats. Name files of one table, or say --query"
+    ):
+        plan(
+            [str(project.parent / "part0.csv"), str(project.parent / "more.parquet")],
+            target="answer",
+        )
 
 
 def test_a_query_over_guessed_dates_says_so(project):
     query = project.parent / "all.sql"
     query.write_text("SELECT * FROM shop")
-    days = base(opened=[f"{i % 12 + 1:02}/{i % 11 + 1:02}/2024" for i in range(N)], closed=["2024-05-01", "2024-06-01"] * (N // 2))
+    days = base(
+        opened=[f"{i % 12 + 1:02}/{i % 11 + 1:02}/2024" for i in range(N)],
+        closed=["2024-05-01", "2024-06-01"] * (N // 2),
+    )
     proposal = plan([write_table(project, days, sep=";")], target="answer", query=str(query))
-    assert has_note(proposal, "`opened` of shop", "the day or the month stands first") and not has_note(proposal, "`closed`", "stands first")
+    assert has_note(
+        proposal, "`opened` of shop", "the day or the month stands first"
+    ) and not has_note(proposal, "`closed`", "stands first")
 
 
 def test_two_tables_with_a_query(project):
     visits = base(shop=np.arange(N) % 4).drop(columns="row id").assign(visit_id=range(N))
-    shops = pd.DataFrame({"shop": range(4), "Fläche": [100.5, 80.0, 33.25, 7.0], "town": ["Köln", "Bonn", "Köln", "Ulm"]})
-    files = [write_table(project, visits, "visits.csv"), write_table(project, shops, "shops.csv", sep=";", encoding="latin-1")]
+    shops = pd.DataFrame(
+        {
+            "shop": range(4),
+            "Fläche": [100.5, 80.0, 33.25, 7.0],
+            "town": ["Köln", "Bonn", "Köln", "Ulm"],
+        }
+    )
+    files = [
+        write_table(project, visits, "visits.csv"),
+        write_table(project, shops, "shops.csv", sep=";", encoding="latin-1"),
+    ]
     query = project.parent / "joined.sql"
-    query.write_text('-- all visits\nWITH s AS (SELECT * FROM shops)\nSELECT v.*, s."Fläche", s.town FROM visits AS v JOIN s ON s.shop = v.shop; \n')
+    query.write_text(
+        '-- all visits\nWITH s AS (SELECT * FROM shops)\nSELECT v.*, s."Fläche", s.town FROM visits AS v JOIN s ON s.shop = v.shop; \n'
+    )
     proposal, frame = adopt_files(project, files, target="answer", query=str(query))
-    assert by_row(frame, "flache", "visit_id")[:4] == [100.5, 80.0, 33.25, 7.0] and proposal.name == "joined" and role(proposal, "visit_id") == "id"
+    assert (
+        by_row(frame, "flache", "visit_id")[:4] == [100.5, 80.0, 33.25, 7.0]
+        and proposal.name == "joined"
+        and role(proposal, "visit_id") == "id"
+    )
     sources = yaml.safe_load((project / "params.yaml").read_text())["tables"]["sources"]
-    assert sources["visits"] == {"path": "data/raw/visits.csv", "delimiter": ","} and sources["shops"]["encoding"] == "latin-1"
+    assert (
+        sources["visits"] == {"path": "data/raw/visits.csv", "delimiter": ","}
+        and sources["shops"]["encoding"] == "latin-1"
+    )
     query.write_text("SELECT nothing FROM visits")
     with pytest.raises(ProjectError, match="--query failed on the tables visits, shops"):
         plan(files, target="answer", query=str(query))
@@ -575,25 +868,57 @@ REFUSED = {
         {"target": "answer"},
         "`c` has 4 rows; each class needs at least 10",
     ),
-    "thousands of texts": (base(word=[f"w{i}" for i in range(N)]), {"target": "word"}, "too many for classes"),
+    "thousands of texts": (
+        base(word=[f"w{i}" for i in range(N)]),
+        {"target": "word"},
+        "too many for classes",
+    ),
     "few rows": (base().head(20), {"target": "answer"}, "20 rows have a value; at least 30"),
-    "dates as target": (base(day=["2024-01-01", "2024-01-02"] * (N // 2)), {"target": "day"}, "cannot be predicted"),
-    "nothing to learn from": (base()[["row id", "answer"]], {"target": "answer"}, "no column is left for the model"),
+    "dates as target": (
+        base(day=["2024-01-01", "2024-01-02"] * (N // 2)),
+        {"target": "day"},
+        "cannot be predicted",
+    ),
+    "nothing to learn from": (
+        base()[["row id", "answer"]],
+        {"target": "answer"},
+        "no column is left for the model",
+    ),
     "only a copy": (
         base(same=ANSWER)[["same", "answer"]],
         {"target": "answer"},
         "no column is left for the model. same: alone it reaches ROC AUC 1.000",
     ),
-    "a forced task": (base(), {"target": "answer", "task": "regression"}, "--task regression: `answer`"),
-    "text as time": (base(word="x"), {"target": "answer", "time": "word"}, "--time word: the column holds text"),
-    "one moment": (base(day="2024-01-01"), {"target": "answer", "time": "day"}, "fewer than three different moments"),
+    "a forced task": (
+        base(),
+        {"target": "answer", "task": "regression"},
+        "--task regression: `answer`",
+    ),
+    "text as time": (
+        base(word="x"),
+        {"target": "answer", "time": "word"},
+        "--time word: the column holds text",
+    ),
+    "one moment": (
+        base(day="2024-01-01"),
+        {"target": "answer", "time": "day"},
+        "fewer than three different moments",
+    ),
     "a class later only": (
         base(n=range(N)).assign(answer=np.where(np.arange(N) < 550, "no", "yes")),
         {"target": "answer", "time": "n"},
         "cannot be split by time",
     ),
-    "two groups": (base(half=np.arange(N) // 300), {"target": "answer", "group": "half"}, "cannot be split by group"),
-    "one column twice": (base(), {"target": "answer", "group": "answer"}, "one column cannot be two of them"),
+    "two groups": (
+        base(half=np.arange(N) // 300),
+        {"target": "answer", "group": "half"},
+        "cannot be split by group",
+    ),
+    "one column twice": (
+        base(),
+        {"target": "answer", "group": "answer"},
+        "one column cannot be two of them",
+    ),
 }
 
 
@@ -610,7 +935,10 @@ BROKEN = {
     "twice": (b"a,b,A ,y\n1,2,3,no\n", "'a', 'A' stand for more than one column"),
     "no header": (b"1,2.5,no\n2,3.5,yes\n3,4.5,no\n", "the first line holds values (1, 2.5)"),
     "ragged": (b"a,b,y\n1,2,no\n3,4\n5,6,yes\n", "line 3 has 2 cells and the header 3"),
-    "too many cells": (b"a,b,y\n1,2,no\n3,4,yes\n5,6,yes,7\n", "line 4 has 4 cells and the header 3"),
+    "too many cells": (
+        b"a,b,y\n1,2,no\n3,4,yes\n5,6,yes,7\n",
+        "line 4 has 4 cells and the header 3",
+    ),
     "empty": (b"", "is empty"),
     "header only": (b"a,b,y\n", "no rows"),
     "one column": (b"y\n1\n2\n", "one column only"),
@@ -631,14 +959,25 @@ def test_broken_files(project, case):
 
 
 def test_files_that_are_no_tables(project):
-    contents = {"book.xlsx": b"PK..", "cut.csv.gz": gzip.compress(b"a,y\n1,2\n" * 99)[:-9], "no.csv.zip": b"PK no archive", "all.sqlite": b"SQLite"}
+    contents = {
+        "book.xlsx": b"PK..",
+        "cut.csv.gz": gzip.compress(b"a,y\n1,2\n" * 99)[:-9],
+        "no.csv.zip": b"PK no archive",
+        "all.sqlite": b"SQLite",
+    }
     for name, content in contents.items():
         (project.parent / name).write_bytes(content)
     for files, message in (
         [["nowhere.csv"], "nowhere.csv is not a file"],
         [[], "no file is named"],
-        [[str(project.parent / "book.xlsx")], "book.xlsx is none of .csv.* Convert it, or mend its ending.$"],
-        [[str(project.parent / "all.sqlite")], "all.sqlite is a database. Write its table to a CSV or Parquet file"],
+        [
+            [str(project.parent / "book.xlsx")],
+            "book.xlsx is none of .csv.* Convert it, or mend its ending.$",
+        ],
+        [
+            [str(project.parent / "all.sqlite")],
+            "all.sqlite is a database. Write its table to a CSV or Parquet file",
+        ],
         [[str(project.parent / "cut.csv.gz")], "cut.csv.gz is broken or cut off"],
         [[str(project.parent / "no.csv.zip")], "no.csv.zip is broken or cut off"],
     ):
@@ -651,35 +990,62 @@ def test_a_plan_changes_nothing_and_shows_everything(project):
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     proposal = plan([file], target="answer")
     output = diff(proposal)
-    assert "+++ b/contract.yaml" in output and "+task: binary" in output and "-  query: sql/earlier.sql" in output
+    assert (
+        "+++ b/contract.yaml" in output
+        and "+task: binary" in output
+        and "-  query: sql/earlier.sql" in output
+    )
     assert "--- a/sql/availability.yaml" in output
-    assert "signal" in describe(proposal) and "1. `when_` holds moments" in describe(proposal) and as_dict(proposal)["columns"][0]["role"] == "id"
+    assert (
+        "signal" in describe(proposal)
+        and "1. `when_` holds moments" in describe(proposal)
+        and as_dict(proposal)["columns"][0]["role"] == "id"
+    )
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
-    assert describe(plan([file], target="answer")) == describe(proposal) and plan([file], target="answer").new_contents == proposal.new_contents
+    assert (
+        describe(plan([file], target="answer")) == describe(proposal)
+        and plan([file], target="answer").new_contents == proposal.new_contents
+    )
 
 
 def test_what_is_written(project):
     proposal, _ = adopt_files(project, [write_table(project, base())], target="answer")
     assert sorted(path.name for path in (project / "sql").iterdir()) == ["shop.sql"]
-    assert (project / "params.yaml").read_text().startswith("# The parameters.\n") and list((project / "data" / "raw").iterdir()) == [
-        project / "data/raw/shop.csv"
-    ]
+    assert (project / "params.yaml").read_text().startswith("# The parameters.\n") and list(
+        (project / "data" / "raw").iterdir()
+    ) == [project / "data/raw/shop.csv"]
     readme = (project / "README.md").read_text()
-    assert readme.startswith("# A project\n\n<!-- table -->\nThe table: One row of shop.csv.") and readme.endswith("<!-- /table -->\n\nThe end.\n")
+    assert readme.startswith(
+        "# A project\n\n<!-- table -->\nThe table: One row of shop.csv."
+    ) and readme.endswith("<!-- /table -->\n\nThe end.\n")
     assert not [path for path in project.rglob("*") if path.suffix in (".bak", ".new", ".old")]
     contract = (project / "contract.yaml").read_text()
-    assert contract.startswith(schema_comment(CONTRACT_SCHEMA)) and contract.count("  # ") == len(proposal.decisions)
-    subprocess.run(["check-jsonschema", "--schemafile", ROOT / CONTRACT_SCHEMA, project / "contract.yaml"], check=True)
+    assert contract.startswith(schema_comment(CONTRACT_SCHEMA)) and contract.count("  # ") == len(
+        proposal.decisions
+    )
+    subprocess.run(
+        ["check-jsonschema", "--schemafile", ROOT / CONTRACT_SCHEMA, project / "contract.yaml"],
+        check=True,
+    )
 
 
 def test_the_comments_of_the_real_parameters_stay(project):
     (project / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     commit_all(project)
     proposal = plan([write_table(project, base())], target="answer")
-    old, new = (ROOT / "params.yaml").read_text().splitlines(), proposal.new_contents["params.yaml"].splitlines()
-    assert [line for line in old if line.strip().startswith("#")] == [line for line in new if line.strip().startswith("#")]
+    old, new = (
+        (ROOT / "params.yaml").read_text().splitlines(),
+        proposal.new_contents["params.yaml"].splitlines(),
+    )
+    assert [line for line in old if line.strip().startswith("#")] == [
+        line for line in new if line.strip().startswith("#")
+    ]
     assert new[0] + "\n" == schema_comment(PARAMS_SCHEMA)
-    assert set(new) - set(old) <= {line for line in new if line.strip().startswith(("shop:", "query:", "split:", "rows:", "folds:"))}
+    assert set(new) - set(old) <= {
+        line
+        for line in new
+        if line.strip().startswith(("shop:", "query:", "split:", "rows:", "folds:"))
+    }
 
 
 def test_uncommitted_work_is_not_overwritten(project):
@@ -688,16 +1054,22 @@ def test_uncommitted_work_is_not_overwritten(project):
     proposal = plan([file], target="answer")
     with pytest.raises(ProjectError, match="contract.yaml: git does not have the present content"):
         apply(proposal)
-    assert (project / "contract.yaml").read_text() == "record: mine\n" and not (project / "data").exists()
+    assert (project / "contract.yaml").read_text() == "record: mine\n" and not (
+        project / "data"
+    ).exists()
     apply(proposal, force=True)
-    assert (project / "contract.yaml.bak").read_text() == "record: mine\n" and (project / "sql" / "earlier.sql.bak").exists()
+    assert (project / "contract.yaml.bak").read_text() == "record: mine\n" and (
+        project / "sql" / "earlier.sql.bak"
+    ).exists()
     assert parse_contract((project / "contract.yaml").read_text()).task == "binary"
 
 
 def test_without_git_the_old_files_are_kept(project):
     shutil.rmtree(project / ".git")
     adopt_files(project, [write_table(project, base())], target="answer")
-    assert (project / "contract.yaml.bak").read_text() == "description: earlier\n" and (project / "sql" / "availability.yaml.bak").exists()
+    assert (project / "contract.yaml.bak").read_text() == "description: earlier\n" and (
+        project / "sql" / "availability.yaml.bak"
+    ).exists()
 
 
 def test_data_of_the_same_name_are_not_overwritten(project):
@@ -708,9 +1080,9 @@ def test_data_of_the_same_name_are_not_overwritten(project):
     with pytest.raises(ProjectError, match="data/raw/shop.csv exists and holds something else"):
         apply(proposal)
     apply(proposal, force=True)
-    assert (project / "data/raw/shop.csv.bak").read_text() == "something else\n" and (project / "data/raw/shop.csv").read_bytes() == Path(
-        file
-    ).read_bytes()
+    assert (project / "data/raw/shop.csv.bak").read_text() == "something else\n" and (
+        project / "data/raw/shop.csv"
+    ).read_bytes() == Path(file).read_bytes()
 
 
 def test_data_in_place_are_used_as_they_are(project):
@@ -723,12 +1095,16 @@ def test_data_in_place_are_used_as_they_are(project):
 def test_a_fault_in_the_middle_leaves_everything_as_it_was(project):
     proposal = plan([write_table(project, base())], target="answer")
     (project / "sql" / "availability.yaml").unlink()
-    (project / "sql" / "availability.yaml").mkdir()  # the last of the files to go cannot go: a folder is there
+    (
+        project / "sql" / "availability.yaml"
+    ).mkdir()  # the last of the files to go cannot go: a folder is there
     (project / "sql" / "availability.yaml" / "inside").write_text("x")
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     with pytest.raises(ProjectError, match="a folder is in the way. Nothing was changed"):
         apply(proposal, force=True)
-    assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before and not (project / "data").exists()
+    assert {
+        path: path.read_bytes() for path in project.rglob("*") if path.is_file()
+    } == before and not (project / "data").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write into any folder")
@@ -743,10 +1119,20 @@ def test_a_read_only_folder_leaves_everything_as_it_was(project):
 
 def test_a_value_that_does_not_fit_later_stops_the_query(project):
     sizes = [f"{i}.000,5" if i % 2 else f"{i}.000" for i in range(N)]
-    table = base(open=np.resize(["yes", "no"], N), size=sizes, age=[f"{i % 7 + 33}" for i in range(N)], sum=[f"{i % 9 + 1} 000" for i in range(N)])
+    table = base(
+        open=np.resize(["yes", "no"], N),
+        size=sizes,
+        age=[f"{i % 7 + 33}" for i in range(N)],
+        sum=[f"{i % 9 + 1} 000" for i in range(N)],
+    )
     adopt_files(project, [write_table(project, table)], target="answer")
     path = project / "data" / "raw" / "shop.csv"
-    for old, new in ((",yes,", ",perhaps,"), (",no,", ",n0,"), (",37,", ",37.7,"), (",4 000,", ",4 000.7,")):
+    for old, new in (
+        (",yes,", ",perhaps,"),
+        (",no,", ",n0,"),
+        (",37,", ",37.7,"),
+        (",4 000,", ",4 000.7,"),
+    ):
         text = path.read_text()
         path.write_text(text.replace(old, new, 1))
         tables = yaml.safe_load((project / "params.yaml").read_text())["tables"]

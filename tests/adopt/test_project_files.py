@@ -47,12 +47,21 @@ def test_a_tail_after_the_plots_stays(task):
 def test_a_change_and_its_opposite_give_the_same_text():
     text = GRAPH.rstrip("\n") + "\n" + TAIL
     assert replace_plots(text, "binary") == text != replace_plots(text, "regression")
-    assert sorted(lines(replace_plots(replace_plots(text, "regression"), "binary"))) == sorted(lines(text))
+    assert sorted(lines(replace_plots(replace_plots(text, "regression"), "binary"))) == sorted(
+        lines(text)
+    )
 
 
 @pytest.mark.parametrize(
     "plots",
-    ["", "plots:", "plots:\n", "plots: # none yet\n", "plots:\n- mine.csv", "plots:\n    - mine.csv:\n        x: a\n"],
+    [
+        "",
+        "plots:",
+        "plots:\n",
+        "plots: # none yet\n",
+        "plots:\n- mine.csv",
+        "plots:\n    - mine.csv:\n        x: a\n",
+    ],
 )
 def test_other_ways_to_write_the_plots(plots):
     changed = yaml.safe_load(replace_plots("stages: {}\n" + plots, "regression"))
@@ -74,9 +83,13 @@ VALUES = [None, True, 3, 0.02, 1e-7, *STRINGS, [1, "x"], {}, {"kind": "time", "o
 
 
 @pytest.mark.parametrize(
-    "value", [*VALUES, {"one": {"path": "data/raw/*.csv", "missing": ["", "N/A"]}, "2nd": {"path": "b"}}], ids=str
+    "value",
+    [*VALUES, {"one": {"path": "data/raw/*.csv", "missing": ["", "N/A"]}, "2nd": {"path": "b"}}],
+    ids=str,
 )
-@pytest.mark.parametrize("place", ["tables.sources", "tables.split", "tables.rows", "leakage.metrics", "bento.new_key"])
+@pytest.mark.parametrize(
+    "place", ["tables.sources", "tables.split", "tables.rows", "leakage.metrics", "bento.new_key"]
+)
 def test_one_value_changes_and_nothing_else(place, value):
     text, (section, key) = PARAMS + SECTION, place.split(".")
     changed = with_value(text, place, value)
@@ -91,9 +104,12 @@ def test_one_value_changes_and_nothing_else(place, value):
 
 
 def test_a_comment_behind_a_value_stays():
-    assert with_value("a:\n  b: 1  # why\n  c: 2\n", "a.b", "x y") == 'a:\n  b: "x y"  # why\n  c: 2\n'
     assert (
-        with_value("a:\n  b:  # why\n    d: {e: 1}\n  # of c\n  c: 2\n", "a.b", 5) == "a:\n  b: 5\n  # of c\n  c: 2\n"
+        with_value("a:\n  b: 1  # why\n  c: 2\n", "a.b", "x y") == 'a:\n  b: "x y"  # why\n  c: 2\n'
+    )
+    assert (
+        with_value("a:\n  b:  # why\n    d: {e: 1}\n  # of c\n  c: 2\n", "a.b", 5)
+        == "a:\n  b: 5\n  # of c\n  c: 2\n"
     )
 
 
@@ -104,13 +120,20 @@ def test_a_file_without_the_section_is_refused(text):
 
 
 def test_adoption_keeps_what_a_person_wrote(project):  # noqa: F811
-    (project / "params.yaml").write_text(with_value(PARAMS, "tables.query", "sql/earlier.sql") + SECTION)
+    (project / "params.yaml").write_text(
+        with_value(PARAMS, "tables.query", "sql/earlier.sql") + SECTION
+    )
     (project / "dvc.yaml").write_text(GRAPH.rstrip("\n") + "\n" + TAIL)
     rows = range(400)
     table = pd.DataFrame(
-        {"size": [row * 37 % 101 / 7 for row in rows], "door": [["north", "south"][row % 2] for row in rows]}
+        {
+            "size": [row * 37 % 101 / 7 for row in rows],
+            "door": [["north", "south"][row % 2] for row in rows],
+        }
     )
-    table.assign(price=table["size"] * 3 + (table["door"] == "north")).to_csv(project / "houses.csv", index=False)
+    table.assign(price=table["size"] * 3 + (table["door"] == "north")).to_csv(
+        project / "houses.csv", index=False
+    )
     apply(plan(["houses.csv"], target="price"), force=True)
     params, graph = (project / "params.yaml").read_text(), (project / "dvc.yaml").read_text()
     assert params.endswith(SECTION) and graph.endswith(TAIL)

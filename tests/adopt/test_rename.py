@@ -13,13 +13,21 @@ from mle_project.core.project import ProjectError
 @pytest.fixture(scope="module")
 def renamed_project(tmp_path_factory) -> Project:
     project = copy_project(tmp_path_factory.mktemp("renamed"))
-    assert "The package is called harbour_model" in project.run("mle", "rename", "harbour_model").stdout
+    assert (
+        "The package is called harbour_model"
+        in project.run("mle", "rename", "harbour_model").stdout
+    )
     return project
 
 
 def test_no_trace_of_the_old_name_is_left(renamed_project):
     old = package_name(ROOT)
-    files = subprocess.run(["git", "grep", "-lI", "-w", "-e", old, "-e", old.replace("_", "-")], cwd=renamed_project.root, capture_output=True, text=True)
+    files = subprocess.run(
+        ["git", "grep", "-lI", "-w", "-e", old, "-e", old.replace("_", "-")],
+        cwd=renamed_project.root,
+        capture_output=True,
+        text=True,
+    )
     assert files.stdout == "" and not (renamed_project.root / old).exists()
     assert package_name(renamed_project.root) == "harbour_model"
 
@@ -40,7 +48,9 @@ def test_the_renamed_project_runs_its_stages(renamed_project):
     assert (renamed_project.root / "data" / "tables" / "train.parquet").exists()
 
 
-@pytest.mark.parametrize("name", ["Harbour", "class", "2nd", "json", "pandas", "tests", package_name(ROOT), "a-b", ""])
+@pytest.mark.parametrize(
+    "name", ["Harbour", "class", "2nd", "json", "pandas", "tests", package_name(ROOT), "a-b", ""]
+)
 def test_a_name_that_cannot_be_is_refused(name):
     with pytest.raises(ProjectError):
         check_name(ROOT, name)
@@ -51,4 +61,6 @@ def test_a_dirty_tree_is_refused_and_left_alone(tmp_path):
     project.replace("README.md", "## Limits", "## Its limits")
     process = project.run("mle", "rename", "harbour_model", check=False)
     assert process.returncode == 1 and "uncommitted changes" in process.stdout
-    assert package_name(tmp_path) == package_name(ROOT) and not (tmp_path / "harbour_model").exists()
+    assert (
+        package_name(tmp_path) == package_name(ROOT) and not (tmp_path / "harbour_model").exists()
+    )

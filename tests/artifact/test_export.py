@@ -44,21 +44,30 @@ def test_a_fresh_process_gives_the_notebooks_numbers(sample, test_rows, tmp_path
     records = test_rows.astype(object).where(test_rows.notna(), None)
     names = Predictor(sample.root / "models" / "final").contract.features
     (tmp_path / "records.json").write_text(records[names].to_json(orient="records"))
-    output = json.loads(sample.run(sys.executable, "-c", FRESH, str(tmp_path / "records.json")).stdout)
+    output = json.loads(
+        sample.run(sys.executable, "-c", FRESH, str(tmp_path / "records.json")).stdout
+    )
     printed = json.loads((sample.root / "metrics" / "final_model.json").read_text())
     assert output["digest"] == printed["model"]
     predictor = Predictor(sample.root / "models" / "final")
     numbers = np.array(output["found"])
     np.testing.assert_array_equal(numbers, predictor.predict_frame(test_rows))
-    scores = all_metrics(predictor.contract.task, encode_target(test_rows, predictor.contract), numbers)
+    scores = all_metrics(
+        predictor.contract.task, encode_target(test_rows, predictor.contract), numbers
+    )
     assert scores == pytest.approx(printed["test"], abs=1e-9)
 
 
 def test_the_native_model_agrees(sample, test_rows):
     predictor = Predictor(sample.root / "models" / "final")
     native = joblib.load(sample.root / "models" / "final" / "native.joblib")
-    expected = predict(native, feature_frame(test_rows, predictor.contract), predictor.contract.task)
-    assert max_difference(expected, predictor.predict_frame(test_rows), output_scale(expected)) <= TOLERANCE[predictor.contract.task]
+    expected = predict(
+        native, feature_frame(test_rows, predictor.contract), predictor.contract.task
+    )
+    assert (
+        max_difference(expected, predictor.predict_frame(test_rows), output_scale(expected))
+        <= TOLERANCE[predictor.contract.task]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,23 +75,51 @@ def measurements():
     """Thirty numbers, some of them usually hundredths, and two classes that weights of any size tell apart."""
     table = load_breast_cancer(as_frame=True)
     x = table.data.astype(np.float32).rename(columns=lambda name: name.replace(" ", "_"))
-    feature = {"type": "number", "description": "A measure.", "role": "feature", "available": "before_prediction", "example": 1.0}
+    feature = {
+        "type": "number",
+        "description": "A measure.",
+        "role": "feature",
+        "available": "before_prediction",
+        "example": 1.0,
+    }
     columns = {name: feature for name in x}
-    columns["bad"] = {"type": "boolean", "description": "The target.", "role": "target", "available": "after_prediction"}
+    columns["bad"] = {
+        "type": "boolean",
+        "description": "The target.",
+        "role": "target",
+        "available": "after_prediction",
+    }
     columns["bad"]["labels"] = {False: "benign", True: "malignant"}
-    text = yaml.safe_dump({"description": "One cell.", "task": "binary", "columns": columns}, sort_keys=False)
+    text = yaml.safe_dump(
+        {"description": "One cell.", "task": "binary", "columns": columns}, sort_keys=False
+    )
     return parse_contract(text), x, table.target.to_numpy()
 
 
 @pytest.mark.parametrize("scale", ["standard", "robust"])
 @pytest.mark.parametrize("reduction", ["none", "pca"])
 @pytest.mark.parametrize("shape", ["none", "log", "rank"])
-def test_a_linear_model_in_small_units_is_compiled_to_the_last_digit(measured, shape, reduction, scale):
+def test_a_linear_model_in_small_units_is_compiled_to_the_last_digit(
+    measured, shape, reduction, scale
+):
     """A million where a hundredth is usual, and large weights: 6e-6 apart while scales, ranks and sums were rounded otherwise."""
     contract, x, y = measured
-    hyperparameters = {"shape": shape, "scale": scale, "reduction": reduction, "variance": 0.99, "regularisation": 1e-4}
-    model, rows = build_family("linear", hyperparameters, contract, 0).fit(x, y), edge_case_rows(x, len(contract.numeric_features))
-    compiled = run_session(open_session(compile_model(model, contract)), rows.to_numpy(np.float32), np.empty((len(rows), 0), object))
+    hyperparameters = {
+        "shape": shape,
+        "scale": scale,
+        "reduction": reduction,
+        "variance": 0.99,
+        "regularisation": 1e-4,
+    }
+    model, rows = (
+        build_family("linear", hyperparameters, contract, 0).fit(x, y),
+        edge_case_rows(x, len(contract.numeric_features)),
+    )
+    compiled = run_session(
+        open_session(compile_model(model, contract)),
+        rows.to_numpy(np.float32),
+        np.empty((len(rows), 0), object),
+    )
     assert max_difference(predict(model, rows, "binary"), compiled) < np.finfo(np.float32).eps
 
 
@@ -91,17 +128,40 @@ def test_another_family_arrives_in_the_same_form(changeable, family):
     changeable.params(final_model__family=family)
     changeable.run("mle", "run", "final_model")
     folder = changeable.root / "models" / "final"
-    about = {"contract.yaml", "example.json", "model.json", "card.md", "card.html", "manifest.json", "typical.json", "metrics.json"}
+    about = {
+        "contract.yaml",
+        "example.json",
+        "model.json",
+        "card.md",
+        "card.html",
+        "manifest.json",
+        "typical.json",
+        "metrics.json",
+    }
     assert {path.name for path in folder.iterdir()} == about | {"model.onnx", "native.joblib"}
     rows = pd.read_parquet(changeable.root / "data" / "tables" / "test.parquet").head(300)
     predictor = Predictor(folder)
     record = example_record(predictor.contract)
-    steps = trace(joblib.load(folder / "native.joblib"), predictor.contract, record, predictor.metadata["threshold"])
+    steps = trace(
+        joblib.load(folder / "native.joblib"),
+        predictor.contract,
+        record,
+        predictor.metadata["threshold"],
+    )
     prediction = predictor.format_predictions(predictor.predict_records([record]))[0]
     key = "value" if predictor.contract.task == "regression" else "label"
-    assert steps[0].values == record and (key == "value" or steps[-1].values[key] == prediction[key])
-    expected = predict(joblib.load(folder / "native.joblib"), feature_frame(rows, predictor.contract), predictor.contract.task)
-    assert max_difference(expected, predictor.predict_frame(rows), output_scale(expected)) <= TOLERANCE[predictor.contract.task]
+    assert steps[0].values == record and (
+        key == "value" or steps[-1].values[key] == prediction[key]
+    )
+    expected = predict(
+        joblib.load(folder / "native.joblib"),
+        feature_frame(rows, predictor.contract),
+        predictor.contract.task,
+    )
+    assert (
+        max_difference(expected, predictor.predict_frame(rows), output_scale(expected))
+        <= TOLERANCE[predictor.contract.task]
+    )
 
 
 def test_a_flipped_byte_is_found(changeable):

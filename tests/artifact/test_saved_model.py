@@ -119,8 +119,18 @@ print(json.dumps(answers))
 
 
 def start_process(*command: object, seed: str = "0") -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONHASHSEED": seed, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", *map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {
+        "PYTHONHASHSEED": seed,
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", *map(str, command)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish_process(process: subprocess.Popen[str]) -> str:
@@ -135,7 +145,10 @@ def export_folders(tmp_path_factory) -> tuple[Path, Path]:
     folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     texts = tmp_path_factory.mktemp("texts") / "texts.json"
     texts.write_text(json.dumps({"contracts": TEXTS, "calibrations": CALIBRATIONS}))
-    for process in [start_process(EXPORT, texts, folder, seed=seed) for folder, seed in zip(folders, "12", strict=True)]:
+    for process in [
+        start_process(EXPORT, texts, folder, seed=seed)
+        for folder, seed in zip(folders, "12", strict=True)
+    ]:
         finish_process(process)
     return folders
 
@@ -144,57 +157,100 @@ def export_folders(tmp_path_factory) -> tuple[Path, Path]:
 def records() -> dict[str, list[dict]]:
     "Usual records, and any that the contract lets in: gaps, extremes, words never seen."
     contracts = {name: parse_contract(text) for name, text in TEXTS.items()}
-    return {name: sample_records(contract, 100, seed=2) + draw_values(valid_records(contract), 100) for name, contract in contracts.items()}
+    return {
+        name: sample_records(contract, 100, seed=2) + draw_values(valid_records(contract), 100)
+        for name, contract in contracts.items()
+    }
 
 
 @pytest.fixture(scope="module")
 def tensorflow_outputs(export_folders, records) -> dict[str, dict]:
     "What the SavedModels answer in a process with TensorFlow alone."
     for name, rows in records.items():
-        (export_folders[0] / f"{name}.json").write_text(json.dumps(serving_request(rows, parse_contract(TEXTS[name]))))
+        (export_folders[0] / f"{name}.json").write_text(
+            json.dumps(serving_request(rows, parse_contract(TEXTS[name])))
+        )
     return json.loads(finish_process(start_process(ALONE, export_folders[0], *TEXTS)))
 
 
 def test_two_exports_have_equal_bytes(export_folders):
     one, two = map(read_artifact, export_folders)
-    assert {name for name in one if name.endswith(".pb")} == {f"{name}/saved_model/1/saved_model.pb" for name in TEXTS}
-    assert {name: content for name, content in one.items() if name in two} == two and len(two) > 10 * len(TEXTS)
+    assert {name for name in one if name.endswith(".pb")} == {
+        f"{name}/saved_model/1/saved_model.pb" for name in TEXTS
+    }
+    assert {name: content for name, content in one.items() if name in two} == two and len(
+        two
+    ) > 10 * len(TEXTS)
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_tensorflow_alone_gives_the_artifacts_answers(name, export_folders, records, tensorflow_outputs):
+def test_tensorflow_alone_gives_the_artifacts_answers(
+    name, export_folders, records, tensorflow_outputs
+):
     predictor, outputs = Predictor(export_folders[0] / name / "float"), tensorflow_outputs[name]
     contract = predictor.contract
-    assert outputs.pop("inputs") == dict.fromkeys(contract.numeric_features, "float32") | dict.fromkeys(contract.categorical_features, "string")
+    assert outputs.pop("inputs") == dict.fromkeys(
+        contract.numeric_features, "float32"
+    ) | dict.fromkeys(contract.categorical_features, "string")
     expected = predictor.predict_records(records[name])
     described = pd.DataFrame(predictor.format_predictions(expected))
     assert set(outputs) == set(described)
     for key in set(described) - {"label", "probabilities"}:
-        assert max_difference(described[key].to_numpy(), np.array(outputs[key]), output_scale(expected)) <= TOLERANCE[contract.task], key
+        assert (
+            max_difference(
+                described[key].to_numpy(), np.array(outputs[key]), output_scale(expected)
+            )
+            <= TOLERANCE[contract.task]
+        ), key
     if "probabilities" in outputs:
-        assert max_difference(expected, np.array(outputs["probabilities"])) <= TOLERANCE[contract.task]
+        assert (
+            max_difference(expected, np.array(outputs["probabilities"])) <= TOLERANCE[contract.task]
+        )
     if "label" in outputs:
-        near = np.sort(expected, axis=1)[:, -1] - np.sort(expected, axis=1)[:, -2] < 1e-5  # either label will do
-        assert [one for one, same in zip(outputs["label"], near, strict=True) if not same] == described["label"][~near].tolist()
+        near = (
+            np.sort(expected, axis=1)[:, -1] - np.sort(expected, axis=1)[:, -2] < 1e-5
+        )  # either label will do
+        assert [
+            one for one, same in zip(outputs["label"], near, strict=True) if not same
+        ] == described["label"][~near].tolist()
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_integers_are_close_and_work_within_a_row(name, export_folders, records):
-    exact, small = Predictor(export_folders[0] / name / "float"), Predictor(export_folders[0] / name / "int8")
+    exact, small = (
+        Predictor(export_folders[0] / name / "float"),
+        Predictor(export_folders[0] / name / "int8"),
+    )
     assert small.digest != exact.digest and small.metadata["quantised"] == "int8"
     usual = records_frame(records[name][:100])
     expected, outputs = exact.predict_frame(usual), small.predict_frame(usual)
     assert 0 < np.abs(expected - outputs).mean() < 0.05 * max(1.0, expected.std())
-    assert rowwise_violations(small.predict_frame, records_frame(records[name]), alone=20, tolerance=1e-6) == []
+    assert (
+        rowwise_violations(
+            small.predict_frame, records_frame(records[name]), alone=20, tolerance=1e-6
+        )
+        == []
+    )
 
 
 def test_a_calibration_is_in_the_answers(export_folders, records):
     "What comes out is what the network says, corrected; without the correction it is something else."
     for name, calibration in CALIBRATIONS.items():
         folder = export_folders[0] / name / "float"
-        model, rows = joblib.load(folder / "native.joblib"), feature_frame(records_frame(records[name]), Predictor(folder).contract)
-        plain, calibrated = predict(model.model, rows, "multiclass"), Predictor(folder).predict_records(records[name])
-        assert max_difference(apply_calibration(plain, calibration), calibrated) <= TOLERANCE["binary"] < 0.01 < max_difference(plain, calibrated)
+        model, rows = (
+            joblib.load(folder / "native.joblib"),
+            feature_frame(records_frame(records[name]), Predictor(folder).contract),
+        )
+        plain, calibrated = (
+            predict(model.model, rows, "multiclass"),
+            Predictor(folder).predict_records(records[name]),
+        )
+        assert (
+            max_difference(apply_calibration(plain, calibration), calibrated)
+            <= TOLERANCE["binary"]
+            < 0.01
+            < max_difference(plain, calibrated)
+        )
 
 
 def test_the_stage_says_what_it_wrote(sample):
@@ -202,9 +258,13 @@ def test_the_stage_says_what_it_wrote(sample):
     about, loss = json.loads((folder / "about.json").read_text()), {}
     assert about["exported"] and about["digests"]["int8"] == Predictor(folder / "int8").digest
     loss = about["validation"]
-    assert loss["rows"] == len(pd.read_parquet(sample.root / "data" / "tables" / "validation.parquet"))
+    assert loss["rows"] == len(
+        pd.read_parquet(sample.root / "data" / "tables" / "validation.parquet")
+    )
     for name, value in loss["float"].items():
-        assert abs(value - loss["int8"][name]) == pytest.approx(abs(loss["loss"][name])) and abs(loss["loss"][name]) < 0.05 * max(1.0, abs(value))
+        assert abs(value - loss["int8"][name]) == pytest.approx(abs(loss["loss"][name])) and abs(
+            loss["loss"][name]
+        ) < 0.05 * max(1.0, abs(value))
     request = json.loads((folder / "request.json").read_text())
     assert set(request["instances"][0]) == set(Predictor(folder / "float").contract.features)
 
@@ -212,7 +272,9 @@ def test_the_stage_says_what_it_wrote(sample):
 def test_a_network_forced_to_win_goes_the_whole_way(changeable):
     "Experiment, artifact, leakage, bento and service; and the exported network is the same."
     changeable.run("git", "add", "-A")
-    changeable.run("git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "run")
+    changeable.run(
+        "git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "run"
+    )
     process = changeable.run("dvc", "exp", "run", "-S", "final_model.family=network")
     assert stages_run(process.stdout) == ["importance", "final_model", "leakage", "bento", "pages"]
     final, keras = changeable.root / "models" / "final", changeable.root / "models" / "keras"
@@ -220,7 +282,14 @@ def test_a_network_forced_to_win_goes_the_whole_way(changeable):
     rows = pd.read_parquet(changeable.root / "data" / "tables" / "test.parquet").head(300)
     with serving(changeable) as server:
         contract, outputs = server.predictor.contract, server.predictor.predict_frame(rows)
-        native = predict(joblib.load(final / "native.joblib"), feature_frame(rows, contract), contract.task)
+        native = predict(
+            joblib.load(final / "native.joblib"), feature_frame(rows, contract), contract.task
+        )
         assert max_difference(native, outputs, output_scale(native)) <= TOLERANCE[contract.task]
-        status, answer = server.post({"records": json.loads(rows[contract.features].to_json(orient="records"))})
-        assert status == 200 and answer == {"predictions": server.predictor.format_predictions(outputs), "model": server.predictor.digest}
+        status, answer = server.post(
+            {"records": json.loads(rows[contract.features].to_json(orient="records"))}
+        )
+        assert status == 200 and answer == {
+            "predictions": server.predictor.format_predictions(outputs),
+            "model": server.predictor.digest,
+        }

@@ -39,7 +39,9 @@ def test_an_error_midway_leaves_the_old_file_alone(error, scores):
 
 
 def test_ctrl_c_midway_leaves_the_old_file_alone(scores):
-    with subprocess.Popen([sys.executable, "-c", STOPPED, scores], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED, scores], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout.readline() == b"half\n" and len(os.listdir(scores.parent)) == 2
         process.send_signal(signal.SIGINT)
         assert b"KeyboardInterrupt" in process.communicate()[1]
@@ -72,6 +74,12 @@ def test_a_file_that_fits_comes_back_when_a_later_one_cannot_land(scores, monkey
 
     monkeypatch.setattr(os, "replace", full_disk)
     with pytest.raises(ProjectError, match="No space left on device. Nothing was changed"):
-        write_atomically(scores.parent, {"scores.txt": "new", "new/more.txt": "more", "last.txt": "last"})
+        write_atomically(
+            scores.parent, {"scores.txt": "new", "new/more.txt": "more", "last.txt": "last"}
+        )
     monkeypatch.undo()
-    assert len(done) == 2 and scores.read_text() == "old" and os.listdir(scores.parent) == ["scores.txt"]
+    assert (
+        len(done) == 2
+        and scores.read_text() == "old"
+        and os.listdir(scores.parent) == ["scores.txt"]
+    )

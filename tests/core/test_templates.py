@@ -18,7 +18,12 @@ from mle_project.leakage import leakage_report
 from mle_project.pipeline.stage_code import stage_code
 
 TEMPLATES = sorted(path.name for path in (ROOT / "mle_project" / "templates").iterdir())
-RENDERED = {"card.md.j2": {"final_model"}, "card.html.j2": {"final_model"}, "leakage.md.j2": {"leakage"}, "readme_part.md.j2": set()}
+RENDERED = {
+    "card.md.j2": {"final_model"},
+    "card.html.j2": {"final_model"},
+    "leakage.md.j2": {"leakage"},
+    "readme_part.md.j2": set(),
+}
 
 
 @pytest.fixture
@@ -59,7 +64,9 @@ def test_every_template_is_named_by_a_module():
     """A name put together at run time would be missed, so it stands in the code as it is."""
     modules = [path.read_text() for path in (ROOT / "mle_project").rglob("*.py")]
     for name in TEMPLATES:
-        assert any(f'render(\n        "{name}"' in text or f'render("{name}"' in text for text in modules), name
+        assert any(
+            f'render(\n        "{name}"' in text or f'render("{name}"' in text for text in modules
+        ), name
 
 
 def test_dvc_sees_an_edit_of_a_template(tmp_path):
@@ -94,6 +101,13 @@ def test_a_bar_in_a_cell_does_not_break_a_table():
 
 def test_templates_are_package_data():
     """The wheel's own test looks into it; git and setuptools have to know each of them."""
-    names = subprocess.run(["git", "ls-files", "mle_project/templates"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    assert [Path(name).name for name in names] == TEMPLATES and all(name.endswith(".j2") for name in TEMPLATES)
-    assert "mle_project/templates" in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["code"]["deps"]
+    names = subprocess.run(
+        ["git", "ls-files", "mle_project/templates"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split()
+    assert [Path(name).name for name in names] == TEMPLATES and all(
+        name.endswith(".j2") for name in TEMPLATES
+    )
+    assert (
+        "mle_project/templates"
+        in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["code"]["deps"]
+    )

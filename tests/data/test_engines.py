@@ -40,7 +40,10 @@ ROOT = root()
 
 def visits(rows=900):
     frame = pd.DataFrame(sample_records(example_contract(), rows, seed=1, gaps=0.1))
-    days, back = pd.date_range("2024-01-01", periods=rows), np.random.default_rng(0).random(rows) < 0.4
+    days, back = (
+        pd.date_range("2024-01-01", periods=rows),
+        np.random.default_rng(0).random(rows) < 0.4,
+    )
     split = {"kind": "time", "validation": "2025-01-01", "test": "2025-09-01"}
     return example_contract(), frame.assign(visit=range(rows), day=days, back=back), split
 
@@ -73,21 +76,34 @@ def test_batches_divide_a_table_as_a_whole_frame_is_divided(name, rows, tmp_path
         paths = write_parts(frame, tmp_path / f"{batch}", files)
         out = tmp_path / f"{batch}" / "out"
         out.mkdir()
-        written.append(write_splits(paths, contract, validate_parquet(paths, contract, "it"), split, rows, out))
+        written.append(
+            write_splits(paths, contract, validate_parquet(paths, contract, "it"), split, rows, out)
+        )
     for part in SPLITS:
         written_part = pd.read_parquet(written[0][part])
-        pd.testing.assert_frame_equal(written_part, whole.loc[names == part, list(contract.columns)].reset_index(drop=True))
+        pd.testing.assert_frame_equal(
+            written_part, whole.loc[names == part, list(contract.columns)].reset_index(drop=True)
+        )
         assert len({paths[part].read_bytes() for paths in written}) == 1
         groups = pq.ParquetFile(written[0][part]).metadata
         assert {groups.row_group(i).num_rows for i in range(groups.num_row_groups - 1)} <= {100}
-        assert sorted(path.name for path in written[0][part].parent.iterdir()) == ["test.parquet", "train.parquet", "validation.parquet"]
+        assert sorted(path.name for path in written[0][part].parent.iterdir()) == [
+            "test.parquet",
+            "train.parquet",
+            "validation.parquet",
+        ]
 
 
 @each_table
 def test_faults_are_told_as_of_the_whole_frame(name, tmp_path, monkeypatch):
     contract, frame, _ = KINDS[name]()
     number, string = contract.numeric_features[0], contract.categorical_features[0]
-    broken = frame.assign(**{number: frame[number].where(frame.index % 50 != 49, -1e29), string: frame[string].where(frame.index < 600)})
+    broken = frame.assign(
+        **{
+            number: frame[number].where(frame.index % 50 != 49, -1e29),
+            string: frame[string].where(frame.index < 600),
+        }
+    )
     broken = broken.drop(columns=contract.categorical_features[-1]).assign(extra=1)
     monkeypatch.setattr(engines, "BATCH", 70)
     paths = write_parts(broken, tmp_path, 2)
@@ -96,7 +112,9 @@ def test_faults_are_told_as_of_the_whole_frame(name, tmp_path, monkeypatch):
     with pytest.raises(ContractError) as parts:
         validate_parquet(paths, contract, "it")
     assert str(parts.value) == str(whole.value)
-    assert f"{contract.categorical_features[-1]}: is there fails in 900 of 900 rows" in str(parts.value) and "row 49: " in str(parts.value)
+    assert f"{contract.categorical_features[-1]}: is there fails in 900 of 900 rows" in str(
+        parts.value
+    ) and "row 49: " in str(parts.value)
     with pytest.raises(ContractError, match="it has no rows"):
         validate_parquet(write_parts(frame.head(0), tmp_path / "none"), contract, "it")
 
@@ -109,12 +127,18 @@ def test_the_numbers_and_the_picture_are_those_of_the_whole_frame(name, tmp_path
     target = encode_target(frame, contract)
     facts = describe_split(path, contract)
     assert facts["rows"] == 900 and facts["target_mean"] == round(float(target.mean()), 6)
-    assert (facts.get("from"), facts.get("to")) == ((str(frame["day"].min()), str(frame["day"].max())) if contract.time else (None, None))
+    assert (facts.get("from"), facts.get("to")) == (
+        (str(frame["day"].min()), str(frame["day"].max())) if contract.time else (None, None)
+    )
     begins, course = target_over_time(path, contract, 3)
     assert begins == (frame["day"].iloc[[0, 300, 600]].tolist() if contract.time else [0, 300, 600])
     for place in range(3):
         part = target[300 * place : 300 * (place + 1)]
-        expected = [(part == value).mean() for value in range(len(contract.classes))] if contract.classes else [part.mean()]
+        expected = (
+            [(part == value).mean() for value in range(len(contract.classes))]
+            if contract.classes
+            else [part.mean()]
+        )
         assert np.allclose(course[place], expected, rtol=1e-12)
 
 
@@ -124,7 +148,9 @@ def test_read_rows_reads_what_thin_keeps(tmp_path, monkeypatch):
     [path] = write_parts(frame, tmp_path)
     whole, columns = pd.read_parquet(path), ["back", "items", "payment"]
     for most in (1, 7, 899, 900, None):
-        pd.testing.assert_frame_equal(read_rows(path, columns, most), systematic_sample(whole, most)[columns])
+        pd.testing.assert_frame_equal(
+            read_rows(path, columns, most), systematic_sample(whole, most)[columns]
+        )
     pd.testing.assert_frame_equal(read_rows(path, None, 50), systematic_sample(whole, 50))
     with pytest.raises(ProjectError, match="must be at least 1"):
         read_rows(path, None, 0)
@@ -161,7 +187,9 @@ def test_odd_types_are_stored_as_later_stages_need_them(tmp_path, monkeypatch):
             "gaps": pa.array([None] * 299 + [7], pa.int32()),  # in the last batch only
             "nothing": pa.nulls(rows, pa.int32()),
             "flag": pa.array([True, None, False] * 100),
-            "note": pa.array([1_700_000_000_000_000_000, None] * 150, pa.timestamp("ns", "Europe/Paris")),
+            "note": pa.array(
+                [1_700_000_000_000_000_000, None] * 150, pa.timestamp("ns", "Europe/Paris")
+            ),
             "good": pa.array([True, False] * 150),
         }
     )
@@ -169,19 +197,34 @@ def test_odd_types_are_stored_as_later_stages_need_them(tmp_path, monkeypatch):
     pq.write_table(raw, path)
     monkeypatch.setattr(engines, "BATCH", 64)
     split = {"kind": "time", "validation": "2024-06-01", "test": "2024-08-01"}
-    written = write_splits([path], contract, validate_parquet([path], contract, "it"), split, None, tmp_path)
+    written = write_splits(
+        [path], contract, validate_parquet([path], contract, "it"), split, None, tmp_path
+    )
     frames = {name: pd.read_parquet(path) for name, path in written.items()}
     for frame in frames.values():
         kinds = {name: str(kind) for name, kind in frame.dtypes.items()}
-        assert kinds == {"number": "uint16", "when": "datetime64[us]", "price": "float64", "gaps": "float64", "nothing": "str", "flag": "object"} | {
+        assert kinds == {
+            "number": "uint16",
+            "when": "datetime64[us]",
+            "price": "float64",
+            "gaps": "float64",
+            "nothing": "str",
+            "flag": "object",
+        } | {
             "note": "datetime64[us]",
             "good": "bool",
         }
         numbers, strings = frame_to_arrays(frame, contract)
         assert (strings == "").all() and np.isnan(numbers).any()
-    assert frames["train"]["price"].tolist()[0] == 1.1 and frames["test"]["gaps"].iloc[-1] == 7 and frames["train"]["gaps"].isna().all()
+    assert (
+        frames["train"]["price"].tolist()[0] == 1.1
+        and frames["test"]["gaps"].iloc[-1] == 7
+        and frames["train"]["gaps"].isna().all()
+    )
     assert frames["train"]["flag"].tolist()[:3] == [True, None, False]
-    assert frames["train"]["note"].iloc[0] == pd.Timestamp("2023-11-14 22:13:20") and frames["train"]["when"].iloc[0] == pd.Timestamp("2024-01-01")
+    assert frames["train"]["note"].iloc[0] == pd.Timestamp("2023-11-14 22:13:20") and frames[
+        "train"
+    ]["when"].iloc[0] == pd.Timestamp("2024-01-01")
 
 
 # Checks between splits.
@@ -189,16 +232,26 @@ def test_a_class_that_training_never_sees_is_refused():
     contract, frame, _ = KINDS["plants"]()
     splits = {name: frame.iloc[place::3] for place, name in enumerate(SPLITS)}
     check_splits(splits, contract)
-    with pytest.raises(ProjectError, match=r"the train split has no row of the class elm \(`species`\).*take the class out of contract.yaml"):
-        check_splits(splits | {"train": splits["train"][splits["train"]["species"] != "elm"]}, contract)
+    with pytest.raises(
+        ProjectError,
+        match=r"the train split has no row of the class elm \(`species`\).*take the class out of contract.yaml",
+    ):
+        check_splits(
+            splits | {"train": splits["train"][splits["train"]["species"] != "elm"]}, contract
+        )
 
 
 def test_a_target_with_one_value_is_refused(tmp_path):
     contract, frame, split = KINDS["houses"]()
     [path] = write_parts(frame.assign(price=5.0), tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"of the last run")
-    with pytest.raises(ProjectError, match="the test split has one value only: every `price` is 5.0|the train split has one value only"):
-        write_splits([path], contract, validate_parquet([path], contract, "it"), split, None, tmp_path)
+    with pytest.raises(
+        ProjectError,
+        match="the test split has one value only: every `price` is 5.0|the train split has one value only",
+    ):
+        write_splits(
+            [path], contract, validate_parquet([path], contract, "it"), split, None, tmp_path
+        )
     assert sorted(file.name for file in tmp_path.iterdir()) == [path.name, "train.parquet"]
     assert (tmp_path / "train.parquet").read_bytes() == b"of the last run"
 
@@ -206,8 +259,13 @@ def test_a_target_with_one_value_is_refused(tmp_path):
 def test_a_key_that_occurs_twice_is_found_in_files(tmp_path):
     contract, frame, split = KINDS["houses"]()
     [path] = write_parts(frame.assign(house=frame["house"] // 2 * 2), tmp_path)
-    with pytest.raises(ProjectError, match=r"the key \(house\) is not unique: 900 rows share one. First: \(0,\); \(2,\); \(4,\)"):
-        write_splits([path], contract, validate_parquet([path], contract, "it"), split, None, tmp_path)
+    with pytest.raises(
+        ProjectError,
+        match=r"the key \(house\) is not unique: 900 rows share one. First: \(0,\); \(2,\); \(4,\)",
+    ):
+        write_splits(
+            [path], contract, validate_parquet([path], contract, "it"), split, None, tmp_path
+        )
 
 
 # Memory: what grows with the table is on disk.
@@ -235,9 +293,22 @@ for times in (1, 8, 40):
 
 
 def test_memory_does_not_grow_with_the_table(tmp_path):
-    process = subprocess.run([sys.executable, "-c", PROBE, tmp_path], cwd=ROOT, text=True, capture_output=True, check=True, timeout=300)
-    small, medium, large = (int(line) for line in process.stdout.splitlines() if line.strip().isdigit())
-    assert large - medium < 150 and medium - small < 300, (small, medium, large)  # MB; 20,000, 160,000 and 800,000 rows
+    process = subprocess.run(
+        [sys.executable, "-c", PROBE, tmp_path],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=True,
+        timeout=300,
+    )
+    small, medium, large = (
+        int(line) for line in process.stdout.splitlines() if line.strip().isdigit()
+    )
+    assert large - medium < 150 and medium - small < 300, (
+        small,
+        medium,
+        large,
+    )  # MB; 20,000, 160,000 and 800,000 rows
 
 
 # Engines.
@@ -272,7 +343,20 @@ columns:
     nullable: true}
   late: {type: boolean, description: Late., role: target, available: after_prediction}
 """
-WORDS = ["Zürich", "東京", "zoo", "Zoo", "a,b", 'say "hi"', "two\nlines", "back\\slash", "🦉", "été", " space ", "NULL"]
+WORDS = [
+    "Zürich",
+    "東京",
+    "zoo",
+    "Zoo",
+    "a,b",
+    'say "hi"',
+    "two\nlines",
+    "back\\slash",
+    "🦉",
+    "été",
+    " space ",
+    "NULL",
+]
 SQL = """
 -- joins, windows, casts, dates
 SELECT
@@ -298,14 +382,24 @@ def events(tmp_path, monkeypatch):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "query.sql").write_text(SQL.format(order="e.number DESC"))
     chance, rows = np.random.default_rng(0), 400
-    size = np.where(chance.random(rows) < 0.2, np.nan, chance.normal(0, 1, rows) * 10.0 ** chance.integers(-200, 28, rows))
+    size = np.where(
+        chance.random(rows) < 0.2,
+        np.nan,
+        chance.normal(0, 1, rows) * 10.0 ** chance.integers(-200, 28, rows),
+    )
     size[:4] = [0.1, -0.0, 5e-324, 1e29 / 3]
     frame = pd.DataFrame(
         {
             "word": [WORDS[i % len(WORDS)] for i in range(rows)],
             "number": range(rows),
-            "at": [f"2024-02-{1 + i % 28:02d} {i % 24:02d}:00:00.{chance.integers(0, 10**6):06d}" for i in range(rows)],
-            "size": [repr(float(value)) if value == value else ["none", ""][i % 2] for i, value in enumerate(size)],
+            "at": [
+                f"2024-02-{1 + i % 28:02d} {i % 24:02d}:00:00.{chance.integers(0, 10**6):06d}"
+                for i in range(rows)
+            ],
+            "size": [
+                repr(float(value)) if value == value else ["none", ""][i % 2]
+                for i, value in enumerate(size)
+            ],
             "large": chance.integers(2**53, 2**62, rows),
             "gaps": [None if i % 5 else i for i in range(rows)],
             "flag": [[True, False, None][i % 3] for i in range(rows)],
@@ -316,13 +410,26 @@ def events(tmp_path, monkeypatch):
     zoned = pd.date_range("2024-03-30 22:00", periods=rows, freq="7min", tz="Europe/Paris")
     plain = zoned.tz_convert("UTC").tz_localize(None)
     pq.write_table(
-        pa.table({"number": range(rows), "zoned": pa.array(zoned, pa.timestamp("us", "Europe/Paris")), "fine": pa.array(plain, pa.timestamp("ns"))}),
+        pa.table(
+            {
+                "number": range(rows),
+                "zoned": pa.array(zoned, pa.timestamp("us", "Europe/Paris")),
+                "fine": pa.array(plain, pa.timestamp("ns")),
+            }
+        ),
         tmp_path / "times.parquet",
     )
-    notes = [f'{{"number": {i}, "at": "2024-02-10T00:00:00", "text": "note \\u00e9 {i}"}}' for i in range(0, rows, 3)]
+    notes = [
+        f'{{"number": {i}, "at": "2024-02-10T00:00:00", "text": "note \\u00e9 {i}"}}'
+        for i in range(0, rows, 3)
+    ]
     (tmp_path / "notes.jsonl").write_text("\n".join(notes) + "\n")
     monkeypatch.chdir(tmp_path)
-    files = {"events": {"path": "events.csv", "missing": ["none", "n/a"]}, "times": {"path": "times.parquet"}, "notes": {"path": "notes.jsonl"}}
+    files = {
+        "events": {"path": "events.csv", "missing": ["none", "n/a"]},
+        "times": {"path": "times.parquet"},
+        "notes": {"path": "notes.jsonl"},
+    }
     return files, parse_contract(KIND, "contract.yaml")
 
 
@@ -330,7 +437,9 @@ def tables_of(sources, query, contract, split, folder, engine, rows=None):
     """The three tables as the stage makes them, in a folder."""
     (folder / "work").mkdir(parents=True)
     paths = run_query(sources, query, 2, contract, folder / "work", engine)
-    facts = write_splits(paths, contract, validate_parquet(paths, contract, "it"), split, rows, folder)
+    facts = write_splits(
+        paths, contract, validate_parquet(paths, contract, "it"), split, rows, folder
+    )
     shutil.rmtree(folder / "work")
     return facts
 
@@ -346,7 +455,10 @@ def test_duckdb_reads_every_type(events, tmp_path):
     row = frame.set_index("number").loc
     assert set(frame["word"]) == set(WORDS) and row[1, "size"] == 0 and row[2, "size"] == 5e-324
     assert row[10, "cost"] == 20.02 and row[1, "flag"] is False and row[2, "flag"] is None
-    assert row[0, "zoned"] == pd.Timestamp("2024-03-30 21:00") == row[0, "fine"] and row[390, "text"] == "note é 390"
+    assert (
+        row[0, "zoned"] == pd.Timestamp("2024-03-30 21:00") == row[0, "fine"]
+        and row[390, "text"] == "note é 390"
+    )
     assert frame["never"].isna().all() and frame["large"].dtype == np.int64
 
 
@@ -358,19 +470,26 @@ def test_no_row_of_a_csv_file_is_skipped_in_silence(events, tmp_path):
         run_query(sources, "query.sql", 2, contract, tmp_path)
 
 
-@pytest.mark.parametrize("options", [{}, {"delimiter": ";"}, {"text": True}, {"delimiter": ";", "text": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"delimiter": ";"}, {"text": True}, {"delimiter": ";", "text": True}]
+)
 def test_a_line_of_a_csv_file_is_never_a_comment(options, tmp_path):
     (tmp_path / "a.csv").write_text("word;number\n#1;2\n# x;3\n4;5\n")
     (tmp_path / "b.csv").write_text("# word;number\n#1;2\n4;5\n")
     for name, column, words in (("a", "word", ["#1", "# x", "4"]), ("b", "# word", ["#1", "4"])):
         files = local_files("hats", {"path": str(tmp_path / f"{name}.csv"), **options}, tmp_path)
-        with tempfile.TemporaryDirectory(dir=tmp_path) as folder, engines.open_engine("duckdb", 2, Path(folder)) as duck:
+        with (
+            tempfile.TemporaryDirectory(dir=tmp_path) as folder,
+            engines.open_engine("duckdb", 2, Path(folder)) as duck,
+        ):
             engines.load(duck, "hats", files, tmp_path)
             assert duck.table("hats").to_pandas()[column].tolist() == words
     (tmp_path / "glob").mkdir()
     for name in "ab":
         (tmp_path / "glob" / f"{name}.csv").write_text("# word;number\n#1;2\n")
-    assert len(local_files("hats", {"path": f"{tmp_path}/glob/*.csv", **options}, tmp_path).paths) == 2
+    assert (
+        len(local_files("hats", {"path": f"{tmp_path}/glob/*.csv", **options}, tmp_path).paths) == 2
+    )
 
 
 @pytest.mark.parametrize("zone", [None, "UTC", "Europe/Paris"])
@@ -378,10 +497,24 @@ def test_a_line_of_a_csv_file_is_never_a_comment(options, tmp_path):
 def test_parquet_with_nanoseconds_is_made_anew_for_spark(zone, unit, tmp_path):
     """Spark reads none, with a zone or without; what it can read stays where it is."""
     path = tmp_path / "times.parquet"
-    pq.write_table(pa.table({"at": pa.array([1_700_000_000_000_000_000 // (1 if unit == "ns" else 1000)], pa.timestamp(unit, zone))}), path)
-    [converted] = engines._for_spark("times", local_files("times", {"path": str(path)}, tmp_path), tmp_path)
+    pq.write_table(
+        pa.table(
+            {
+                "at": pa.array(
+                    [1_700_000_000_000_000_000 // (1 if unit == "ns" else 1000)],
+                    pa.timestamp(unit, zone),
+                )
+            }
+        ),
+        path,
+    )
+    [converted] = engines._for_spark(
+        "times", local_files("times", {"path": str(path)}, tmp_path), tmp_path
+    )
     assert (converted == path) is (unit == "us")
-    assert pq.read_table(converted)["at"].cast(pa.timestamp("us")).to_pylist() == [datetime.datetime(2023, 11, 14, 22, 13, 20)]
+    assert pq.read_table(converted)["at"].cast(pa.timestamp("us")).to_pylist() == [
+        datetime.datetime(2023, 11, 14, 22, 13, 20)
+    ]
     assert "nanoseconds" not in str(pq.read_metadata(converted).schema)
 
 
@@ -398,16 +531,23 @@ def test_a_large_query_uses_the_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("MLE_MEMORY", "200m")
     text = "SELECT hash(range) / 1e6 AS number, repeat(range::VARCHAR, 20) AS filler FROM range(1500000)"
     with engines.open_engine("duckdb", 2, tmp_path) as duck:
-        paths = engines.write_query(duck, text, parse_contract(ODD, "contract.yaml"), tmp_path / "result.parquet")
+        paths = engines.write_query(
+            duck, text, parse_contract(ODD, "contract.yaml"), tmp_path / "result.parquet"
+        )
     numbers = np.concatenate([part["number"].to_numpy() for part in batches(paths, ["number"])])
     assert len(numbers) == 1_500_000 and (np.diff(numbers) >= 0).all()
 
 
 def test_a_query_that_needs_more_memory_says_how_to_give_it(events, tmp_path, monkeypatch):
     sources, contract = events
-    (tmp_path / "query.sql").write_text("SELECT list(a.range || b.range::VARCHAR) AS word FROM range(3000) AS a, range(3000) AS b")
+    (tmp_path / "query.sql").write_text(
+        "SELECT list(a.range || b.range::VARCHAR) AS word FROM range(3000) AS a, range(3000) AS b"
+    )
     monkeypatch.setenv("MLE_MEMORY", "100m")
-    with pytest.raises(ProjectError, match="(?s)query.sql failed.*MLE_MEMORY is 100m: give the engine more, or choose pyspark"):
+    with pytest.raises(
+        ProjectError,
+        match="(?s)query.sql failed.*MLE_MEMORY is 100m: give the engine more, or choose pyspark",
+    ):
         run_query(sources, "query.sql", 2, contract, tmp_path)
 
 
@@ -417,10 +557,14 @@ def test_faults_of_an_engine_are_told(events, tmp_path, monkeypatch):
         run_query(sources, "query.sql", 2, contract, tmp_path, "abacus")
     for broken in ('a,b\n1,2\n"3,4\n', "a,b\n" + "1,2\n" * 50_000 + "1,2,3\n"):
         (tmp_path / "events.csv").write_text(broken)
-        with pytest.raises(ProjectError, match="params.yaml: tables.sources.events: cannot be read"):
+        with pytest.raises(
+            ProjectError, match="params.yaml: tables.sources.events: cannot be read"
+        ):
             run_query(sources, "query.sql", 2, contract, tmp_path)
     monkeypatch.setitem(sys.modules, "pyspark.sql", None)
-    with pytest.raises(ProjectError, match="pyspark is not installed. `make spark` installs it; Java 17"):
+    with pytest.raises(
+        ProjectError, match="pyspark is not installed. `make spark` installs it; Java 17"
+    ):
         run_query(sources, "query.sql", 2, contract, tmp_path, "pyspark")
 
 
@@ -441,7 +585,11 @@ def cluster(monkeypatch):
 
     home = Path(pyspark.__file__).parent
     before = set((home / "work").glob("*"))
-    for key, value in {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "MLE_SPARK_MASTER": "local-cluster[2,1,1024]"}.items():
+    for key, value in {
+        "SPARK_HOME": str(home),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "MLE_SPARK_MASTER": "local-cluster[2,1,1024]",
+    }.items():
         monkeypatch.setenv(key, value)
     yield
     for left in set((home / "work").glob("*")) - before:
@@ -451,18 +599,28 @@ def cluster(monkeypatch):
 @spark
 def test_spark_and_duckdb_make_the_same_tables(events, tmp_path, cluster):
     sources, contract = events
-    one, other = (tables_of(sources, "query.sql", contract, SHARES, tmp_path / engine, engine) for engine in engines.ENGINES)
+    one, other = (
+        tables_of(sources, "query.sql", contract, SHARES, tmp_path / engine, engine)
+        for engine in engines.ENGINES
+    )
     for name in SPLITS:
-        pd.testing.assert_frame_equal(pd.read_parquet(one[name]), pd.read_parquet(other[name]), check_exact=True)
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(one[name]), pd.read_parquet(other[name]), check_exact=True
+        )
         assert one[name].read_bytes() == other[name].read_bytes()
 
 
 @spark
 def test_spark_and_duckdb_make_the_same_tables_of_the_projects_own_query(tmp_path, cluster):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())["tables"]
-    one, other = (tables_of(params["sources"], QUERY, CONTRACT, params["split"], tmp_path / engine, engine) for engine in engines.ENGINES)
+    one, other = (
+        tables_of(params["sources"], QUERY, CONTRACT, params["split"], tmp_path / engine, engine)
+        for engine in engines.ENGINES
+    )
     for name in SPLITS:
-        pd.testing.assert_frame_equal(pd.read_parquet(one[name]), pd.read_parquet(other[name]), check_exact=True)
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(one[name]), pd.read_parquet(other[name]), check_exact=True
+        )
         assert one[name].read_bytes() == other[name].read_bytes()
 
 
@@ -495,8 +653,13 @@ class NoSpark:
 
 @pytest.mark.parametrize("words", re.split(r"; |\n", DIFFERENT.strip()))
 def test_what_spark_answers_differently_is_refused_before_it_runs(words, tmp_path):
-    for text in (f"SELECT {words} AS a FROM t;", f"WITH b AS (SELECT 1 AS x, COUNT({words}) OVER () AS c FROM t) SELECT x FROM b -- the end"):
-        with pytest.raises(ProjectError, match=r"DuckDB and Spark answer this differently.\n  .*: write \S.*\.$") as refused:
+    for text in (
+        f"SELECT {words} AS a FROM t;",
+        f"WITH b AS (SELECT 1 AS x, COUNT({words}) OVER () AS c FROM t) SELECT x FROM b -- the end",
+    ):
+        with pytest.raises(
+            ProjectError, match=r"DuckDB and Spark answer this differently.\n  .*: write \S.*\.$"
+        ) as refused:
             engines.write_query(NoSpark(), text, example_contract(), tmp_path / "out")
         assert "None" not in str(refused.value)
 
@@ -524,9 +687,16 @@ def test_what_is_refused_does_differ(events, tmp_path, cluster):
     for kind in engines.ENGINES:
         (tmp_path / kind).mkdir()
         with engines.open_engine(kind, 2, tmp_path / kind) as engine:
-            engines.load(engine, "events", local_files("events", events[0]["events"], tmp_path / kind), tmp_path / kind)
+            engines.load(
+                engine,
+                "events",
+                local_files("events", events[0]["events"], tmp_path / kind),
+                tmp_path / kind,
+            )
             for words in [*differs, *differs.values()]:
-                rows = engine.sql(f"SELECT {words} AS a FROM {at} ORDER BY number", dialect="duckdb").to_pandas()["a"]
+                rows = engine.sql(
+                    f"SELECT {words} AS a FROM {at} ORDER BY number", dialect="duckdb"
+                ).to_pandas()["a"]
                 results[kind, words] = rows.astype(int).tolist()
     for refused, instead in differs.items():
         assert results["duckdb", refused] != results["pyspark", refused], refused
@@ -537,8 +707,12 @@ def test_what_is_refused_does_differ(events, tmp_path, cluster):
 def test_faults_of_spark_are_told(events, tmp_path, monkeypatch):
     sources, contract = events
     (tmp_path / "query.sql").write_text("SELECT nowhere FROM events")
-    with pytest.raises(ProjectError, match="query.sql failed on the sources of params.yaml .*nowhere"):
+    with pytest.raises(
+        ProjectError, match="query.sql failed on the sources of params.yaml .*nowhere"
+    ):
         run_query(sources, "query.sql", 2, contract, tmp_path, "pyspark")
     monkeypatch.setenv("MLE_SPARK_MASTER", "nonsense")
-    with pytest.raises(ProjectError, match="(?s)Spark does not start on nonsense. .*Java 17.*nonsense"):
+    with pytest.raises(
+        ProjectError, match="(?s)Spark does not start on nonsense. .*Java 17.*nonsense"
+    ):
         run_query(sources, "query.sql", 2, contract, tmp_path, "pyspark")

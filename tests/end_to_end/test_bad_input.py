@@ -19,8 +19,16 @@ OUTPUTS = ("data/tables", "models", "metrics", "reports")
 
 def digests(project) -> dict[str, str]:
     "The SHA-256 of every output; not of the code, which the stage `code` may rewrite."
-    paths = [path for name in OUTPUTS for path in (project.root / name).rglob("*") if path.is_file() and "code" not in path.parts]
-    return {path.relative_to(project.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    paths = [
+        path
+        for name in OUTPUTS
+        for path in (project.root / name).rglob("*")
+        if path.is_file() and "code" not in path.parts
+    ]
+    return {
+        path.relative_to(project.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+    }
 
 
 def insert(project, notebook: str, source: str) -> None:
@@ -36,7 +44,9 @@ def processes(project) -> list[int]:
     running = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(project.root):
+            if entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(
+                project.root
+            ):
                 running.append(int(entry.name))
         except OSError:
             continue
@@ -60,7 +70,10 @@ def mistyped(project):
 
 
 def no_moments(project):
-    project.params(tables__split=yaml.safe_load((project.root / "params.yaml").read_text())["tables"]["split"] | {"validation": "a", "test": "b"})
+    project.params(
+        tables__split=yaml.safe_load((project.root / "params.yaml").read_text())["tables"]["split"]
+        | {"validation": "a", "test": "b"}
+    )
 
 
 def no_source(project):
@@ -76,7 +89,9 @@ def no_column(project):
 def wrap_query(condition: str):
     def change(project):
         path = project.root / QUERY
-        path.write_text(f"SELECT * FROM (\n{path.read_text().rstrip().rstrip(';')}\n) AS everything WHERE {condition}\n")
+        path.write_text(
+            f"SELECT * FROM (\n{path.read_text().rstrip().rstrip(';')}\n) AS everything WHERE {condition}\n"
+        )
 
     return change
 
@@ -85,16 +100,28 @@ def one_class(project):
     if CONTRACT.task == "regression":
         pytest.skip("a value has no classes")
     target, first = CONTRACT.target, CONTRACT.classes[0]
-    wrap_query(f"NOT {target.name}" if target.type == "boolean" else f"{target.name} = '{first}'")(project)
+    wrap_query(f"NOT {target.name}" if target.type == "boolean" else f"{target.name} = '{first}'")(
+        project
+    )
 
 
 def out_of_range(project):
     path = project.root / "contract.yaml"
     content = yaml.safe_load(path.read_text())
     content["columns"][FEATURE].pop("categories", None)
-    rule = {"categories": ["no such word"]} if content["columns"][FEATURE]["type"] == "string" else {"range": [1e20, 2e20]}
+    rule = (
+        {"categories": ["no such word"]}
+        if content["columns"][FEATURE]["type"] == "string"
+        else {"range": [1e20, 2e20]}
+    )
     kind = "string" if "categories" in rule else "number"
-    content["columns"][FEATURE] |= {"type": kind, "out_of_range": "reject", "example": None, "nullable": True, **rule}
+    content["columns"][FEATURE] |= {
+        "type": kind,
+        "out_of_range": "reject",
+        "example": None,
+        "nullable": True,
+        **rule,
+    }
     path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
@@ -120,8 +147,24 @@ def no_such_family(project):
 @pytest.mark.parametrize(
     ("stage", "fault", "words"),
     [
-        ("tables", misspelt, ["params.yaml", "section `tables`", "`treads` is not a parameter", "`threads` is missing"]),
-        ("tables", mistyped, ["section `tables`: `rows` is 0: it should be greater than 0; `threads` is 'two'", "08_tables.ipynb"]),
+        (
+            "tables",
+            misspelt,
+            [
+                "params.yaml",
+                "section `tables`",
+                "`treads` is not a parameter",
+                "`threads` is missing",
+            ],
+        ),
+        (
+            "tables",
+            mistyped,
+            [
+                "section `tables`: `rows` is 0: it should be greater than 0; `threads` is 'two'",
+                "08_tables.ipynb",
+            ],
+        ),
         ("tables", no_moments, ["params.yaml: tables.split: validation and test are"]),
         ("tables", no_source, [f"params.yaml: tables.sources.{SOURCE}", "data/raw/nothing.csv"]),
         ("tables", no_column, [QUERY, SOURCE]),
@@ -149,21 +192,33 @@ def test_a_mistake_ends_with_one_message(changeable, stage, fault, words):
 def test_code_that_changed_behind_dvcs_back_is_not_run(changeable):
     raising(changeable)
     process = changeable.run("mle", "run", "tables", check=False)
-    assert process.returncode == 1 and "Type `dvc repro` again" in process.stdout and "nothing was recorded" in process.stdout
+    assert (
+        process.returncode == 1
+        and "Type `dvc repro` again" in process.stdout
+        and "nothing was recorded" in process.stdout
+    )
 
 
 def test_a_cell_that_takes_too_long_is_stopped(changeable):
     insert(changeable, "08_tables.ipynb", "import time\ntime.sleep(600)")
     changeable.run("mle", "code")
     process = changeable.run("mle", "run", "tables", "--timeout", "3", check=False, timeout=60)
-    assert process.returncode == 1 and "took longer than `mle run --timeout` allows" in process.stdout
+    assert (
+        process.returncode == 1 and "took longer than `mle run --timeout` allows" in process.stdout
+    )
     assert wait_until_stopped(changeable)
 
 
-@pytest.mark.parametrize(("how", "whom"), [(signal.SIGINT, "group"), (signal.SIGTERM, "group"), (signal.SIGKILL, "dvc")])
+@pytest.mark.parametrize(
+    ("how", "whom"), [(signal.SIGINT, "group"), (signal.SIGTERM, "group"), (signal.SIGKILL, "dvc")]
+)
 def test_stopped_in_mid_stage(changeable, how, whom):
     "Ctrl-C reaches all processes of the terminal; kill -9 reaches DVC alone. Nothing is left running, nothing is lost."
-    insert(changeable, "08_tables.ipynb", "from pathlib import Path\nPath('../started').touch()\nimport time\ntime.sleep(600)")
+    insert(
+        changeable,
+        "08_tables.ipynb",
+        "from pathlib import Path\nPath('../started').touch()\nimport time\ntime.sleep(600)",
+    )
     before = digests(changeable)
     process = subprocess.Popen(
         ["dvc", "repro", "tables"], cwd=changeable.root, env=changeable.env, start_new_session=True,

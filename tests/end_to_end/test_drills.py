@@ -13,7 +13,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from drills import DRILLS, Skipped, hold  # noqa: E402
 
 
-@pytest.mark.parametrize("name", [name for name in DRILLS if name not in ("ctrl-c", "kill -9 dvc repro")])
+@pytest.mark.parametrize(
+    "name", [name for name in DRILLS if name not in ("ctrl-c", "kill -9 dvc repro")]
+)
 def test_an_accident_loses_nothing(name, sample):
     try:
         print(hold(name, sample.root, random.Random(name), ("bento",)))

@@ -13,7 +13,19 @@ from mle_project.modeling.metrics import METRICS
 from mle_project.pipeline.runner import strip_nondeterminism
 
 METRIC = next(iter(METRICS[CONTRACT.task]))
-STAGES = ["code", "sources", "tables", "eda", "model_selection", "importance", "final_model", "keras_export", "leakage", "bento", "pages"]
+STAGES = [
+    "code",
+    "sources",
+    "tables",
+    "eda",
+    "model_selection",
+    "importance",
+    "final_model",
+    "keras_export",
+    "leakage",
+    "bento",
+    "pages",
+]
 
 
 def stages_run(text: str) -> list[str]:
@@ -33,7 +45,11 @@ def edit(project, notebook: str, cell_type: str, old: str, new: str) -> None:
 
 def stage_code_of(project, stage: str) -> str:
     "The plain code of a stage as the project has it now."
-    return project.run("python", "-c", f"from mle_project.pipeline.stage_code import stage_code; print(stage_code('{stage}'))").stdout
+    return project.run(
+        "python",
+        "-c",
+        f"from mle_project.pipeline.stage_code import stage_code; print(stage_code('{stage}'))",
+    ).stdout
 
 
 def stale(project) -> list[str]:
@@ -44,14 +60,21 @@ def stale(project) -> list[str]:
 def test_every_stage_leaves_its_report(sample):
     for stage in STAGES[2:-1]:
         executed = nbformat.read(sample.root / "reports" / f"{stage}.ipynb", as_version=4)
-        assert [cell.execution_count for cell in executed.cells] == list(range(1, len(executed.cells) + 1))
+        assert [cell.execution_count for cell in executed.cells] == list(
+            range(1, len(executed.cells) + 1)
+        )
         assert "<html" in (sample.root / "reports" / f"{stage}.html").read_text()[:200].lower()
 
 
 def test_executed_notebooks_show_plots(sample):
     for stage in ("tables", "eda", "model_selection", "importance", "final_model"):
         executed = nbformat.read(sample.root / "reports" / f"{stage}.ipynb", as_version=4)
-        pictures = [out for cell in executed.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+        pictures = [
+            out
+            for cell in executed.cells
+            for out in cell.get("outputs", [])
+            if "image/png" in out.get("data", {})
+        ]
         assert pictures, f"{stage} shows no picture"
 
 
@@ -77,18 +100,38 @@ def test_metrics_and_plots_are_dvcs(sample):
 
 def test_summary_names_stages_and_metrics(sample):
     output = sample.run("mle", "summary").stdout
-    assert all(word in output for word in ("model_selection", METRIC, "prior", "forest", "us per row", "reports/final_model.html"))
+    assert all(
+        word in output
+        for word in (
+            "model_selection",
+            METRIC,
+            "prior",
+            "forest",
+            "us per row",
+            "reports/final_model.html",
+        )
+    )
 
 
 def test_prose_runs_no_computation_and_stands_on_todays_page(changeable):
     record = (changeable.root / "reports" / "tables.ipynb").read_bytes()
-    edit(changeable, "08_tables.ipynb", "markdown", "# Tables", "# Tables\n\nA new paragraph, with a comma.")
+    edit(
+        changeable,
+        "08_tables.ipynb",
+        "markdown",
+        "# Tables",
+        "# Tables\n\nA new paragraph, with a comma.",
+    )
     edit(changeable, "08_tables.ipynb", "code", "- of the engine;", "- OF THE ENGINE;")
     edit(changeable, "17_model_selection.ipynb", "code", "- how many\n", "- how many there are\n")
     assert stages_run(changeable.run("dvc", "repro").stdout) == ["code", "pages"]
     assert "up to date" in changeable.run("dvc", "status").stdout
     page = (changeable.root / "reports" / "tables.html").read_text()
-    assert "A new paragraph, with a comma." in page and "OF THE ENGINE;" in page and "data:image/png" in page
+    assert (
+        "A new paragraph, with a comma." in page
+        and "OF THE ENGINE;" in page
+        and "data:image/png" in page
+    )
     assert (changeable.root / "reports" / "tables.ipynb").read_bytes() == record
 
 
@@ -99,12 +142,21 @@ def test_what_git_jupyterlab_and_formatters_do_makes_no_stage_stale(changeable):
         for number, cell in enumerate(content.cells):
             cell["id"] = f"other-{number}"
             if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="seen")], number + 1
+                cell.outputs, cell.execution_count = (
+                    [nbformat.v4.new_output("stream", text="seen")],
+                    number + 1,
+                )
                 cell.metadata["collapsed"] = True
                 cell.source += "\n\n# the end"
         content.metadata["language_info"] = {"name": "python", "version": "3.11.0"}
         nbformat.write(content, path)
-    edit(changeable, "08_tables.ipynb", "code", "read_contract(root() / contract)", "read_contract( root() / (contract) )")
+    edit(
+        changeable,
+        "08_tables.ipynb",
+        "code",
+        "read_contract(root() / contract)",
+        "read_contract( root() / (contract) )",
+    )
     elsewhere = changeable.root.parent / "elsewhere"
     who = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "core.hooksPath=.githooks"]
     changeable.run("git", "add", "-A")
@@ -130,10 +182,30 @@ def test_what_a_reader_sees_of_a_cell_is_code(changeable):
 @pytest.mark.parametrize(
     ("notebook", "old", "new", "expected"),
     [
-        ("34_bento.ipynb", "predictor.digest[:12], folder", "predictor.digest[:16], folder", ["bento", "leakage", "pages"]),
-        ("21_final_model.ipynb", "x.tail(5000)", "x.tail(4000)", ["final_model", "leakage", "bento", "pages"]),
-        ("18_importance.ipynb", "scored_rows)\nx, y", "scored_rows - 1)\nx, y", ["importance", "final_model", "leakage", "bento", "pages"]),
-        ("17_model_selection.ipynb", "validation.head(10_000)", "validation.head(9_000)", STAGES[4:]),
+        (
+            "34_bento.ipynb",
+            "predictor.digest[:12], folder",
+            "predictor.digest[:16], folder",
+            ["bento", "leakage", "pages"],
+        ),
+        (
+            "21_final_model.ipynb",
+            "x.tail(5000)",
+            "x.tail(4000)",
+            ["final_model", "leakage", "bento", "pages"],
+        ),
+        (
+            "18_importance.ipynb",
+            "scored_rows)\nx, y",
+            "scored_rows - 1)\nx, y",
+            ["importance", "final_model", "leakage", "bento", "pages"],
+        ),
+        (
+            "17_model_selection.ipynb",
+            "validation.head(10_000)",
+            "validation.head(9_000)",
+            STAGES[4:],
+        ),
     ],
 )
 def test_one_literal_makes_the_right_stages_stale(changeable, notebook, old, new, expected):
@@ -149,24 +221,39 @@ def test_one_literal_makes_the_right_stages_stale(changeable, notebook, old, new
 def test_an_experiment_changes_one_parameter(changeable):
     before = json.loads((changeable.root / "metrics" / "final_model.json").read_text())
     changeable.run("git", "add", "-A")
-    changeable.run("git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "run")
+    changeable.run(
+        "git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "run"
+    )
     process = changeable.run("dvc", "exp", "run", "-S", "final_model.family=linear", "final_model")
     after = json.loads((changeable.root / "metrics" / "final_model.json").read_text())
-    assert stages_run(process.stdout)[-1] == "final_model" and "model_selection" not in stages_run(process.stdout)
+    assert stages_run(process.stdout)[-1] == "final_model" and "model_selection" not in stages_run(
+        process.stdout
+    )
     assert before["model"] != after["model"] and after["family"] == "linear"
     assert "final_model.json" in changeable.run("dvc", "metrics", "diff").stdout
-    runs = {row["rev"]: row for row in csv.DictReader(io.StringIO(changeable.run("dvc", "exp", "show", "--csv").stdout)) if row["rev"] != "workspace"}
-    main, tried = runs.pop("HEAD" if "HEAD" in runs else next(iter(runs))), next(iter(runs.values()))
+    runs = {
+        row["rev"]: row
+        for row in csv.DictReader(io.StringIO(changeable.run("dvc", "exp", "show", "--csv").stdout))
+        if row["rev"] != "workspace"
+    }
+    main, tried = (
+        runs.pop("HEAD" if "HEAD" in runs else next(iter(runs))),
+        next(iter(runs.values())),
+    )
     assert tried["final_model.family"] == "linear" != main["final_model.family"]
 
 
 def test_a_report_does_not_depend_on_when_something_was_printed_beside():
     "Printed text is cut where a warning falls in between, which differs from run to run."
-    words = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("one\n", "two\n")]
+    words = [
+        nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("one\n", "two\n")
+    ]
     warning = nbformat.v4.new_output("stream", name="stderr", text="careful\n")
     reports = []
     for outputs in ([*words, warning], [words[0], warning, words[1]]):
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=copy.deepcopy(outputs))])
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell("x", outputs=copy.deepcopy(outputs))]
+        )
         strip_nondeterminism(notebook)
         reports.append(nbformat.writes(notebook))
     assert reports[0] == reports[1] and reports[0].count("one") == 1
@@ -176,10 +263,17 @@ def test_a_source_that_dvc_cannot_watch_is_asked_each_time(changeable):
     "Here a file outside of data/raw; a database or a store is asked in the same way."
     outside = changeable.root.parent / "outside.csv"
     outside.write_text("a,b\n1,2\n")
-    changeable.params(tables__sources=PARAMS["tables"]["sources"] | {"outside": {"path": "../outside.csv"}})
+    changeable.params(
+        tables__sources=PARAMS["tables"]["sources"] | {"outside": {"path": "../outside.csv"}}
+    )
     refused = changeable.run("dvc", "repro", "tables", check=False)
-    assert refused.returncode != 0 and "Add `always_changed: true` to the stage `sources` of dvc.yaml" in refused.stdout
-    changeable.replace("dvc.yaml", "    cmd: mle sources\n", "    cmd: mle sources\n    always_changed: true\n")
+    assert (
+        refused.returncode != 0
+        and "Add `always_changed: true` to the stage `sources` of dvc.yaml" in refused.stdout
+    )
+    changeable.replace(
+        "dvc.yaml", "    cmd: mle sources\n", "    cmd: mle sources\n    always_changed: true\n"
+    )
     assert stages_run(changeable.run("dvc", "repro", "tables").stdout) == ["sources", "tables"]
     assert stages_run(changeable.run("dvc", "repro", "tables").stdout) == ["sources"]
     outside.write_text("a,b\n1,3\n")

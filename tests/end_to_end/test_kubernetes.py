@@ -26,7 +26,9 @@ def render(folder: str) -> list[dict]:
     "What would be applied."
     for program in (["kubectl", "kustomize"], ["kustomize", "build"]):
         if shutil.which(program[0]):
-            text = subprocess.run([*program, str(FOLDER / folder)], check=True, capture_output=True, text=True).stdout
+            text = subprocess.run(
+                [*program, str(FOLDER / folder)], check=True, capture_output=True, text=True
+            ).stdout
             return list(yaml.safe_load_all(text))
     pytest.skip("neither kubectl nor kustomize is installed")
 
@@ -34,8 +36,17 @@ def render(folder: str) -> list[dict]:
 def base_objects() -> list[dict]:
     "The base's files as they stand, and its settings; needs no program."
     names = yaml.safe_load((FOLDER / "base" / "kustomization.yaml").read_text())["resources"]
-    lines = [line for line in (FOLDER / "base" / "settings.env").read_text().splitlines() if line and not line.startswith("#")]
-    settings = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mle-project"}, "data": dict(line.split("=", 1) for line in lines)}
+    lines = [
+        line
+        for line in (FOLDER / "base" / "settings.env").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    settings = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "mle-project"},
+        "data": dict(line.split("=", 1) for line in lines),
+    }
     return [yaml.safe_load((FOLDER / "base" / name).read_text()) for name in names] + [settings]
 
 
@@ -52,7 +63,9 @@ def test_what_would_be_applied_has_no_fault(folder):
 
 def test_no_key_is_in_git():
     for path in FOLDER.rglob("*.txt"):
-        digests = [line.split()[0] for line in path.read_text().splitlines() if line.split("#")[0].strip()]
+        digests = [
+            line.split()[0] for line in path.read_text().splitlines() if line.split("#")[0].strip()
+        ]
         assert digests == ["0" * 64], path
 
 
@@ -106,7 +119,12 @@ def test_a_planted_mistake_is_found(name):
 def test_the_program_names_a_planted_mistake():
     objects = base_objects()
     container(objects).pop("lifecycle")
-    ran = subprocess.run([BIN / "python", FOLDER / "check.py"], input=yaml.safe_dump_all(objects), capture_output=True, text=True)
+    ran = subprocess.run(
+        [BIN / "python", FOLDER / "check.py"],
+        input=yaml.safe_dump_all(objects),
+        capture_output=True,
+        text=True,
+    )
     assert ran.returncode == 1 and ran.stdout.count("\n") == 1 and "preStop" in ran.stdout
 
 
@@ -114,13 +132,17 @@ def test_a_key_in_the_place_of_its_digest_is_found():
     objects = base_objects()
     of(objects, "ConfigMap")["data"]["MLE_SERVICE_API_KEY_HASHES_FILE"] = "/run/keys/digests"
     data = {"digests": base64.b64encode(b"my key\n").decode()}
-    objects.append({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mle-project"}, "data": data})
+    objects.append(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mle-project"}, "data": data}
+    )
     assert "never the keys themselves" in manifests.key_faults(objects)[0]
 
 
 def status(url: str, body: bytes | None = None) -> int:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, body, {"content-type": "application/json"}), timeout=5) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, body, {"content-type": "application/json"}), timeout=5
+        ) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -138,19 +160,31 @@ def test_the_service_takes_these_settings_and_answers_these_probes(sample, tmp_p
     "With the example's settings and keys: probes need none, a prediction does."
     objects = render("overlays/example")
     (tmp_path / "keys").write_bytes(base64.b64decode(of(objects, "Secret")["data"]["digests"]))
-    settings = {**of(objects, "ConfigMap")["data"], "MLE_SERVICE_API_KEY_HASHES_FILE": str(tmp_path / "keys")}
+    settings = {
+        **of(objects, "ConfigMap")["data"],
+        "MLE_SERVICE_API_KEY_HASHES_FILE": str(tmp_path / "keys"),
+    }
     port = free_port()
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(
-            ["bentoml", "serve", "--port", str(port)], cwd=sample.root, env={**sample.env, **settings}, stdout=log, stderr=log
+            ["bentoml", "serve", "--port", str(port)],
+            cwd=sample.root,
+            env={**sample.env, **settings},
+            stdout=log,
+            stderr=log,
         )
     try:
         until = time.monotonic() + 60
         while status(f"http://127.0.0.1:{port}/readyz") != 200:
-            assert process.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
+            assert process.poll() is None and time.monotonic() < until, (
+                tmp_path / "log"
+            ).read_text()
             time.sleep(0.2)
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert status(f"http://127.0.0.1:{port}{container(objects)[kind]['httpGet']['path']}") == 200
+            assert (
+                status(f"http://127.0.0.1:{port}{container(objects)[kind]['httpGet']['path']}")
+                == 200
+            )
         example = (sample.root / "models" / "final" / "example.json").read_bytes()
         assert status(f"http://127.0.0.1:{port}/predict", example) == 401
     finally:

@@ -16,16 +16,26 @@ from mle_project.core.project import DETERMINISTIC_ENV
 @pytest.fixture
 def lab(changeable):
     port = free_port()
-    options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=t", f"--ServerApp.root_dir={changeable.root}"]
+    options = [
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        "--IdentityProvider.token=t",
+        f"--ServerApp.root_dir={changeable.root}",
+    ]
     command = ["jupyter", "lab", *options]
     log = changeable.root / ".mle" / "lab.log"
     with open(log, "w") as out:
-        process = subprocess.Popen(command, cwd=changeable.root, env=changeable.env, stdout=out, stderr=out)
+        process = subprocess.Popen(
+            command, cwd=changeable.root, env=changeable.env, stdout=out, stderr=out
+        )
 
     def call(method: str, path: str, body: object = None) -> tuple[str, bytes]:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": "token t", "content-type": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers, method=method)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}{path}", data, headers, method=method
+        )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.url, answer.read()
 
@@ -55,10 +65,20 @@ def test_saving_strips_outputs_and_exports_the_module(lab, changeable):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="seen")], 7
     notebook.cells[-1].source += "\n"
-    notebook.cells.append(nbformat.v4.new_code_cell('#| export\ndef newcomer() -> int:\n    "One."\n    return 1'))
-    lab("PUT", "/api/contents/nbs/12_evaluation.ipynb", {"type": "notebook", "format": "json", "content": notebook})
+    notebook.cells.append(
+        nbformat.v4.new_code_cell('#| export\ndef newcomer() -> int:\n    "One."\n    return 1')
+    )
+    lab(
+        "PUT",
+        "/api/contents/nbs/12_evaluation.ipynb",
+        {"type": "notebook", "format": "json", "content": notebook},
+    )
     saved = nbformat.read(path, as_version=4)
-    assert all(not cell.outputs and cell.execution_count is None for cell in saved.cells if cell.cell_type == "code")
+    assert all(
+        not cell.outputs and cell.execution_count is None
+        for cell in saved.cells
+        if cell.cell_type == "code"
+    )
     assert "def newcomer()" in (changeable.root / "mle_project" / "evaluation.py").read_text()
     assert changeable.run("mle", "clean", "--check").returncode == 0
 
@@ -69,11 +89,30 @@ def test_a_stage_notebook_runs_as_it_stands(changeable):
     before = metrics.read_bytes()
     metrics.unlink()
     settings = [f"{name}={value}" for name, value in DETERMINISTIC_ENV.items()]
-    changeable.run("env", *settings, "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/21_final_model.ipynb")
+    changeable.run(
+        "env",
+        *settings,
+        "jupyter",
+        "nbconvert",
+        "--to",
+        "notebook",
+        "--execute",
+        "--stdout",
+        "nbs/21_final_model.ipynb",
+    )
     assert metrics.read_bytes() == before
 
 
 def test_a_notebook_opened_too_early_says_what_to_type(changeable):
     (changeable.root / "data" / "tables" / "test.parquet").unlink()
-    process = changeable.run("jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "nbs/21_final_model.ipynb", check=False)
+    process = changeable.run(
+        "jupyter",
+        "nbconvert",
+        "--to",
+        "notebook",
+        "--execute",
+        "--stdout",
+        "nbs/21_final_model.ipynb",
+        check=False,
+    )
     assert process.returncode != 0 and "Make it with `dvc repro tables`" in process.stdout

@@ -37,26 +37,49 @@ class Locked(Project):
 
     @property
     def env(self) -> dict[str, str]:
-        return super().env | {"MLE_SERVICE_API_KEY_HASHES": hashlib.sha256(KEY.encode()).hexdigest()}
+        return super().env | {
+            "MLE_SERVICE_API_KEY_HASHES": hashlib.sha256(KEY.encode()).hexdigest()
+        }
 
 
 def long_plants() -> Kind:
     "Leaves with 60 more readings."
     kind, chance = plants(300), np.random.default_rng(1)
-    more = pd.DataFrame({f"reading_{number}": chance.normal(number, 1 + number, len(kind.frame)).round(2) for number in range(60)})
+    more = pd.DataFrame(
+        {
+            f"reading_{number}": chance.normal(number, 1 + number, len(kind.frame)).round(2)
+            for number in range(60)
+        }
+    )
     line = "  {}: {{type: number, description: A <b>reading</b>., unit: mm, role: feature, "
     line += "available: before_prediction, nullable: true, example: 1.5}}\n"
-    text = kind.text.replace("  species:", "".join(line.format(name) for name in more) + "  species:")
+    text = kind.text.replace(
+        "  species:", "".join(line.format(name) for name in more) + "  species:"
+    )
     return Kind(text, pd.concat([kind.frame, more], axis=1), kind.split)
 
 
 def with_model(project: Project, kind: Kind) -> Project:
     "The project with a small model for a table of another kind, and its contract."
-    folder, contract, about = project.root / "models" / "final", kind.contract, {"family": "boosting", "fitted_on": {"rows": len(kind.frame)}}
+    folder, contract, about = (
+        project.root / "models" / "final",
+        kind.contract,
+        {"family": "boosting", "fitted_on": {"rows": len(kind.frame)}},
+    )
     x = feature_frame(kind.frame, contract)
     interval = {"half_width": 30_000.0, "coverage": 0.9} if contract.task == "regression" else None
-    model = build_family("boosting", {"trees": 30}, contract, 0).fit(x, encode_target(kind.frame, contract))
-    save(folder, model, contract, kind.text, about | {"interval": interval, "threshold": None}, x, tolerance=1e-3)
+    model = build_family("boosting", {"trees": 30}, contract, 0).fit(
+        x, encode_target(kind.frame, contract)
+    )
+    save(
+        folder,
+        model,
+        contract,
+        kind.text,
+        about | {"interval": interval, "threshold": None},
+        x,
+        tolerance=1e-3,
+    )
     (folder / "card.md").write_text("# Model card\n")
     (project.root / ".mle").mkdir(exist_ok=True)
     write_manifest(folder)
@@ -106,7 +129,10 @@ class Form:
 
     def put(self, name: str, text: str) -> None:
         "Type into a field, as if by hand."
-        self.run("const i = inputs.get(arguments[0]); const more = i.closest('details'); if (more) more.open = true;", name)
+        self.run(
+            "const i = inputs.get(arguments[0]); const more = i.closest('details'); if (more) more.open = true;",
+            name,
+        )
         self.input(name).clear()
         self.input(name).send_keys(text)
 
@@ -140,7 +166,9 @@ def binary(browser, server) -> Form:
 
 @pytest.fixture(scope="module")
 def multiclass(browser, tmp_path_factory) -> Iterator[Form]:
-    with serving(with_model(copy_project(tmp_path_factory.mktemp("plants")), long_plants())) as server:
+    with serving(
+        with_model(copy_project(tmp_path_factory.mktemp("plants")), long_plants())
+    ) as server:
         yield Form(browser, server)
 
 
@@ -152,12 +180,17 @@ def test_the_example_is_asked_and_explained(binary):
     text = binary.ask(".reasons")
     predictor = binary.served.predictor
     prediction = predictor.format_predictions(predictor.predict_records([binary.served.example]))[0]
-    assert binary.one(".verdict").text == prediction["label"] and f"{100 * prediction['probability']:.1f} %" in text
+    assert (
+        binary.one(".verdict").text == prediction["label"]
+        and f"{100 * prediction['probability']:.1f} %" in text
+    )
     assert len(binary.all(".bars tbody tr")) == 2
     first = attributions(predictor, binary.served.example)[0]
     row = binary.one(".reasons tbody tr")
     assert row.find_element("css selector", "th").text.startswith(f"{first['field']} = ")
-    assert row.find_element("css selector", ".number").text.startswith("+" if first["effect"] > 0 else "−")
+    assert row.find_element("css selector", ".number").text.startswith(
+        "+" if first["effect"] > 0 else "−"
+    )
     assert predictor.digest[:12] in text and binary.faults() == []
 
 
@@ -167,21 +200,33 @@ def test_a_refusal_stands_beside_its_field(binary):
     binary.run("inputs.get(arguments[0]).value = ''", name)
     binary.ask(".alert")
     spot = binary.input(name)
-    assert spot.get_attribute("aria-invalid") == "true" and binary.browser.switch_to.active_element == spot
+    assert (
+        spot.get_attribute("aria-invalid") == "true"
+        and binary.browser.switch_to.active_element == spot
+    )
     assert binary.one(f"#{spot.get_attribute('id')}-error").text == "A value is needed here."
-    assert len(binary.all("[aria-invalid]")) == 1 and f"{spot.get_attribute('id')}-error" in spot.get_attribute("aria-describedby")
+    assert len(
+        binary.all("[aria-invalid]")
+    ) == 1 and f"{spot.get_attribute('id')}-error" in spot.get_attribute("aria-describedby")
     binary.one("[data-fill=example]").click()
     assert not binary.all("[aria-invalid]") and binary.ask(".verdict")
 
 
 def test_nothing_strange_runs_and_nothing_else_is_asked(binary):
     with urllib.request.urlopen(f"{binary.served.url}/", timeout=30) as answer:
-        assert answer.headers["content-security-policy"] == f"{content_security_policy()}; frame-ancestors 'none'"
+        assert (
+            answer.headers["content-security-policy"]
+            == f"{content_security_policy()}; frame-ancestors 'none'"
+        )
         assert answer.headers.get_content_type() == "text/html"
     hurt = "const s = document.createElement('script'); s.textContent = 'window.hurt = 1'; document.body.append(s); return window.hurt ?? null"
-    assert binary.run(hurt) is None and any("Content Security Policy" in fault for fault in binary.faults())
+    assert binary.run(hurt) is None and any(
+        "Content Security Policy" in fault for fault in binary.faults()
+    )
     binary.ask(".verdict")
-    requested = binary.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    requested = binary.run(
+        "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+    )
     assert requested and all(address.startswith(f"{binary.served.url}/") for address in requested)
     for link in binary.all("nav a"):
         with urllib.request.urlopen(link.get_attribute("href"), timeout=30) as answer:
@@ -193,8 +238,13 @@ def test_the_model_says_what_it_is(binary, sample):
         facts = json.load(answer)
     expected = model_info(binary.served.predictor, sample.root / "models" / "final")
     assert facts == expected
-    assert facts["metrics"]["test"] == json.loads((sample.root / "metrics" / "final_model.json").read_text())["test"]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=sample.root, check=True, capture_output=True, text=True).stdout.strip()
+    assert (
+        facts["metrics"]["test"]
+        == json.loads((sample.root / "metrics" / "final_model.json").read_text())["test"]
+    )
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=sample.root, check=True, capture_output=True, text=True
+    ).stdout.strip()
     assert facts["revision"] in (commit, f"{commit}-dirty")
 
 
@@ -204,7 +254,9 @@ def test_everybody_can_use_it(binary):
 
     binary.browser.refresh()
     controls = binary.all("input, select, button")
-    assert [control for control in controls if control.is_displayed() and not control.accessible_name] == []
+    assert [
+        control for control in controls if control.is_displayed() and not control.accessible_name
+    ] == []
     binary.one("body").send_keys(Keys.TAB)
     assert "skip" in binary.browser.switch_to.active_element.get_attribute("class")
     binary.ask(".verdict", Keys.SPACE)
@@ -213,7 +265,10 @@ def test_everybody_can_use_it(binary):
         assert binary.run("return document.documentElement.scrollWidth") <= width
     grounds = set()
     for scheme in ("light", "dark"):
-        binary.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        binary.browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+        )
         grounds.add(binary.run("return getComputedStyle(document.body).backgroundColor"))
     assert len(grounds) == 2
 
@@ -223,49 +278,76 @@ def contrast(one: str, other: str) -> float:
     shades = []
     for colour in (one, other):
         parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        ]
         shades.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
     return max(shades) / min(shades)
 
 
 def test_the_colours_can_be_told_apart():
     style = (ROOT / "mle_project" / "serving" / "page" / "style.css").read_text()
-    blocks = [dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)]
+    blocks = [
+        dict(re.findall(r"--([\w-]+): (#\w{6});", block))
+        for block in re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
+    ]
     assert len(blocks) == 2
     for colours in blocks:
         for ground in ("ground", "panel"):
-            assert all(contrast(colours[ink], colours[ground]) >= 4.5 for ink in ("ink", "quiet", "accent", "bad")), colours
-            assert all(contrast(colours[shape], colours[ground]) >= 3 for shape in ("line", "up", "down")), colours
+            assert all(
+                contrast(colours[ink], colours[ground]) >= 4.5
+                for ink in ("ink", "quiet", "accent", "bad")
+            ), colours
+            assert all(
+                contrast(colours[shape], colours[ground]) >= 3 for shape in ("line", "up", "down")
+            ), colours
         assert contrast(colours["on-accent"], colours["accent"]) >= 4.5
 
 
 def output_of(*command: str, folder: Path = ROOT) -> str:
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
 
 
 def test_the_readmes_requests_work_as_typed(server, sample):
     "The curl command and the Python client, in the project's folder; only the port is another."
     text = (sample.root / "README.md").read_text()
-    blocks = [block for block in re.findall(r"```(?:sh|python)\n(.*?)```", text, flags=re.DOTALL) if "localhost:3000/predict" in block]
-    expected = server.predictor.format_predictions(server.predictor.predict_records([server.example]))
-    shell, client = (block.replace("localhost:3000", server.url.removeprefix("http://")) for block in blocks)
+    blocks = [
+        block
+        for block in re.findall(r"```(?:sh|python)\n(.*?)```", text, flags=re.DOTALL)
+        if "localhost:3000/predict" in block
+    ]
+    expected = server.predictor.format_predictions(
+        server.predictor.predict_records([server.example])
+    )
+    shell, client = (
+        block.replace("localhost:3000", server.url.removeprefix("http://")) for block in blocks
+    )
     assert json.loads(output_of("bash", "-c", shell, folder=sample.root))["predictions"] == expected
     assert output_of(sys.executable, "-c", client, folder=sample.root).strip() == str(expected)
 
 
 def test_a_long_contract(multiclass):
     assert len(multiclass.all(".field")) == len(multiclass.fields) == 67
-    assert multiclass.run("return document.querySelectorAll('b').length") == 0  # a description is text, not markup
+    assert (
+        multiclass.run("return document.querySelectorAll('b').length") == 0
+    )  # a description is text, not markup
     hidden = next(field for field in multiclass.all("details .field") if not field.is_displayed())
     name = hidden.find_element("css selector", "label").get_attribute("textContent").split()[0]
     multiclass.one("#search").send_keys(name)
-    assert hidden.is_displayed() and len([field for field in multiclass.all(".field") if field.is_displayed()]) < 20
+    assert (
+        hidden.is_displayed()
+        and len([field for field in multiclass.all(".field") if field.is_displayed()]) < 20
+    )
     multiclass.one("#search").clear()
     multiclass.one("#search").send_keys(" ")
     multiclass.ask(".reasons")
     outputs = multiclass.served.predictor.predict_records([multiclass.served.example])[0]
     table_rows = [row.text.split() for row in multiclass.all(".bars tbody tr")]
-    assert [row[0] for row in table_rows] == [multiclass.contract.labels[place] for place in np.argsort(-outputs)]
+    assert [row[0] for row in table_rows] == [
+        multiclass.contract.labels[place] for place in np.argsort(-outputs)
+    ]
 
 
 def test_values_of_every_type(multiclass):
@@ -275,7 +357,12 @@ def test_values_of_every_type(multiclass):
     multiclass.input("hairy").send_keys("true")
     clear = multiclass.input("lobes").find_element("xpath", "following-sibling::button")
     clear.click()
-    sent = multiclass.served.example | {"width": 31.25, "finder": 'O\'Hara "Ü"', "hairy": True, "lobes": None}
+    sent = multiclass.served.example | {
+        "width": 31.25,
+        "finder": 'O\'Hara "Ü"',
+        "hairy": True,
+        "lobes": None,
+    }
     assert multiclass.run("return record()") == sent
     predictor = multiclass.served.predictor
     expected = predictor.format_predictions(predictor.predict_records([sent]))[0]
@@ -285,9 +372,14 @@ def test_values_of_every_type(multiclass):
     client = multiclass.run("return document.getElementById('python').textContent")
     assert output_of(sys.executable, "-c", client).strip() == str(expected)
     multiclass.put("width", "1e")
-    assert "One field" in multiclass.ask(".alert") and multiclass.one(".field:has([aria-invalid]) .error").text == "This is no number."
+    assert (
+        "One field" in multiclass.ask(".alert")
+        and multiclass.one(".field:has([aria-invalid]) .error").text == "This is no number."
+    )
     multiclass.one("[data-fill=typical]").click()
-    assert multiclass.run("return record()") == {name: predictor.baselines[name]["typical"] for name in multiclass.fields}
+    assert multiclass.run("return record()") == {
+        name: predictor.baselines[name]["typical"] for name in multiclass.fields
+    }
 
 
 def test_a_value_behind_a_key(browser, tmp_path):
@@ -299,9 +391,18 @@ def test_a_value_behind_a_key(browser, tmp_path):
         assert "401" in form.ask(".alert") and browser.switch_to.active_element == form.one("#key")
         form.one("#key").send_keys(KEY)
         text = form.ask(".reasons")
-        prediction = server.predictor.format_predictions(server.predictor.predict_records([server.example]))[0]
-        assert form.one(".verdict").text == f"{prediction['value']:,.0f} euro" and f"{prediction['low']:,.0f} and {prediction['high']:,.0f} euro in 90 %" in text
+        prediction = server.predictor.format_predictions(
+            server.predictor.predict_records([server.example])
+        )[0]
+        assert (
+            form.one(".verdict").text == f"{prediction['value']:,.0f} euro"
+            and f"{prediction['low']:,.0f} and {prediction['high']:,.0f} euro in 90 %" in text
+        )
         client = form.run("return document.getElementById('python').textContent")
-        assert KEY not in client and output_of("env", f"API_KEY={KEY}", sys.executable, "-c", client).strip() == str(prediction)
+        assert KEY not in client and output_of(
+            "env", f"API_KEY={KEY}", sys.executable, "-c", client
+        ).strip() == str(prediction)
         curl = form.run("return document.getElementById('curl').textContent")
-        assert json.loads(output_of("env", f"API_KEY={KEY}", "bash", "-c", curl))["predictions"] == [prediction]
+        assert json.loads(output_of("env", f"API_KEY={KEY}", "bash", "-c", curl))[
+            "predictions"
+        ] == [prediction]

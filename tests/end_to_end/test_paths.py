@@ -42,13 +42,25 @@ def make(
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     command = ["make", *words]
     return subprocess.run(
-        command, cwd=folder, env=inherited | variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=folder,
+        env=inherited | variables,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
 def small_clone(folder: Path) -> Path:
     "The files that `make env` reads, in a new folder."
-    for name in ("Makefile", "dvc.yaml", "params.yaml", "pyproject.toml", "requirements", ".jupyter"):
+    for name in (
+        "Makefile",
+        "dvc.yaml",
+        "params.yaml",
+        "pyproject.toml",
+        "requirements",
+        ".jupyter",
+    ):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         copy(ROOT / name, folder / name)
@@ -67,7 +79,11 @@ def python(tmp_path: Path) -> Path:
 
 def content(folder: Path) -> dict[str, bytes]:
     "Every file below a folder."
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def neighbours(home: Path) -> dict[str, bytes]:
@@ -90,12 +106,17 @@ def test_make_env_leaves_the_neighbours_alone(tmp_path, python, name):
         assert neighbours(tmp_path / "home") == before, done.stdout
         assert done.returncode == 0 and (clone / ".venv" / ".ready").exists(), done.stdout
     script = 'source .venv/bin/activate && printf "%s\\n" "$VIRTUAL_ENV" "$(command -v python)"'
-    said = subprocess.run(["bash", "-c", script], cwd=clone, check=True, capture_output=True, text=True).stdout
+    said = subprocess.run(
+        ["bash", "-c", script], cwd=clone, check=True, capture_output=True, text=True
+    ).stdout
     assert said.splitlines() == [f"{clone}/.venv", f"{clone}/.venv/bin/python"]
     assert (clone / ".venv" / "lib" / "python3.11" / "site-packages" / "no_telemetry.pth").exists()
     assert make(clone, "lab", PYTHON=str(python)).returncode == 0
     called = (clone / "called.txt").read_text().splitlines()
-    assert called[0].startswith(".venv/bin/uv pip sync") and called[-1] == f"{clone}/.venv/bin/jupyter lab"
+    assert (
+        called[0].startswith(".venv/bin/uv pip sync")
+        and called[-1] == f"{clone}/.venv/bin/jupyter lab"
+    )
 
 
 def test_make_env_empties_no_folder_that_is_no_environment(tmp_path, python):
@@ -104,7 +125,9 @@ def test_make_env_empties_no_folder_that_is_no_environment(tmp_path, python):
     (clone / ".venv" / "notes.txt").write_text("mine")
     done = make(clone, "env", PYTHON=str(python))
     assert done.returncode != 0 and content(clone / ".venv") == {"notes.txt": b"mine"}
-    assert f"{clone}/.venv is no virtual environment" in done.stdout and "Move it away" in done.stdout
+    assert (
+        f"{clone}/.venv is no virtual environment" in done.stdout and "Move it away" in done.stdout
+    )
 
 
 def test_make_env_follows_no_link_out_of_the_clone(tmp_path, python):

@@ -44,7 +44,9 @@ def ssh(tmp_path):
     if SSHD is None:
         pytest.skip("sshd is not installed (Debian: openssh-server)")
     for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True
+        )
     shutil.copy(tmp_path / "user.pub", tmp_path / "authorized")
     port, user = free_port(), pwd.getpwuid(os.getuid()).pw_name
     options = {
@@ -52,11 +54,19 @@ def ssh(tmp_path):
         "PidFile": "none", "StrictModes": "no", "PasswordAuthentication": "no", "PermitRootLogin": "prohibit-password",
         "UsePAM": "no", "Subsystem": "sftp internal-sftp",
     }  # fmt: skip
-    (tmp_path / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in options.items()))
+    (tmp_path / "sshd_config").write_text(
+        "".join(f"{key} {value}\n" for key, value in options.items())
+    )
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd asks for it when root starts it
-    with listening(port, tmp_path / "sshd.log", [SSHD, "-D", "-e", "-f", str(tmp_path / "sshd_config")]):
-        yield f"ssh://{user}@127.0.0.1:{port}{tmp_path}/store", {"keyfile": str(tmp_path / "user")}, tmp_path / "store"
+    with listening(
+        port, tmp_path / "sshd.log", [SSHD, "-D", "-e", "-f", str(tmp_path / "sshd_config")]
+    ):
+        yield (
+            f"ssh://{user}@127.0.0.1:{port}{tmp_path}/store",
+            {"keyfile": str(tmp_path / "user")},
+            tmp_path / "store",
+        )
 
 
 @pytest.fixture
@@ -64,14 +74,32 @@ def webdav(tmp_path):
     "A WebDAV server that anybody on this machine may write to."
     port, store = free_port(), tmp_path / "store"
     store.mkdir()
-    command = ["wsgidav", "-q", "--no-config", "--host=127.0.0.1", f"--port={port}", f"--root={store}", "--auth=anonymous"]
+    command = [
+        "wsgidav",
+        "-q",
+        "--no-config",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        f"--root={store}",
+        "--auth=anonymous",
+    ]
     with listening(port, tmp_path / "webdav.log", [str(BIN / command[0]), *command[1:]]):
         yield f"webdav://127.0.0.1:{port}", {}, store
 
 
 def commit(project: Project) -> None:
     project.run("git", "add", "-A")
-    project.run("git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "run", "--allow-empty")
+    project.run(
+        "git",
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@example.com",
+        "commit",
+        "-qm",
+        "run",
+        "--allow-empty",
+    )
 
 
 def clone(project: Project, target: Path, options: dict[str, str]) -> Project:
@@ -91,7 +119,11 @@ def test_a_clone_elsewhere_serves_what_was_pushed(kind, changeable, tmp_path, re
     changeable.run("dvc", "remote", "add", "--default", "storage", url)
     for key, value in options.items():
         changeable.run("dvc", "remote", "modify", "--local", "storage", key, value)
-    raw = sorted(path for path in (changeable.root / "data" / "raw").iterdir() if path.is_file() and path.suffix != ".dvc" and path.name[0] != ".")
+    raw = sorted(
+        path
+        for path in (changeable.root / "data" / "raw").iterdir()
+        if path.is_file() and path.suffix != ".dvc" and path.name[0] != "."
+    )
     changeable.run("dvc", "add", *map(str, raw))
     changeable.run("dvc", "commit", "--force", "sources", "tables")
     commit(changeable)
@@ -104,9 +136,17 @@ def test_a_clone_elsewhere_serves_what_was_pushed(kind, changeable, tmp_path, re
     elsewhere.run("mle", "verify")
     (elsewhere.root / ".mle").mkdir(exist_ok=True)  # for the log of what follows
     with serving(elsewhere) as server:
-        status, answer = server.post(json.loads((changeable.root / "models" / "final" / "example.json").read_text()))
-    assert status == 200 and answer["model"] == json.loads((changeable.root / "metrics" / "final_model.json").read_text())["model"]
-    assert not (elsewhere.root / ".mle" / "times.json").exists()  # where a stage that runs leaves its time
+        status, answer = server.post(
+            json.loads((changeable.root / "models" / "final" / "example.json").read_text())
+        )
+    assert (
+        status == 200
+        and answer["model"]
+        == json.loads((changeable.root / "metrics" / "final_model.json").read_text())["model"]
+    )
+    assert not (
+        elsewhere.root / ".mle" / "times.json"
+    ).exists()  # where a stage that runs leaves its time
 
 
 @pytest.fixture
@@ -117,7 +157,16 @@ def model_url(sample, tmp_path):
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(sample.root / "models" / "final", arcname=".")
     port = free_port()
-    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(archive.parent)]
+    command = [
+        sys.executable,
+        "-m",
+        "http.server",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--directory",
+        str(archive.parent),
+    ]
     digest = json.loads((sample.root / "models" / "final" / "manifest.json").read_text())["model"]
     with listening(port, tmp_path / "http.log", command):
         yield f"http://127.0.0.1:{port}/model.tar.gz", digest, archive
@@ -139,11 +188,16 @@ def test_another_model_is_refused(sample, model_url, tmp_path):
     target = tmp_path / "here" / "final"
     wrong = digest[:-1] + ("0" if digest[-1] != "0" else "1")
     process = sample.run("mle", "fetch", url, wrong, str(target), check=False)
-    assert process.returncode == 1 and f"its digest is {digest}, and {wrong} was asked for" in process.stdout
+    assert (
+        process.returncode == 1
+        and f"its digest is {digest}, and {wrong} was asked for" in process.stdout
+    )
     archive.write_bytes(archive.read_bytes()[:-2000])
     process = sample.run("mle", "fetch", url, digest, str(target), check=False)
     assert process.returncode == 1 and "is refused" in process.stdout
-    process = sample.run("mle", "fetch", url.replace("model.tar", "no.tar"), digest, str(target), check=False)
+    process = sample.run(
+        "mle", "fetch", url.replace("model.tar", "no.tar"), digest, str(target), check=False
+    )
     assert process.returncode == 1 and "404" in process.stdout
     assert list(target.parent.iterdir()) == []
 
@@ -158,5 +212,8 @@ def test_a_model_with_a_flipped_byte_is_refused(sample, model_url, tmp_path):
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(tmp_path / "damaged", arcname=".")
     process = sample.run("mle", "fetch", url, digest, str(tmp_path / "final"), check=False)
-    assert process.returncode == 1 and "model.onnx differ from what its manifest.json names" in process.stdout
+    assert (
+        process.returncode == 1
+        and "model.onnx differ from what its manifest.json names" in process.stdout
+    )
     assert not (tmp_path / "final").exists()

@@ -17,7 +17,9 @@ from mle_project.pipeline.reproducibility import perturbed_environments, run_gra
 
 def commit(project: Project, message: str = "run") -> str:
     project.run("git", "add", "-A")
-    project.run("git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", message)
+    project.run(
+        "git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", message
+    )
     return project.run("git", "rev-parse", "HEAD").stdout.strip()
 
 
@@ -52,16 +54,33 @@ def test_where_a_model_comes_from(changeable):
     metrics.write_text(json.dumps(metrics_file | {"model": "f" * 64}))
     other = commit(changeable, "a run of which half was committed")
     facts = json.loads(changeable.run("mle", "why", metrics_file["model"][:8], "--json").stdout)
-    params, sources = facts["params"], json.loads((changeable.root / "data" / "sources.json").read_text())
-    assert (facts["model"], facts["commit"], facts["recorded"]) == (metrics_file["model"], commit_id, True)
+    params, sources = (
+        facts["params"],
+        json.loads((changeable.root / "data" / "sources.json").read_text()),
+    )
+    assert (facts["model"], facts["commit"], facts["recorded"]) == (
+        metrics_file["model"],
+        commit_id,
+        True,
+    )
     assert facts["notebook"] == "nbs/21_final_model.ipynb" and facts["environment"]["same_as_now"]
-    assert params["tables"]["rows"] == 8000 and params["model_selection"]["folds"] == 2 and params["final_model"]["seed"] == 0
-    assert facts["sources"] == {name: one["digest"] for name, one in sources.items()} and "data/tables" in facts["data"]
+    assert (
+        params["tables"]["rows"] == 8000
+        and params["model_selection"]["folds"] == 2
+        and params["final_model"]["seed"] == 0
+    )
+    assert (
+        facts["sources"] == {name: one["digest"] for name, one in sources.items()}
+        and "data/tables" in facts["data"]
+    )
     assert facts["test"] == metrics_file["test"]
     output = changeable.run("mle", "why", "f" * 8).stdout
     assert other[:12] in output and "dvc.lock of that commit is of another run" in output
     unknown = changeable.run("mle", "why", "0123456789", check=False)
-    assert unknown.returncode == 1 and "no commit of this clone made the model 0123456789" in unknown.stdout
+    assert (
+        unknown.returncode == 1
+        and "no commit of this clone made the model 0123456789" in unknown.stdout
+    )
     metrics.write_text(json.dumps(metrics_file | {"model": "e" * 64}))
     assert "not committed yet" in changeable.run("mle", "why", "e" * 64).stdout
 
@@ -73,13 +92,20 @@ def damaged_table(path):
     row = next(k for k, value in enumerate(values) if value)
     values[row] *= 1 + 1e-7
     where = table.column_names.index(name)
-    pq.write_table(table.set_column(where, table.schema.field(where), pa.array(values, table.schema.field(where).type)), path)
+    pq.write_table(
+        table.set_column(
+            where, table.schema.field(where), pa.array(values, table.schema.field(where).type)
+        ),
+        path,
+    )
     return f"column {name}, row {row}"
 
 
 def damaged_notebook(path):
     notebook = nbformat.read(path, as_version=4)
-    cell = next(k for k, cell in enumerate(notebook.cells) if cell.outputs and "text" in cell.outputs[0])
+    cell = next(
+        k for k, cell in enumerate(notebook.cells) if cell.outputs and "text" in cell.outputs[0]
+    )
     notebook.cells[cell].outputs[0].text += "at 0x7f0123456789"
     nbformat.write(notebook, path)
     return f"cell {cell}, outputs[0].text["
@@ -115,8 +141,14 @@ def damaged_onnx(path):
 )  # fmt: skip
 def test_a_difference_is_located(name, damage, sample, changeable):
     place = damage(changeable.root / name)
-    (difference,) = compare(sample.root, changeable.root, list(lock_entries((sample.root / "dvc.lock").read_text())))
-    assert difference.file == name and place in difference.location and "Likely cause" in str(difference), str(difference)
+    (difference,) = compare(
+        sample.root, changeable.root, list(lock_entries((sample.root / "dvc.lock").read_text()))
+    )
+    assert (
+        difference.file == name
+        and place in difference.location
+        and "Likely cause" in str(difference)
+    ), str(difference)
 
 
 def test_the_commands_say_when_a_project_has_not_run(changeable):

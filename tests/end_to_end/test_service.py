@@ -44,22 +44,32 @@ def free_port() -> int:
 class Server:
     "A running `bentoml serve`."
 
-    def __init__(self, url: str, predictor: Predictor, process: subprocess.Popen, project: Project) -> None:
+    def __init__(
+        self, url: str, predictor: Predictor, process: subprocess.Popen, project: Project
+    ) -> None:
         self.url, self.predictor, self.process, self.project = url, predictor, process, project
         self.example = example_record(predictor.contract)
         self.address = url.removeprefix("http://")
 
-    def ask(self, method: str, path: str, body: object = None, headers: dict | None = None) -> tuple[int, dict, bytes]:
+    def ask(
+        self, method: str, path: str, body: object = None, headers: dict | None = None
+    ) -> tuple[int, dict, bytes]:
         "Status, headers and body of one answer."
         connection = http.client.HTTPConnection(self.address, timeout=60)
         try:
             connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
-            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+            return (
+                answer.status,
+                {name.lower(): value for name, value in answer.getheaders()},
+                answer.read(),
+            )
         finally:
             connection.close()
 
-    def post(self, body: object, headers: dict | None = None, path: str = "/predict") -> tuple[int, dict]:
+    def post(
+        self, body: object, headers: dict | None = None, path: str = "/predict"
+    ) -> tuple[int, dict]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         status, _, content = self.ask("POST", path, data, headers or JSON)
         return status, json.loads(content)
@@ -74,7 +84,11 @@ class Server:
     def counts(self, headers: dict | None = None) -> dict[str, float]:
         "What /metrics says, by name and labels."
         text = self.ask("GET", "/metrics", headers=headers)[2].decode()
-        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if not line.startswith("#")}
+        return {
+            line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+            for line in text.splitlines()
+            if not line.startswith("#")
+        }
 
 
 def start_server(project: Project, **environment: str) -> tuple[subprocess.Popen, int]:
@@ -83,14 +97,18 @@ def start_server(project: Project, **environment: str) -> tuple[subprocess.Popen
     (project.root / ".mle").mkdir(exist_ok=True)
     with open(project.root / ".mle" / "serve.log", "w") as log:
         command = ["bentoml", "serve", "--port", str(port)]
-        return subprocess.Popen(command, cwd=project.root, env=project.env | environment, stdout=log, stderr=log), port
+        return subprocess.Popen(
+            command, cwd=project.root, env=project.env | environment, stdout=log, stderr=log
+        ), port
 
 
 @contextmanager
 def serving(project: Project, **environment: str) -> Iterator[Server]:
     "`bentoml serve` in a project, ready, as long as the block lasts."
     process, port = start_server(project, **environment)
-    server = Server(f"http://127.0.0.1:{port}", Predictor(project.root / "models" / "final"), process, project)
+    server = Server(
+        f"http://127.0.0.1:{port}", Predictor(project.root / "models" / "final"), process, project
+    )
     try:
         end = time.monotonic() + 90
         while True:
@@ -131,10 +149,14 @@ def records(sample, server) -> list[dict]:
 
 
 def test_the_example_is_answered(server, sample):
-    assert json.loads((sample.root / "models" / "final" / "example.json").read_text()) == {"records": [server.example]}
+    assert json.loads((sample.root / "models" / "final" / "example.json").read_text()) == {
+        "records": [server.example]
+    }
     status, answer = server.post({"records": [server.example]})
     assert status == 200 and answer["model"] == server.predictor.digest
-    assert answer["predictions"] == server.predictor.format_predictions(server.predictor.predict_records([server.example]))
+    assert answer["predictions"] == server.predictor.format_predictions(
+        server.predictor.predict_records([server.example])
+    )
 
 
 def test_five_places_give_the_same_numbers(server, sample, records, tmp_path):
@@ -142,11 +164,17 @@ def test_five_places_give_the_same_numbers(server, sample, records, tmp_path):
     predictor, task = server.predictor, server.predictor.contract.task
     expected = predictor.predict_records(records)
     (tmp_path / "records.json").write_text(json.dumps(records))
-    output = json.loads(sample.run(sys.executable, "-c", FRESH, str(tmp_path / "records.json")).stdout)
+    output = json.loads(
+        sample.run(sys.executable, "-c", FRESH, str(tmp_path / "records.json")).stdout
+    )
     assert output["digest"] == predictor.digest and output["found"] == expected.tolist()
 
     frame = records_frame(records)[predictor.contract.features]
-    native = predict(joblib.load(predictor.folder / "native.joblib"), feature_frame(frame, predictor.contract), task)
+    native = predict(
+        joblib.load(predictor.folder / "native.joblib"),
+        feature_frame(frame, predictor.contract),
+        task,
+    )
     assert max_difference(native, expected, output_scale(native)) <= TOLERANCE[task]
 
     status, answer = server.post({"records": records})
@@ -155,7 +183,10 @@ def test_five_places_give_the_same_numbers(server, sample, records, tmp_path):
     chance = random.Random(0)
     for count in (1, 1, 1, 1, 1, 1, 1, 1, 2, 3, 24, 129, 600):
         at = chance.randrange(len(records) - count)
-        assert server.post({"records": records[at : at + count]})[1]["predictions"] == answer["predictions"][at : at + count]
+        assert (
+            server.post({"records": records[at : at + count]})[1]["predictions"]
+            == answer["predictions"][at : at + count]
+        )
 
 
 def test_scoring_a_file_gives_the_services_numbers(server, sample, tmp_path):
@@ -177,7 +208,14 @@ def test_requests_that_meet_get_their_own_answers(server, records):
     expected = server.predictor.format_predictions(server.predictor.predict_records(records))
     parts = [(at, 1 + at % 7) for at in range(0, 1400, 5)]
     with ThreadPoolExecutor(24) as pool:
-        responses = list(pool.map(lambda part: server.post({"records": records[part[0] : sum(part)]})[1]["predictions"], parts))
+        responses = list(
+            pool.map(
+                lambda part: server.post({"records": records[part[0] : sum(part)]})[1][
+                    "predictions"
+                ],
+                parts,
+            )
+        )
     assert responses == [expected[at : at + count] for at, count in parts]
 
 
@@ -190,7 +228,10 @@ def test_the_quick_check_and_pydantic_agree(sample):
     @given(valid_records(contract))
     def good(record):
         record_type.model_validate(record)
-        batch, (numbers, strings) = validate_batch(rules, [record]), records_to_arrays([record], contract)
+        batch, (numbers, strings) = (
+            validate_batch(rules, [record]),
+            records_to_arrays([record], contract),
+        )
         if batch:  # whole numbers beyond 2**53 are left to pydantic
             np.testing.assert_array_equal(batch.numbers, numbers)
             assert batch.strings.tolist() == strings.tolist()
@@ -204,9 +245,14 @@ def test_the_quick_check_and_pydantic_agree(sample):
             record_type.model_validate(case[0])
         try:
             sent = from_json(json.dumps(case[0]).encode(), allow_inf_nan=False)
-        except ValueError:  # JSON has neither NaN nor half a surrogate pair: such a body is refused before
+        except (
+            ValueError
+        ):  # JSON has neither NaN nor half a surrogate pair: such a body is refused before
             return
-        assert validate_batch(rules, [sent]) is None and validate_batch(rules, [example_record(contract), sent]) is None
+        assert (
+            validate_batch(rules, [sent]) is None
+            and validate_batch(rules, [example_record(contract), sent]) is None
+        )
 
     good()
     bad()
@@ -218,25 +264,42 @@ def test_the_documents_example_works_when_pasted(server):
     status, answer = server.post(document["components"]["schemas"]["Request"]["example"])
     assert status == 200 and len(answer["predictions"]) == 1
     record = document["components"]["schemas"]["Record"]
-    assert set(record["required"]) == set(server.predictor.contract.features) and record["additionalProperties"] is False
+    assert (
+        set(record["required"]) == set(server.predictor.contract.features)
+        and record["additionalProperties"] is False
+    )
 
 
 def test_without_a_model_it_says_how_to_make_one(changeable):
     for file in (changeable.root / "models" / "final").iterdir():
         file.unlink()
-    process = changeable.run("bentoml", "serve", "--port", str(free_port()), check=False, timeout=60)
-    assert process.returncode != 0 and "dvc repro" in process.stdout and "Traceback" not in process.stdout
+    process = changeable.run(
+        "bentoml", "serve", "--port", str(free_port()), check=False, timeout=60
+    )
+    assert (
+        process.returncode != 0
+        and "dvc repro" in process.stdout
+        and "Traceback" not in process.stdout
+    )
 
 
 def test_what_the_service_imports_is_packed(sample):
     "bentofile.yaml and dvc.yaml name exactly the modules that the service loads."
-    loaded = "{m.__file__ for name, m in sys.modules.items() if name.split('.')[0] == 'mle_project'}"
+    loaded = (
+        "{m.__file__ for name, m in sys.modules.items() if name.split('.')[0] == 'mle_project'}"
+    )
     program = f"import sys, mle_project.serving.service; print(*{loaded})"
     shown = sample.run(sys.executable, "-c", program).stdout.splitlines()[-1].split()
     files = {Path(file).relative_to(sample.root.resolve()).as_posix() for file in shown}
-    packed = [name for name in yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"] if name.startswith("mle_project/")]
+    packed = [
+        name
+        for name in yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"]
+        if name.startswith("mle_project/")
+    ]
     watched = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["bento"]["deps"]
-    assert files == set().union(*(matches(name, files) for name in packed)) and all(matches(name, files) for name in packed)
+    assert files == set().union(*(matches(name, files) for name in packed)) and all(
+        matches(name, files) for name in packed
+    )
     assert files == set().union(*(matches(name, files) for name in watched))
 
 
@@ -249,22 +312,38 @@ def matches(name: str, files: set[str]) -> set[str]:
 def test_the_bento_lacks_nothing(sample):
     "Its own source, with what its environment lacks made impossible to import, loads the service, its model and its pages."
     source = sample.root / "models" / "bento" / "src"
-    program = FRESH.split("import json")[0] + "import mle_project.serving.service as s; print(s.__file__, s.PREDICTOR.digest, s.app_state().ready)"
+    program = (
+        FRESH.split("import json")[0]
+        + "import mle_project.serving.service as s; print(s.__file__, s.PREDICTOR.digest, s.app_state().ready)"
+    )
     output = Project(source).run(sys.executable, "-c", program).stdout
     assert str(source) in output and Predictor(source / "models" / "final").digest in output
 
 
 def test_no_telemetry(sample):
     "Also where nobody set the variable: the environment does."
-    assert sample.run(sys.executable, "-c", "import os; print(os.environ['BENTOML_DO_NOT_TRACK'])").stdout.strip() == "True"
+    assert (
+        sample.run(
+            sys.executable, "-c", "import os; print(os.environ['BENTOML_DO_NOT_TRACK'])"
+        ).stdout.strip()
+        == "True"
+    )
     assert sample.run("dvc", "config", "core.analytics").stdout.strip() == "false"
 
 
 def test_the_bento_serves_the_same_model(sample):
     bento = sample.root / "models" / "bento"
     names = {path.relative_to(bento).as_posix() for path in bento.rglob("*") if path.is_file()}
-    assert {"bento.yaml", "src/mle_project/serving/service.py", "src/models/final/model.onnx", "env/python/requirements.txt"} <= names
-    assert Predictor(bento / "src" / "models" / "final").digest == Predictor(sample.root / "models" / "final").digest
+    assert {
+        "bento.yaml",
+        "src/mle_project/serving/service.py",
+        "src/models/final/model.onnx",
+        "env/python/requirements.txt",
+    } <= names
+    assert (
+        Predictor(bento / "src" / "models" / "final").digest
+        == Predictor(sample.root / "models" / "final").digest
+    )
     locked = (bento / "env" / "python" / "requirements.txt").read_text()
     assert "--hash=sha256:" in locked
     for absent in ("jupyterlab==", "dvc==", "tensorflow", "scikit-learn==", "nbdev=="):
@@ -278,7 +357,10 @@ def test_a_model_is_never_changed_under_way(changeable, tmp_path):
         digest, response = server.predictor.digest, server.post({"records": [server.example]})
         (folder / "card.md").write_text("# Another card\n")
         assert server.post({"records": [server.example]}) == response
-        assert "models/final: card.md differ" in changeable.run("bentoml", "serve", check=False, timeout=60).stdout
+        assert (
+            "models/final: card.md differ"
+            in changeable.run("bentoml", "serve", check=False, timeout=60).stdout
+        )
         assert write_manifest(folder) != digest
         assert server.post({"records": [server.example]}) == response
     project = Project(changeable.root)
@@ -301,20 +383,45 @@ bentoml.service = service
 @pytest.mark.parametrize("how", ["gone", "unused", "chosen"])
 def test_another_bentoml_changes_nothing(sample, tmp_path, how):
     "The undocumented argument is gone, or is not used any more, or tracing asks for the documented way: slower, and the same."
-    (tmp_path / "sitecustomize.py").write_text(HIDDEN.format(argument="" if how == "gone" else "service_class=None, "))
-    environment = {"MLE_SERVICE_TRACING": "on"} if how == "chosen" else {"PYTHONPATH": f"{tmp_path}:{sample.root}"}
+    (tmp_path / "sitecustomize.py").write_text(
+        HIDDEN.format(argument="" if how == "gone" else "service_class=None, ")
+    )
+    environment = (
+        {"MLE_SERVICE_TRACING": "on"}
+        if how == "chosen"
+        else {"PYTHONPATH": f"{tmp_path}:{sample.root}"}
+    )
     with serving(sample, **environment, MLE_SERVICE_MAX_BODY_BYTES="5000") as server:
-        status, headers, content = server.ask("POST", "/predict", json.dumps({"records": [server.example]}), JSON | {"x-request-id": "mine"})
+        status, headers, content = server.ask(
+            "POST",
+            "/predict",
+            json.dumps({"records": [server.example]}),
+            JSON | {"x-request-id": "mine"},
+        )
         assert status == 200 and headers["x-request-id"] == "mine"
-        assert json.loads(content)["predictions"] == server.predictor.format_predictions(server.predictor.predict_records([server.example]))
-        for body, code, kind in (({"records": []}, 422, "invalid"), (b"{", 400, "bad_json"), (b" " * 6000, 413, "too_large")):
+        assert json.loads(content)["predictions"] == server.predictor.format_predictions(
+            server.predictor.predict_records([server.example])
+        )
+        for body, code, kind in (
+            ({"records": []}, 422, "invalid"),
+            (b"{", 400, "bad_json"),
+            (b" " * 6000, 413, "too_large"),
+        ):
             status, answer = server.post(body)
             assert status == code and answer["error"]["code"] == kind
-        assert server.ask("GET", "/")[1]["content-security-policy"] and server.ask("GET", "/readyz")[0] == 200
+        assert (
+            server.ask("GET", "/")[1]["content-security-policy"]
+            and server.ask("GET", "/readyz")[0] == 200
+        )
         assert server.ask("GET", "/nothing")[0] == 404 and server.ask("PUT", "/predict")[0] == 405
         counted = server.counts()
         assert counted['mle_service_requests_total{route="/predict",status="200"}'] == 1
-        within = any(name.startswith("bentoml_service_request_total") and 'endpoint="/predict"' in name and value for name, value in counted.items())
+        within = any(
+            name.startswith("bentoml_service_request_total")
+            and 'endpoint="/predict"' in name
+            and value
+            for name, value in counted.items()
+        )
         assert within  # BentoML's own layers have seen it: this was the slower way
         assert [line["id"] for line in server.lines()][0] == "mine"
 
@@ -322,8 +429,14 @@ def test_another_bentoml_changes_nothing(sample, tmp_path, how):
 def test_the_front_stands_before_bentomls_layers(server):
     "With the BentoML of the lock file, requests for predictions never reach them."
 
-    def behind() -> float:  # what the tests above had answered behind the front is counted in the same folder
-        return sum(value for name, value in server.counts().items() if name.startswith("bentoml_service_request_total") and "/predict" in name)
+    def behind() -> (
+        float
+    ):  # what the tests above had answered behind the front is counted in the same folder
+        return sum(
+            value
+            for name, value in server.counts().items()
+            if name.startswith("bentoml_service_request_total") and "/predict" in name
+        )
 
     before = behind()
     assert server.post({"records": [server.example]})[0] == 200

@@ -25,10 +25,35 @@ def server(sample):
 
 def test_schemathesis_finds_nothing(server, tmp_path):
     program = Path(sys.executable).parent / "schemathesis"
-    command = [program, "run", f"{server.url}/docs.json", "--checks", "all", "--phases", "examples,coverage,fuzzing", "--max-examples", "1000"]
-    command += ["--header", f"Authorization: Bearer {KEY}", "--workers", "2", "--generation-deterministic", "--continue-on-failure", "--no-color"]
+    command = [
+        program,
+        "run",
+        f"{server.url}/docs.json",
+        "--checks",
+        "all",
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--max-examples",
+        "1000",
+    ]
+    command += [
+        "--header",
+        f"Authorization: Bearer {KEY}",
+        "--workers",
+        "2",
+        "--generation-deterministic",
+        "--continue-on-failure",
+        "--no-color",
+    ]
     command += ["--suppress-health-check", "all", "--report-json-path", tmp_path / "report.json"]
-    process = subprocess.run(command, cwd=tmp_path, env=os.environ | {"NO_COLOR": "1"}, capture_output=True, text=True, timeout=600)
+    process = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert process.returncode == 0, process.stdout[-6000:]
     report = json.loads((tmp_path / "report.json").read_text())
     statuses = [line["status"] for line in server.lines()]

@@ -31,15 +31,34 @@ def server(sample):
         yield one
 
 
-def assert_error(served: Server, status: int, body: object, headers: dict | None = None, path: str = "/predict", method: str = "POST") -> dict:
+def assert_error(
+    served: Server,
+    status: int,
+    body: object,
+    headers: dict | None = None,
+    path: str = "/predict",
+    method: str = "POST",
+) -> dict:
     "The error of one answer, whose status and form are looked at."
     data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
-    actual, response_headers, content = served.ask(method, path, data, JSON if headers is None else headers)
+    actual, response_headers, content = served.ask(
+        method, path, data, JSON if headers is None else headers
+    )
     assert actual == status, (actual, content[:300])
     error = json.loads(content)["error"]
-    assert set(error) == {"code", "message", "request_id", "details"} and error["code"] == ERROR_CODES[status] and error["message"]
-    assert response_headers["x-request-id"] == error["request_id"] and response_headers["content-type"] == "application/json"
-    assert all(set(detail) == {"field", "rule", "message"} and all(detail.values()) for detail in error["details"])
+    assert (
+        set(error) == {"code", "message", "request_id", "details"}
+        and error["code"] == ERROR_CODES[status]
+        and error["message"]
+    )
+    assert (
+        response_headers["x-request-id"] == error["request_id"]
+        and response_headers["content-type"] == "application/json"
+    )
+    assert all(
+        set(detail) == {"field", "rule", "message"} and all(detail.values())
+        for detail in error["details"]
+    )
     assert len(error["details"]) <= MAX_ERRORS and b"Traceback" not in content
     return error
 
@@ -51,20 +70,38 @@ def test_every_rule_of_the_contract_is_named(server):
         for examples in invalid_values(column).values():
             for value in examples:
                 body = json.dumps({"records": [good, good | {column.name: value}]}).encode()
-                whole = value != "\ud800" and not (isinstance(value, float) and not math.isfinite(value))  # those are not JSON
+                whole = value != "\ud800" and not (
+                    isinstance(value, float) and not math.isfinite(value)
+                )  # those are not JSON
                 error = assert_error(server, 422 if whole else 400, body)
-                assert not whole or [detail["field"] for detail in error["details"]] == [f"records.1.{column.name}"]
+                assert not whole or [detail["field"] for detail in error["details"]] == [
+                    f"records.1.{column.name}"
+                ]
     cases = {
-        "a field missing": ({"records": [{k: v for k, v in good.items() if k != name}]}, f"records.0.{name}", "missing"),
+        "a field missing": (
+            {"records": [{k: v for k, v in good.items() if k != name}]},
+            f"records.0.{name}",
+            "missing",
+        ),
         "an unknown field": ({"records": [good | {"hat": 1}]}, "records.0.hat", "extra_forbidden"),
-        "an unknown top-level key": ({"records": [good], "extra": SECRET}, "extra", "extra_forbidden"),
+        "an unknown top-level key": (
+            {"records": [good], "extra": SECRET},
+            "extra",
+            "extra_forbidden",
+        ),
         "no records": ({"records": []}, "records", "too_short"),
         "too many records": ({"records": [good] * 401}, "records", "too_long"),
         "not a list": ({"records": good}, "records", "list_type"),
         "not a record": ({"records": [good, 1]}, "records.1", "dict_type"),
         "nothing": ({}, "records", "missing"),
         "a list": ([good], "body", "dict_type"),
-        "a value of a hundred digits": ({"records": [good | {contract.numeric_features[0]: 10**100}]} if contract.numeric_features else [], "", ""),
+        "a value of a hundred digits": (
+            {"records": [good | {contract.numeric_features[0]: 10**100}]}
+            if contract.numeric_features
+            else [],
+            "",
+            "",
+        ),
     }
     for what, (body, field, rule) in cases.items():
         details = assert_error(server, 422, body)["details"]
@@ -73,10 +110,17 @@ def test_every_rule_of_the_contract_is_named(server):
 
 def test_what_is_no_request(server):
     good = json.dumps({"records": [server.example]}).encode()
-    nested, foreign = (b"[" * 100_000, b'{"a":' * 100_000), (b"\xff\xfe", b"\x00", good.decode().encode("utf-16"))
+    nested, foreign = (
+        (b"[" * 100_000, b'{"a":' * 100_000),
+        (b"\xff\xfe", b"\x00", good.decode().encode("utf-16")),
+    )
     for body in (b"", b"{", good[:-1], good + b"x", b'{"records": [NaN]}', *nested, *foreign):
         assert_error(server, 400, body)
-    forms = ("application/x-www-form-urlencoded", "multipart/form-data", "multipart/form-data; boundary=x")
+    forms = (
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "multipart/form-data; boundary=x",
+    )
     for kind in ("", "text/plain", "application/jsonp", *forms):
         assert_error(server, 415, good, {"content-type": kind})
     assert_error(server, 415, good, {})
@@ -87,7 +131,10 @@ def test_what_is_no_request(server):
     assert "POST" in assert_error(server, 405, None, path="/predict", method="GET")["message"]
     assert_error(server, 405, good, path="/")
     assert_error(server, 422, {"records": [server.example] * 2}, path="/explain")
-    assert server.ask("POST", "/predict", good, {"content-type": "Application/JSON; charset=UTF-8"})[0] == 200
+    assert (
+        server.ask("POST", "/predict", good, {"content-type": "Application/JSON; charset=UTF-8"})[0]
+        == 200
+    )
     assert server.ask("HEAD", "/model")[::2] == (200, b"")
 
 
@@ -124,9 +171,17 @@ def test_large_slow_and_broken_bodies(server):
     head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     assert_error(server, 413, b" " * 20_000_000)
     chunks = [b"10000\r\n" + b" " * 65536 + b"\r\n"] * 60
-    chunked = talk(server, head + b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n", *chunks, b"0\r\n\r\n")
+    chunked = talk(
+        server,
+        head + b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n",
+        *chunks,
+        b"0\r\n\r\n",
+    )
     assert chunked.startswith(b"HTTP/1.1 413")
-    asked_before = talk(server, head + b"content-length: 20000000\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n")
+    asked_before = talk(
+        server,
+        head + b"content-length: 20000000\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n",
+    )
     assert asked_before.startswith(b"HTTP/1.1 413")
     began = time.monotonic()
     slow = talk(server, head + b"content-length: 100\r\n\r\n", b'{"re', pause=0.1)
@@ -142,16 +197,40 @@ def test_large_slow_and_broken_bodies(server):
 def test_nothing_that_was_sent_is_in_the_log(server):
     good, (name, *_) = server.example, server.predictor.contract.features
     marks = {"x-request-id": SECRET, "traceparent": "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"}
-    assert SECRET not in json.dumps(assert_error(server, 422, {"records": [good | {name: [SECRET]}]}, JSON | marks))
+    assert SECRET not in json.dumps(
+        assert_error(server, 422, {"records": [good | {name: [SECRET]}]}, JSON | marks)
+    )
     assert_error(server, 422, {"records": [good | {SECRET: SECRET}], SECRET: 1}, JSON | marks)
     assert_error(server, 400, SECRET.encode(), JSON | marks)
     assert_error(server, 404, None, path="/" + SECRET.replace(" ", "%20"), method="GET")
-    assert server.ask("POST", "/predict", json.dumps({"records": [good]}), JSON | {"x-request-id": "shop.7_a-B"})[1]["x-request-id"] == "shop.7_a-B"
+    assert (
+        server.ask(
+            "POST",
+            "/predict",
+            json.dumps({"records": [good]}),
+            JSON | {"x-request-id": "shop.7_a-B"},
+        )[1]["x-request-id"]
+        == "shop.7_a-B"
+    )
     log_text = server.log() + json.dumps(sorted(server.counts()))
-    assert SECRET not in log_text and SECRET.replace(" ", "%20") not in log_text and "Traceback" not in log_text
+    assert (
+        SECRET not in log_text
+        and SECRET.replace(" ", "%20") not in log_text
+        and "Traceback" not in log_text
+    )
     last = server.lines()[-1]
-    assert last["id"] == "shop.7_a-B" and last["model"] == server.predictor.digest and last["records"] == 1 and last["ms"] > 0
-    assert last["outcome"] == "ok" and last["status"] == 200 and last["route"] == "/predict" and last["bytes"] > 100
+    assert (
+        last["id"] == "shop.7_a-B"
+        and last["model"] == server.predictor.digest
+        and last["records"] == 1
+        and last["ms"] > 0
+    )
+    assert (
+        last["outcome"] == "ok"
+        and last["status"] == 200
+        and last["route"] == "/predict"
+        and last["bytes"] > 100
+    )
     assert [line for line in server.lines() if line.get("trace") == "ab" * 16]
 
 
@@ -160,16 +239,32 @@ def test_what_is_counted(server):
     before = server.counts()
     records = sample_records(contract, 40, seed=5)
     predictions = server.post({"records": records})[1]["predictions"]
-    assert_error(server, 422, {"records": [{**records[0], contract.features[0]: []}, {**records[0], "hat": 1}]})
+    assert_error(
+        server,
+        422,
+        {"records": [{**records[0], contract.features[0]: []}, {**records[0], "hat": 1}]},
+    )
     after = server.counts()
-    grown = {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
-    assert grown['mle_service_requests_total{route="/predict",status="200"}'] == 1 and grown["mle_service_request_records_sum"] == 40
+    grown = {
+        name: value - before.get(name, 0)
+        for name, value in after.items()
+        if value != before.get(name, 0)
+    }
+    assert (
+        grown['mle_service_requests_total{route="/predict",status="200"}'] == 1
+        and grown["mle_service_request_records_sum"] == 40
+    )
     labels = [one.get("label", "value") for one in predictions]
-    assert {f'mle_service_predictions_total{{label="{label}"}}': labels.count(label) for label in set(labels)}.items() <= grown.items()
+    assert {
+        f'mle_service_predictions_total{{label="{label}"}}': labels.count(label)
+        for label in set(labels)
+    }.items() <= grown.items()
     assert grown[f'mle_service_rejected_fields_total{{field="{contract.features[0]}"}}'] == 1
     assert grown['mle_service_rejected_fields_total{field="(not in the contract)"}'] == 1
     strings = [contract.columns[name] for name in contract.categorical_features]
-    open_ended = next((c.name for c in strings if c.categories and c.out_of_range != "reject"), None)
+    open_ended = next(
+        (c.name for c in strings if c.categories and c.out_of_range != "reject"), None
+    )
     if open_ended:
         server.post({"records": [server.example | {open_ended: "no such word"}]})
         assert server.counts()[f'mle_service_outside_range_total{{field="{open_ended}"}}'] == after.get(
@@ -190,10 +285,16 @@ def test_a_burst_is_shed_and_forgotten(sample):
                 assert server.ask("GET", "/livez")[0] == 200 and time.monotonic() - began < 5
                 time.sleep(0.05)
         responses = [job.result() for job in jobs]
-        assert {status for status, _, _ in responses} <= {200, 429, 503} and len({status for status, _, _ in responses}) > 1
+        assert {status for status, _, _ in responses} <= {200, 429, 503} and len(
+            {status for status, _, _ in responses}
+        ) > 1
         expected = server.predictor.format_predictions(server.predictor.predict_records(records))
         for status, headers, content in responses:
-            assert json.loads(content)["predictions"] == expected if status == 200 else headers["retry-after"] == "1"
+            assert (
+                json.loads(content)["predictions"] == expected
+                if status == 200
+                else headers["retry-after"] == "1"
+            )
         assert [server.post({"records": [server.example]})[0] for _ in range(50)] == [200] * 50
         assert server.lines() == []
 
@@ -224,16 +325,31 @@ def test_keys(sample, tmp_path):
         def status(key: str, path: str = "/predict") -> int:
             return server.post(body, JSON | {"authorization": f"Bearer {key}"}, path)[0]
 
-        for headers in ({}, {"authorization": "Basic b2xkOm9sZA=="}, {"authorization": "Bearer "}, {"x-api-key": digests["old"]}):
+        for headers in (
+            {},
+            {"authorization": "Basic b2xkOm9sZA=="},
+            {"authorization": "Bearer "},
+            {"x-api-key": digests["old"]},
+        ):
             assert "key" in assert_error(server, 401, body, JSON | headers)["message"]
-        assert [status(key) for key in ("fixed", "old", "new", "ol", "old ")] == [200, 200, 401, 401, 200] and status("old", "/explain") == 200
+        assert [status(key) for key in ("fixed", "old", "new", "ol", "old ")] == [
+            200,
+            200,
+            401,
+            401,
+            200,
+        ] and status("old", "/explain") == 200
         assert server.post(body, JSON | {"x-api-key": "old"})[0] == 200
         for path in ("/metrics", "/", "/model", "/docs.json", "/card"):
             assert_error(server, 401, None, {}, path, "GET")
             assert server.ask("GET", path, headers={"authorization": "Bearer fixed"})[0] == 200
         assert server.ask("GET", "/readyz")[0] == server.ask("GET", "/livez")[0] == 200
         document = json.loads(server.ask("GET", "/docs.json", headers={"x-api-key": "fixed"})[2])
-        assert document["paths"]["/predict"]["post"]["security"] == document["paths"]["/metrics"]["get"]["security"] == [{"key": []}]
+        assert (
+            document["paths"]["/predict"]["post"]["security"]
+            == document["paths"]["/metrics"]["get"]["security"]
+            == [{"key": []}]
+        )
         file.write_text(f"{digests['old']}\n{digests['new']}\n")
         time.sleep(1.1)
         assert [status(key) for key in ("fixed", "old", "new")] == [200, 200, 200]
@@ -243,7 +359,9 @@ def test_keys(sample, tmp_path):
         file.write_text("new\n")
         time.sleep(1.1)
         assert [status(key) for key in ("old", "new")] == [401, 200]
-        assert "64 hex digits" in server.log() and not any(f" {key} " in server.log() or f'"{key}"' in server.log() for key in digests)
+        assert "64 hex digits" in server.log() and not any(
+            f" {key} " in server.log() or f'"{key}"' in server.log() for key in digests
+        )
 
 
 WRONG = {

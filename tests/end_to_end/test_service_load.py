@@ -20,7 +20,10 @@ def workers(served: Server) -> list[int]:
     pids = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and f"\nPPid:\t{served.process.pid}\n" in (entry / "status").read_text():
+            if (
+                entry.name.isdigit()
+                and f"\nPPid:\t{served.process.pid}\n" in (entry / "status").read_text()
+            ):
                 command = (entry / "cmdline").read_bytes()
                 pids += [int(entry.name)] if b"_bentoml_impl.worker.service" in command else []
         except OSError:
@@ -37,7 +40,9 @@ def memory(process: int) -> float:
 def test_it_ends_without_losing_what_it_took(sample):
     "SIGTERM while 16 callers keep asking: every request whose answer began arrives whole, and every one in the log has been answered."
     with serving(sample) as server:
-        expected = server.predictor.format_predictions(server.predictor.predict_records([server.example]))
+        expected = server.predictor.format_predictions(
+            server.predictor.predict_records([server.example])
+        )
         large = json.dumps({"records": sample_records(server.predictor.contract, 2000)}).encode()
         small, stop = json.dumps({"records": [server.example]}).encode(), threading.Event()
 
@@ -52,7 +57,9 @@ def test_it_ends_without_losing_what_it_took(sample):
                     outcomes.append("unanswered")
                     return outcomes
                 content = json.loads(answer.read())  # a broken answer fails the test
-                assert answer.status == 200 and (body is large or content["predictions"] == expected)
+                assert answer.status == 200 and (
+                    body is large or content["predictions"] == expected
+                )
                 outcomes.append("ok")
             return outcomes
 
@@ -95,15 +102,24 @@ def test_a_killed_process_is_survived(sample, contained):
                 assert time.monotonic() < end
                 time.sleep(0.2)
             assert second in workers(server) and first not in workers(server)
-            assert server.counts()['mle_service_requests_total{route="/predict",status="200"}'] >= 20  # of all processes, the dead one too
+            assert (
+                server.counts()['mle_service_requests_total{route="/predict",status="200"}'] >= 20
+            )  # of all processes, the dead one too
 
 
 def test_it_does_not_grow(sample):
     "Memory after many requests of all kinds, good and bad, is what it was after the first ones."
     with serving(sample, MLE_SERVICE_ACCESS_LOG="none") as server:
         contract = server.predictor.contract
-        good = [json.dumps({"records": sample_records(contract, count, seed=count)}).encode() for count in (1, 10, 300)]
-        bad = [b"{", b'{"records": [{}]}', json.dumps({"records": [server.example | {"hat": 1}]}).encode()]
+        good = [
+            json.dumps({"records": sample_records(contract, count, seed=count)}).encode()
+            for count in (1, 10, 300)
+        ]
+        bad = [
+            b"{",
+            b'{"records": [{}]}',
+            json.dumps({"records": [server.example | {"hat": 1}]}).encode(),
+        ]
 
         def press(rounds: int) -> None:
             line = http.client.HTTPConnection(server.address, timeout=60)

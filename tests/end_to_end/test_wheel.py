@@ -17,7 +17,20 @@ from test_batch import TABLES, invalid_visits, models, same, write  # noqa: F401
 from mle_project.artifact.predictor import Predictor
 from mle_project.scoring.batch import score_file
 
-ABSENT = ("nbdev", "dvc", "jupyterlab", "papermill", "tensorflow", "keras", "keras_tuner", "sklearn", "joblib", "ibis", "duckdb", "bentoml")
+ABSENT = (
+    "nbdev",
+    "dvc",
+    "jupyterlab",
+    "papermill",
+    "tensorflow",
+    "keras",
+    "keras_tuner",
+    "sklearn",
+    "joblib",
+    "ibis",
+    "duckdb",
+    "bentoml",
+)
 
 
 class Elsewhere:
@@ -29,11 +42,17 @@ class Elsewhere:
     def run(self, *command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one of the environment's programs."""
         hidden = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME", "MLE_STAGING")
-        env = {k: v for k, v in os.environ.items() if k not in hidden} | {"PATH": f"{self.bin}:/usr/bin:/bin"}
+        env = {k: v for k, v in os.environ.items() if k not in hidden} | {
+            "PATH": f"{self.bin}:/usr/bin:/bin"
+        }
         program, *words = command
         line = [self.bin / str(program), *map(str, words)]
-        process = subprocess.run(line, cwd=self.folder, env=env, capture_output=True, text=True, timeout=300)
-        assert not check or process.returncode == 0, f"{command} ended with {process.returncode}:\n{process.stdout}{process.stderr}"
+        process = subprocess.run(
+            line, cwd=self.folder, env=env, capture_output=True, text=True, timeout=300
+        )
+        assert not check or process.returncode == 0, (
+            f"{command} ended with {process.returncode}:\n{process.stdout}{process.stderr}"
+        )
         return process
 
 
@@ -41,10 +60,24 @@ class Elsewhere:
 def wheel(tmp_path_factory) -> Path:
     """The wheel, built from a copy so that the clone keeps no traces of it."""
     source = tmp_path_factory.mktemp("source")
-    shutil.copytree(ROOT / "mle_project", source / "mle_project", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "mle_project", source / "mle_project", ignore=shutil.ignore_patterns("__pycache__")
+    )
     for name in ("pyproject.toml", "LICENSE"):
         shutil.copy2(ROOT / name, source / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w", "dist", "."]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-w",
+        "dist",
+        ".",
+    ]
     subprocess.run(command, cwd=source, check=True)
     [wheel_file] = (source / "dist").glob("*.whl")
     return wheel_file
@@ -54,13 +87,25 @@ def wheel(tmp_path_factory) -> Path:
 def elsewhere(wheel, tmp_path_factory) -> Elsewhere:
     """A new environment with the wheel and what it declares, in the versions of the lock file."""
     place = tmp_path_factory.mktemp("elsewhere")
-    pins = re.findall(r"^([a-z0-9][^ ;]*==[^ ;]+)", (ROOT / "requirements" / "dev.txt").read_text(), flags=re.M)
+    pins = re.findall(
+        r"^([a-z0-9][^ ;]*==[^ ;]+)", (ROOT / "requirements" / "dev.txt").read_text(), flags=re.M
+    )
     (place / "constraints.txt").write_text("\n".join(pins) + "\n")
     venv, folder = place / "venv", place / "work"
     folder.mkdir()
     uv = Path(sys.executable).with_name("uv")
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, venv], check=True, cwd=place)
-    install = [uv, "pip", "install", "--quiet", "--python", venv / "bin" / "python", "-c", place / "constraints.txt", wheel]
+    install = [
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        venv / "bin" / "python",
+        "-c",
+        place / "constraints.txt",
+        wheel,
+    ]
     subprocess.run(install, check=True, cwd=place)
     return Elsewhere(venv, folder)
 
@@ -88,10 +133,16 @@ def test_the_commands_help_themselves(elsewhere):
     output = elsewhere.run("mle", "--help").stdout
     assert "score" in output and "check" in output
     words = elsewhere.run("mle", "score", "--help").stdout
-    assert all(option in words for option in ("--model", "--engine", "--rows-per-chunk", "--skip-broken", "--json"))
+    assert all(
+        option in words
+        for option in ("--model", "--engine", "--rows-per-chunk", "--skip-broken", "--json")
+    )
 
 
-@pytest.mark.parametrize(("table", "family"), [("visits", "linear"), ("visits", "network"), ("plants", "boosting"), ("houses", "linear")])
+@pytest.mark.parametrize(
+    ("table", "family"),
+    [("visits", "linear"), ("visits", "network"), ("plants", "boosting"), ("houses", "linear")],
+)
 def test_a_file_is_scored_with_the_projects_bits(table, family, elsewhere, models, tmp_path):  # noqa: F811
     _, frame = TABLES[table]()
     model = shutil.copytree(models(table, family), tmp_path / "model")
@@ -99,21 +150,57 @@ def test_a_file_is_scored_with_the_projects_bits(table, family, elsewhere, model
     expected = pd.read_parquet(tmp_path / "here.parquet")
     for source in ("in.parquet", "in.csv", "in.jsonl"):
         write(frame, tmp_path / source)
-        process = elsewhere.run("mle", "score", tmp_path / source, tmp_path / "there.parquet", "--model", model, "--rows-per-chunk", 70, "--json")
+        process = elsewhere.run(
+            "mle",
+            "score",
+            tmp_path / source,
+            tmp_path / "there.parquet",
+            "--model",
+            model,
+            "--rows-per-chunk",
+            70,
+            "--json",
+        )
         result = json.loads(process.stdout)
-        assert (result["rows"], result["scored"], result["broken"], result["model"]) == (900, 900, 0, Predictor(model).digest)
+        assert (result["rows"], result["scored"], result["broken"], result["model"]) == (
+            900,
+            900,
+            0,
+            Predictor(model).digest,
+        )
         assert same(expected, pd.read_parquet(tmp_path / "there.parquet")), source
 
 
 def test_broken_rows_and_exit_codes(elsewhere, models, tmp_path):  # noqa: F811
     model = models("visits", "prior")
-    source, target, aside = write(invalid_visits(), tmp_path / "in.csv"), tmp_path / "out.csv", tmp_path / "broken.jsonl"
+    source, target, aside = (
+        write(invalid_visits(), tmp_path / "in.csv"),
+        tmp_path / "out.csv",
+        tmp_path / "broken.jsonl",
+    )
     refused = elsewhere.run("mle", "score", source, target, "--model", model, check=False)
-    assert refused.returncode == 1 and refused.stderr.startswith("error: in.csv breaks the model's contract.yaml") and not target.exists()
-    process = elsewhere.run("mle", "score", source, target, "--model", model, "--skip-broken", aside, check=False)
-    assert process.returncode == 3 and "897 rows" in process.stdout and "broken.jsonl" in process.stdout
+    assert (
+        refused.returncode == 1
+        and refused.stderr.startswith("error: in.csv breaks the model's contract.yaml")
+        and not target.exists()
+    )
+    process = elsewhere.run(
+        "mle", "score", source, target, "--model", model, "--skip-broken", aside, check=False
+    )
+    assert (
+        process.returncode == 3
+        and "897 rows" in process.stdout
+        and "broken.jsonl" in process.stdout
+    )
     assert len(aside.read_text().splitlines()) == 4 and len(pd.read_csv(target)) == 897
-    fine = elsewhere.run("mle", "score", write(TABLES["visits"]()[1], tmp_path / "in.parquet"), target, "--model", model)
+    fine = elsewhere.run(
+        "mle",
+        "score",
+        write(TABLES["visits"]()[1], tmp_path / "in.parquet"),
+        target,
+        "--model",
+        model,
+    )
     assert "900 rows" in fine.stdout and Predictor(model).digest[:12] in fine.stdout
 
 
@@ -123,19 +210,40 @@ def test_refusals_are_sentences(elsewhere, models, tmp_path):  # noqa: F811
     cases = {
         ("score", source, tmp_path / "out.csv", "--model", tmp_path): "there is no model in",
         ("score", source, tmp_path / "out.csv"): "is not inside a project|there is no model in",
-        ("score", tmp_path / "gone.csv", tmp_path / "out.csv", "--model", model): "gone.csv does not exist",
-        ("score", source, tmp_path / "out.parquet", "--model", model, "--engine", "pyspark"): "PySpark is not installed",
+        (
+            "score",
+            tmp_path / "gone.csv",
+            tmp_path / "out.csv",
+            "--model",
+            model,
+        ): "gone.csv does not exist",
+        (
+            "score",
+            source,
+            tmp_path / "out.parquet",
+            "--model",
+            model,
+            "--engine",
+            "pyspark",
+        ): "PySpark is not installed",
         ("summary",): "is not inside a project",
     }
     for words, message in cases.items():
         process = elsewhere.run("mle", *words, check=False)
-        assert process.returncode == 1 and process.stderr.startswith("error: ") and re.search(message, process.stderr), (words, process.stderr)
+        assert (
+            process.returncode == 1
+            and process.stderr.startswith("error: ")
+            and re.search(message, process.stderr)
+        ), (words, process.stderr)
         assert "Traceback" not in process.stderr
 
 
 def test_what_needs_the_projects_environment_says_so(elsewhere, models):  # noqa: F811
     model = models("visits", "prior")
-    for words in (("explain", model / "example.json", "--model", model), ("clean", "--check", model / "example.json")):
+    for words in (
+        ("explain", model / "example.json", "--model", model),
+        ("clean", "--check", model / "example.json"),
+    ):
         process = elsewhere.run("mle", *words, check=False)
         pattern = rf"error: mle {words[0]} needs the package \w+, which is not installed here, .*`make env` in a clone.*mle score and mle check.\n"
         assert process.returncode == 1 and re.fullmatch(pattern, process.stderr), process.stderr
@@ -143,7 +251,20 @@ def test_what_needs_the_projects_environment_says_so(elsewhere, models):  # noqa
 
 def test_a_file_is_checked(elsewhere, models, tmp_path):  # noqa: F811
     contract = models("visits", "prior") / "contract.yaml"
-    fine = elsewhere.run("mle", "check", write(TABLES["visits"]()[1], tmp_path / "in.parquet"), "--contract", contract)
+    fine = elsewhere.run(
+        "mle",
+        "check",
+        write(TABLES["visits"]()[1], tmp_path / "in.parquet"),
+        "--contract",
+        contract,
+    )
     assert "900 rows keep the contract" in fine.stdout
-    refused = elsewhere.run("mle", "check", write(invalid_visits(), tmp_path / "in.csv"), "--contract", contract, check=False)
+    refused = elsewhere.run(
+        "mle",
+        "check",
+        write(invalid_visits(), tmp_path / "in.csv"),
+        "--contract",
+        contract,
+        check=False,
+    )
     assert refused.returncode == 1 and "is between 0 and 600" in refused.stdout

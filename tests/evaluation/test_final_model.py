@@ -33,10 +33,16 @@ def test_a_weight_is_a_row_that_comes_up_so_often(task):
     """The bootstrap's fast measures equal scikit-learn's, on all rows and on any draw of them."""
     y, p = random_answers(task)
     drawn = np.random.default_rng(1).integers(0, len(y), len(y))
-    fast = weighted_metrics(task, y, p, 0.4, 0.8)(np.bincount(drawn, minlength=len(y)).astype(float))
+    fast = weighted_metrics(task, y, p, 0.4, 0.8)(
+        np.bincount(drawn, minlength=len(y)).astype(float)
+    )
     slow = all_metrics(task, y[drawn], p[drawn])
     slow |= threshold_metrics(y[drawn], p[drawn][:, 1], 0.4) if task == "binary" else {}
-    slow |= {"interval_coverage": interval_coverage(y[drawn], p[drawn], 0.8)} if task == "regression" else {}
+    slow |= (
+        {"interval_coverage": interval_coverage(y[drawn], p[drawn], 0.8)}
+        if task == "regression"
+        else {}
+    )
     assert fast == pytest.approx(slow, abs=1e-9)
 
 
@@ -47,16 +53,25 @@ def test_what_is_explained_is_what_is_answered(table, family, tmp_path):
     kind = table()
     contract, frame = kind.contract, kind.frame
     x, y = feature_frame(frame, contract), encode_target(frame, contract)
-    model = build_family(family, {"trees": 100} if family == "boosting" else {}, contract, 0).fit(x, y)
+    model = build_family(family, {"trees": 100} if family == "boosting" else {}, contract, 0).fit(
+        x, y
+    )
     if contract.task != "regression":
-        model = CalibratedModel(model, {"method": "scaling", "power": 0.8, "factors": [1.0, 1.3, 0.7]})
+        model = CalibratedModel(
+            model, {"method": "scaling", "power": 0.8, "factors": [1.0, 1.3, 0.7]}
+        )
     save(tmp_path / "final", model, contract, kind.text, {"threshold": None}, x)
     write_manifest(tmp_path / "final")
     predictor = Predictor(tmp_path / "final")
-    np.testing.assert_allclose(predict(model, x, contract.task), predictor.predict_frame(frame), rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(
+        predict(model, x, contract.task), predictor.predict_frame(frame), rtol=1e-4, atol=2e-6
+    )
     for place in range(5):
         record = json.loads(frame[contract.features].iloc[[place]].to_json(orient="records"))[0]
-        last, prediction = trace(model, contract, record)[-1].values, predictor.format_predictions(predictor.predict_records([record]))[0]
+        last, prediction = (
+            trace(model, contract, record)[-1].values,
+            predictor.format_predictions(predictor.predict_records([record]))[0],
+        )
         if contract.task == "regression":
             assert last[contract.target.name] == pytest.approx(prediction["value"], rel=1e-5)
         else:

@@ -50,13 +50,21 @@ def visits(rows=600):
     """Rows of the example contract, in the order of time."""
     chance, contract = np.random.default_rng(0), example_contract()
     frame = pd.DataFrame(sample_records(contract, rows, seed=1, gaps=0.1))
-    return frame.assign(visit=range(rows), day=pd.date_range("2024-01-01", periods=rows), back=chance.random(rows) < 0.4)
+    return frame.assign(
+        visit=range(rows),
+        day=pd.date_range("2024-01-01", periods=rows),
+        back=chance.random(rows) < 0.4,
+    )
 
 
 def split_table(name):
     """The contract and the three splits of a small table: by time, by group, at random."""
     if name == "visits":
-        contract, frame, split = example_contract(), visits(), {"kind": "time", "validation": "2025-01-01", "test": "2025-05-01"}
+        contract, frame, split = (
+            example_contract(),
+            visits(),
+            {"kind": "time", "validation": "2025-01-01", "test": "2025-05-01"},
+        )
     else:
         table = KINDS[name]()
         contract, frame, split = table.contract, table.frame, table.split
@@ -72,12 +80,21 @@ def test_every_guard_is_content_with_an_honest_split(name):
     contract, splits, split = split_table(name)
     check_splits(splits, contract)
     train_and_validation = pd.concat([splits["train"], splits["validation"]], ignore_index=True)
-    x, y = feature_frame(train_and_validation, contract), encode_target(train_and_validation, contract)
+    x, y = (
+        feature_frame(train_and_validation, contract),
+        encode_target(train_and_validation, contract),
+    )
     model = Pipeline([("columns", tree_preprocessor(contract)), ("model", LogisticRegression())])
     model[:-1].fit(x, y)
     folds = cv_splits(splits["train"], contract, 3)
     findings = [
-        check_test_set(splits, {stage: stage_code(stage) for stage in ("tables", "model_selection", "final_model", "leakage")}),
+        check_test_set(
+            splits,
+            {
+                stage: stage_code(stage)
+                for stage in ("tables", "model_selection", "final_model", "leakage")
+            },
+        ),
         check_preprocessing(model, x, y, feature_frame(splits["test"], contract), len(x)),
         check_feature_selection(model, {"features": contract.features}, contract),
         check_duplicates(splits, contract, 0.01),
@@ -86,40 +103,91 @@ def test_every_guard_is_content_with_an_honest_split(name):
         check_group_overlap(splits, contract, folds, split["kind"]),
         check_distribution_shift(splits, contract, 5.0),
     ]
-    assert [one.type for one in findings] == ["L1.1", "L1.2", "L1.3", "L1.4", "L2", "L3.1", "L3.2", "L3.3"]
-    assert not [fault for one in findings for fault in one.violations] and all(one.evidence and one.guard for one in findings)
+    assert [one.type for one in findings] == [
+        "L1.1",
+        "L1.2",
+        "L1.3",
+        "L1.4",
+        "L2",
+        "L3.1",
+        "L3.2",
+        "L3.3",
+    ]
+    assert not [fault for one in findings for fault in one.violations] and all(
+        one.evidence and one.guard for one in findings
+    )
 
 
 # L1.1
 def test_a_stage_that_reads_the_test_split_is_found():
-    code = {path.stem[3:]: stage_code(path.stem[3:]) for path in sorted((ROOT / "nbs").glob("*.ipynb")) if "params = section(" in path.read_text()}
-    assert set(readers_of_test(code)) <= set(ALLOWED_TEST_READERS) and "final_model" in readers_of_test(code)
-    for cheat in ('x = pd.read_parquet(f"{tables}/test.parquet")', 'x = [pd.read_parquet(f"{tables}/{part}.parquet") for part in ("train", "test")]'):
-        finding = check_test_set({"train": visits(), "test": visits()}, {**code, "eda": cheat + "\n" + code["model_selection"]})
-        assert finding.violations == ("the stage `eda` reads the test split; only tables, final_model, leakage may",)
+    code = {
+        path.stem[3:]: stage_code(path.stem[3:])
+        for path in sorted((ROOT / "nbs").glob("*.ipynb"))
+        if "params = section(" in path.read_text()
+    }
+    assert set(readers_of_test(code)) <= set(
+        ALLOWED_TEST_READERS
+    ) and "final_model" in readers_of_test(code)
+    for cheat in (
+        'x = pd.read_parquet(f"{tables}/test.parquet")',
+        'x = [pd.read_parquet(f"{tables}/{part}.parquet") for part in ("train", "test")]',
+    ):
+        finding = check_test_set(
+            {"train": visits(), "test": visits()},
+            {**code, "eda": cheat + "\n" + code["model_selection"]},
+        )
+        assert finding.violations == (
+            "the stage `eda` reads the test split; only tables, final_model, leakage may",
+        )
 
 
 def test_a_test_split_without_rows_is_found():
-    assert check_test_set({"train": visits(), "test": visits(0)}, {}).violations == ("there is no test split, or it has no rows",)
+    assert check_test_set({"train": visits(), "test": visits(0)}, {}).violations == (
+        "there is no test split, or it has no rows",
+    )
 
 
 # L1.2, L1.3
 @each_table
 def test_an_operation_fitted_on_the_test_split_is_found(name):
     contract, splits, _ = split_table(name)
-    train_and_validation, everything = pd.concat([splits["train"], splits["validation"]]), pd.concat(list(splits.values()))
-    x, y = feature_frame(train_and_validation, contract), encode_target(train_and_validation, contract)
-    cheating = Pipeline([("columns", linear_preprocessor(contract).fit(feature_frame(everything, contract))), ("model", LogisticRegression())])
+    train_and_validation, everything = (
+        pd.concat([splits["train"], splits["validation"]]),
+        pd.concat(list(splits.values())),
+    )
+    x, y = (
+        feature_frame(train_and_validation, contract),
+        encode_target(train_and_validation, contract),
+    )
+    cheating = Pipeline(
+        [
+            ("columns", linear_preprocessor(contract).fit(feature_frame(everything, contract))),
+            ("model", LogisticRegression()),
+        ]
+    )
     finding = check_preprocessing(cheating, x, y, feature_frame(splits["test"], contract), len(x))
-    assert finding.violations == ("the operation `for_sums` was fitted on other rows than training and validation",)
-    assert check_preprocessing(cheating, x, y, x, len(x) + 7).violations[-1].startswith(f"the model was fitted on {len(x) + 7:,} rows")
+    assert finding.violations == (
+        "the operation `for_sums` was fitted on other rows than training and validation",
+    )
+    assert (
+        check_preprocessing(cheating, x, y, x, len(x) + 7)
+        .violations[-1]
+        .startswith(f"the model was fitted on {len(x) + 7:,} rows")
+    )
 
 
 def test_a_feature_dropped_outside_the_pipeline_is_found():
     contract, splits, _ = split_table("houses")
-    x, y = feature_frame(splits["train"], contract)[["area", "altitude", "garden", "heating"]], splits["train"]["garden"]
-    model = Pipeline([("columns", OrdinalEncoder()), ("model", LogisticRegression())]).fit(x.fillna(0), y)
-    assert check_feature_selection(model, {}, contract).violations == ("the model does not take `rooms`: it was dropped before the pipeline",)
+    x, y = (
+        feature_frame(splits["train"], contract)[["area", "altitude", "garden", "heating"]],
+        splits["train"]["garden"],
+    )
+    model = Pipeline([("columns", OrdinalEncoder()), ("model", LogisticRegression())]).fit(
+        x.fillna(0), y
+    )
+    assert check_feature_selection(model, {}, contract).violations == (
+        "the model does not take `rooms`: it was dropped before the pipeline",
+    )
 
 
 def test_folds_refit_everything_on_their_own_rows():
@@ -135,7 +203,14 @@ def test_folds_refit_everything_on_their_own_rows():
         models = []
         for frame in (train, other):
             x, y = feature_frame(frame, contract), encode_target(frame, contract)
-            models.append(compile_model(build_family("linear", {"shape": "rank"}, contract, 0).fit(x.iloc[before], y[before]), contract))
+            models.append(
+                compile_model(
+                    build_family("linear", {"shape": "rank"}, contract, 0).fit(
+                        x.iloc[before], y[before]
+                    ),
+                    contract,
+                )
+            )
         assert models[0] == models[1]
 
 
@@ -143,12 +218,16 @@ def test_folds_refit_everything_on_their_own_rows():
 @each_table
 def test_a_row_in_two_splits_is_found(name):
     contract, splits, _ = split_table(name)
-    twice = splits | {"test": pd.concat([splits["test"], splits["train"].head(20)], ignore_index=True)}
+    twice = splits | {
+        "test": pd.concat([splits["test"], splits["train"].head(20)], ignore_index=True)
+    }
     finding = check_duplicates(twice, contract, 0.01)
     assert finding.violations[0] == "20 rows of test have the key of a row of train"
     with pytest.raises(ProjectError, match="is not unique: 40 rows share one"):
         check_splits(twice, contract)
-    renamed = twice["test"].assign(**{contract.role("id")[0]: [f"new {place}" for place in range(len(twice["test"]))]})
+    renamed = twice["test"].assign(
+        **{contract.role("id")[0]: [f"new {place}" for place in range(len(twice["test"]))]}
+    )
     copies = check_duplicates(splits | {"test": renamed}, contract, 0.01).violations
     assert any("equal a training or validation row in every feature" in fault for fault in copies)
 
@@ -158,22 +237,39 @@ def test_a_row_in_two_splits_is_found(name):
 def test_a_feature_that_is_the_answer_is_found(name):
     contract, splits, _ = split_table(name)
     leaking = contract.numeric_features[0]
-    train = splits["train"].assign(**{leaking: encode_target(splits["train"], contract).astype(float)})
-    assert any(fault.startswith(f"`{leaking}` alone reaches") for fault in check_illegitimate_features(train, contract, 0.99).violations)
+    train = splits["train"].assign(
+        **{leaking: encode_target(splits["train"], contract).astype(float)}
+    )
+    assert any(
+        fault.startswith(f"`{leaking}` alone reaches")
+        for fault in check_illegitimate_features(train, contract, 0.99).violations
+    )
 
 
 def test_a_feature_known_after_is_refused_with_its_line():
     for text, line in ((plants().text, 7), (houses().text, 6)):
         wrong = text.splitlines()
-        wrong[line - 1] = wrong[line - 1].replace("available: before_prediction", "available: after_prediction")
-        with pytest.raises(ContractError, match=rf"^contract.yaml:{line}: .* becomes known only after the prediction"):
+        wrong[line - 1] = wrong[line - 1].replace(
+            "available: before_prediction", "available: after_prediction"
+        )
+        with pytest.raises(
+            ContractError,
+            match=rf"^contract.yaml:{line}: .* becomes known only after the prediction",
+        ):
             parse_contract("\n".join(wrong))
 
 
 # L3.1
 def test_a_random_split_of_rows_with_a_time_is_refused_and_found():
-    contract, frame, chance = example_contract(), visits(), {"kind": "random", "validation": 0.2, "test": 0.2}
-    with pytest.raises(ProjectError, match="a random split lets the model learn from the future. Use kind: time, or say anyway: true"):
+    contract, frame, chance = (
+        example_contract(),
+        visits(),
+        {"kind": "random", "validation": 0.2, "test": 0.2},
+    )
+    with pytest.raises(
+        ProjectError,
+        match="a random split lets the model learn from the future. Use kind: time, or say anyway: true",
+    ):
         split_names(frame, contract, chance)
     names = split_names(frame, contract, chance | {"anyway": True})
     splits = {part: frame[names == part] for part in SPLITS}
@@ -185,26 +281,46 @@ def test_a_fold_that_looks_ahead_is_found():
     contract, splits, _ = split_table("visits")
     half = len(splits["train"]) // 2
     folds = [(np.arange(half, 2 * half), np.arange(half))]
-    assert check_temporal_order(splits, contract, folds).violations == ("fold 1 is fitted on rows that are not all earlier than the ones it is scored on",)
+    assert check_temporal_order(splits, contract, folds).violations == (
+        "fold 1 is fitted on rows that are not all earlier than the ones it is scored on",
+    )
 
 
 # L3.2
 def test_a_group_on_both_sides_is_found():
     contract, splits, split = split_table("plants")
-    assert not set(splits["test"]["plant"]) & (set(splits["train"]["plant"]) | set(splits["validation"]["plant"]))
+    assert not set(splits["test"]["plant"]) & (
+        set(splits["train"]["plant"]) | set(splits["validation"]["plant"])
+    )
     for before, after in cv_splits(splits["train"], contract, 3):
-        assert not set(splits["train"]["plant"].iloc[before]) & set(splits["train"]["plant"].iloc[after])
+        assert not set(splits["train"]["plant"].iloc[before]) & set(
+            splits["train"]["plant"].iloc[after]
+        )
     mixed = plants().frame
     names = split_names(mixed, contract, {"kind": "random", "validation": 0.2, "test": 0.2})
-    finding = check_group_overlap({part: mixed[names == part] for part in SPLITS}, contract, [(np.arange(200), np.arange(200, 400))], "random")
-    assert "values of `plant` are in the test split and before it" in finding.violations[0] and finding.violations[1] == "fold 1 has a `plant` on both sides"
+    finding = check_group_overlap(
+        {part: mixed[names == part] for part in SPLITS},
+        contract,
+        [(np.arange(200), np.arange(200, 400))],
+        "random",
+    )
+    assert (
+        "values of `plant` are in the test split and before it" in finding.violations[0]
+        and finding.violations[1] == "fold 1 has a `plant` on both sides"
+    )
 
 
 def test_a_random_split_keeps_the_shares_of_the_target():
     for name, table in (("plants", plants()), ("houses", houses())):
         split = {"kind": "random", "validation": 0.2, "test": 0.2, "seed": 3}
-        names, y = split_names(table.frame, table.contract, split), encode_target(table.frame, table.contract)
-        assert abs((names == "test").mean() - 0.2) < 0.01 and abs((names == "validation").mean() - 0.2) < 0.01
+        names, y = (
+            split_names(table.frame, table.contract, split),
+            encode_target(table.frame, table.contract),
+        )
+        assert (
+            abs((names == "test").mean() - 0.2) < 0.01
+            and abs((names == "validation").mean() - 0.2) < 0.01
+        )
         means = pd.Series(y).groupby(names.to_numpy()).mean()
         assert means.max() - means.min() < 0.05 * y.std(), name
 
@@ -214,9 +330,14 @@ def test_a_random_split_keeps_the_shares_of_the_target():
 def test_a_test_split_of_other_rows_is_named(name):
     contract, splits, _ = split_table(name)
     word = contract.categorical_features[0]
-    biased = splits | {"test": splits["test"].assign(**{word: contract.columns[word].categories[0]})}
+    biased = splits | {
+        "test": splits["test"].assign(**{word: contract.columns[word].categories[0]})
+    }
     finding = check_distribution_shift(biased, contract, 0.5)
-    assert finding.state == "to judge" and f"The largest index is {finding.evidence.split()[4]} (`{word}`)" in finding.evidence
+    assert (
+        finding.state == "to judge"
+        and f"The largest index is {finding.evidence.split()[4]} (`{word}`)" in finding.evidence
+    )
 
 
 @each_table
@@ -226,10 +347,18 @@ def test_reference_bins_hold_every_row_once(name):
     strange = splits["test"].assign(**{contract.numeric_features[0]: np.nan})
     for frame in (splits["train"], strange, splits["test"].head(0)):
         for column, shares in bin_shares(frame, contract, bins).items():
-            assert abs(shares.sum() - (len(frame) > 0)) < 1e-9 and len(shares) == len(bins[column]) + 2
+            assert (
+                abs(shares.sum() - (len(frame) > 0)) < 1e-9 and len(shares) == len(bins[column]) + 2
+            )
     shares = bin_shares(splits["train"], contract, bins)
     assert all(population_stability_index(share, share) == 0 for share in shares.values())
-    assert population_stability_index(shares[contract.numeric_features[0]], bin_shares(strange, contract, bins)[contract.numeric_features[0]]) > 1
+    assert (
+        population_stability_index(
+            shares[contract.numeric_features[0]],
+            bin_shares(strange, contract, bins)[contract.numeric_features[0]],
+        )
+        > 1
+    )
 
 
 # The canary of the test split.
@@ -239,7 +368,9 @@ def nonsense(frame, contract):
     for name in contract.features:
         kind = contract.columns[name].type
         absurd = {"string": "absurd", "boolean": True}.get(kind, 123456)
-        frame[name] = pd.Series([absurd] * len(frame), index=frame.index, dtype=object if kind == "string" else None)
+        frame[name] = pd.Series(
+            [absurd] * len(frame), index=frame.index, dtype=object if kind == "string" else None
+        )
     target = contract.target.name
     frame[target] = frame[target].sample(frac=1, random_state=0).to_numpy()
     return frame
@@ -248,14 +379,29 @@ def nonsense(frame, contract):
 def fitted_files(project):
     """The bytes of everything that was chosen or fitted, by name: all but the look at the test split."""
     files = ("card.md", "card.html", "metrics.json", "manifest.json")
-    names = [path for path in sorted((project / "models" / "final").rglob("*")) if path.name not in files]
-    names += [project / "metrics" / name for name in ("hyperparameters.json", "model_selection.json", "trials.jsonl", "importance.json")]
-    return {path.relative_to(project).as_posix(): path.read_bytes() for path in names if path.is_file()}
+    names = [
+        path for path in sorted((project / "models" / "final").rglob("*")) if path.name not in files
+    ]
+    names += [
+        project / "metrics" / name
+        for name in (
+            "hyperparameters.json",
+            "model_selection.json",
+            "trials.jsonl",
+            "importance.json",
+        )
+    ]
+    return {
+        path.relative_to(project).as_posix(): path.read_bytes() for path in names if path.is_file()
+    }
 
 
 def test_nonsense_in_the_test_split_changes_nothing_fitted(changeable):
     """The project's own data, through the real stages: tuning, choice, threshold and model stay the same, bit for bit."""
-    before, path = fitted_files(changeable.root), changeable.root / "data" / "tables" / "test.parquet"
+    before, path = (
+        fitted_files(changeable.root),
+        changeable.root / "data" / "tables" / "test.parquet",
+    )
     scores = json.loads((changeable.root / "metrics" / "final_model.json").read_text())["test"]
     absurd = nonsense(pd.read_parquet(path), read_contract(changeable.root / "contract.yaml"))
     path.unlink()
@@ -263,20 +409,32 @@ def test_nonsense_in_the_test_split_changes_nothing_fitted(changeable):
     for stage in ("model_selection", "importance", "final_model"):
         changeable.run("mle", "run", stage)
     after = fitted_files(changeable.root)
-    assert {"models/final/model.onnx", "models/final/native.joblib", "metrics/hyperparameters.json"} <= set(before) == set(after)
+    assert (
+        {"models/final/model.onnx", "models/final/native.joblib", "metrics/hyperparameters.json"}
+        <= set(before)
+        == set(after)
+    )
     assert [name for name in before if before[name] != after[name]] == []
-    assert json.loads((changeable.root / "metrics" / "final_model.json").read_text())["test"] != scores  # the nonsense was read
+    assert (
+        json.loads((changeable.root / "metrics" / "final_model.json").read_text())["test"] != scores
+    )  # the nonsense was read
 
 
 def run_here(stage, change=("", "")):
     """Run the cells of a stage's notebook that do its work, in this process and the current folder."""
-    cells = [cell.source for cell in nbformat.read(code_of[stage], as_version=4).cells if cell.cell_type == "code"]
+    cells = [
+        cell.source
+        for cell in nbformat.read(code_of[stage], as_version=4).cells
+        if cell.cell_type == "code"
+    ]
     source = "\n".join(cell for cell in cells if re.match(r"#\| (export|hide|eval: false)", cell))
     assert change[0] in source
     exec(compile(source.replace(*change), stage, "exec"), {"__name__": stage})
 
 
-code_of = {stage: stage_notebook(stage) for stage in ("model_selection", "importance", "final_model")}
+code_of = {
+    stage: stage_notebook(stage) for stage in ("model_selection", "importance", "final_model")
+}
 
 
 def run_stages():
@@ -289,8 +447,16 @@ def small_project(folder, name):
     """A project folder with a small table's contract, splits and parameters."""
     contract, splits, split = split_table(name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["importance"] |= {"stand_in": {"family": "linear", "rows": 300, "change": {}}, "draws": 20}
-    few = {"families": ["prior", "linear", "boosting"], "trials": {"prior": 1, "linear": 2, "boosting": 1}, "folds": 2, "search_rows": None}
+    params["importance"] |= {
+        "stand_in": {"family": "linear", "rows": 300, "change": {}},
+        "draws": 20,
+    }
+    few = {
+        "families": ["prior", "linear", "boosting"],
+        "trials": {"prior": 1, "linear": 2, "boosting": 1},
+        "folds": 2,
+        "search_rows": None,
+    }
     params["model_selection"] |= few
     params["tables"]["split"] = split
     (folder / "data" / "tables").mkdir(parents=True)
@@ -320,7 +486,10 @@ def test_nor_does_it_on_other_kinds_of_table(name, tmp_path, monkeypatch, quiet_
     scores = (tmp_path / "metrics" / "final_model.json").read_bytes()
     nonsense(pd.read_parquet(path), contract).to_parquet(path, index=False)
     run_stages()
-    assert fitted_files(tmp_path) == before and (tmp_path / "metrics" / "final_model.json").read_bytes() != scores
+    assert (
+        fitted_files(tmp_path) == before
+        and (tmp_path / "metrics" / "final_model.json").read_bytes() != scores
+    )
 
 
 def test_the_canary_dies_when_tuning_reads_the_test_split(tmp_path, monkeypatch, quiet_plots):
@@ -328,7 +497,11 @@ def test_the_canary_dies_when_tuning_reads_the_test_split(tmp_path, monkeypatch,
     contract = small_project(tmp_path, "houses")
     monkeypatch.chdir(tmp_path)
     line = 'train = read_rows(require(f"{tables}/train.parquet", "tables"), used, fit_rows)'
-    cheat = (line, line + '\ntrain = pd.concat([train, pd.read_parquet(f"{root()}/{tables}/test.parquet")], ignore_index=True)')
+    cheat = (
+        line,
+        line
+        + '\ntrain = pd.concat([train, pd.read_parquet(f"{root()}/{tables}/test.parquet")], ignore_index=True)',
+    )
     path = tmp_path / "data" / "tables" / "test.parquet"
     run_here("model_selection", cheat)
     before = (tmp_path / "metrics" / "trials.jsonl").read_bytes()
@@ -343,25 +516,50 @@ def sources(tmp_path_factory):
     """The sources in DuckDB, what became known when, and some moments to draw the line at."""
     if not (ROOT / "sql" / "availability.yaml").exists():
         pytest.skip("no sql/availability.yaml: nothing says when the sources' values become known")
-    params, availability = stage_params("tables"), yaml.safe_load((ROOT / "sql" / "availability.yaml").read_text())
+    params, availability = (
+        stage_params("tables"),
+        yaml.safe_load((ROOT / "sql" / "availability.yaml").read_text()),
+    )
     engine = ibis.duckdb.connect(threads=2)
     engine.raw_sql("SET TimeZone = 'UTC'")
     for name, source in params["sources"].items():
-        register_source(engine, f"{name}_all" if name in availability["sources"] else name, source, tmp_path_factory.getbasetemp())
+        register_source(
+            engine,
+            f"{name}_all" if name in availability["sources"] else name,
+            source,
+            tmp_path_factory.getbasetemp(),
+        )
     first, spec = next(iter(availability["sources"].items()))
-    hours = engine.con.sql(f"SELECT DISTINCT ({spec['at']}) AS hour FROM {first}_all ORDER BY hour").df()["hour"]
+    hours = engine.con.sql(
+        f"SELECT DISTINCT ({spec['at']}) AS hour FROM {first}_all ORDER BY hour"
+    ).df()["hour"]
     chance = np.random.default_rng(0)
-    moments = [hours.iloc[place] + pd.Timedelta(minutes=int(chance.integers(0, 60))) for place in chance.choice(len(hours), 8, replace=False)]
-    return engine, (ROOT / params["query"]).read_text(), availability, sorted(moments), read_contract(ROOT / params["contract"])
+    moments = [
+        hours.iloc[place] + pd.Timedelta(minutes=int(chance.integers(0, 60)))
+        for place in chance.choice(len(hours), 8, replace=False)
+    ]
+    return (
+        engine,
+        (ROOT / params["query"]).read_text(),
+        availability,
+        sorted(moments),
+        read_contract(ROOT / params["contract"]),
+    )
 
 
 def test_no_row_holds_what_was_not_known_when_it_was_asked(sources):
     engine, query, availability, moments, contract = sources
-    lookaheads, compared = lookahead_violations(engine, query, availability, moments, contract.role("id"), contract.features)
+    lookaheads, compared = lookahead_violations(
+        engine, query, availability, moments, contract.role("id"), contract.features
+    )
     assert lookaheads.empty, lookaheads.to_string()
     assert compared > 8 * 1000
-    target_lookaheads, _ = lookahead_violations(engine, query, availability, moments, contract.role("id"), [contract.target.name])
-    assert len(target_lookaheads) == len(moments)  # the answers of those rows were rewritten: they were not known
+    target_lookaheads, _ = lookahead_violations(
+        engine, query, availability, moments, contract.role("id"), [contract.target.name]
+    )
+    assert len(target_lookaheads) == len(
+        moments
+    )  # the answers of those rows were rewritten: they were not known
 
 
 def outcome_of_its_own(query):
@@ -380,7 +578,14 @@ def weather_of_the_departure(query):
 @pytest.mark.parametrize("plant", [outcome_of_its_own, weather_of_the_departure])
 def test_a_planted_column_that_knows_too_much_is_found(plant, sources):
     engine, query, availability, moments, contract = sources
-    lookaheads, _ = lookahead_violations(engine, plant(query), availability, moments[:2], contract.role("id"), [*contract.features, "planted"])
+    lookaheads, _ = lookahead_violations(
+        engine,
+        plant(query),
+        availability,
+        moments[:2],
+        contract.role("id"),
+        [*contract.features, "planted"],
+    )
     assert set(lookaheads["column"]) == {"planted"} and lookaheads["rows"].min() > 0
 
 
@@ -388,9 +593,13 @@ def test_a_planted_column_that_knows_too_much_is_found(plant, sources):
 def test_a_window_that_peeks_is_found(sources):
     """Every window of the query reaches an hour and a half further."""
     engine, query, availability, moments, contract = sources
-    peeking, windows = re.subn(r"(RANGE BETWEEN \d+ PRECEDING AND) CURRENT ROW", r"\1 90 FOLLOWING", query)
+    peeking, windows = re.subn(
+        r"(RANGE BETWEEN \d+ PRECEDING AND) CURRENT ROW", r"\1 90 FOLLOWING", query
+    )
     assert windows > 3
-    lookaheads, _ = lookahead_violations(engine, peeking, availability, moments[:2], contract.role("id"), contract.features)
+    lookaheads, _ = lookahead_violations(
+        engine, peeking, availability, moments[:2], contract.role("id"), contract.features
+    )
     assert lookaheads["column"].nunique() > 3
 
 

@@ -28,7 +28,13 @@ from mle_project.modeling.metrics import predict
 FEWER = [{"reduction": name, "kept": 0.5} for name in (*SELECTION_METHODS, "pca")]
 OPTIONS = {
     "for_trees": [{}, {"encoding": "target"}, {"gaps": "filled"}, {"reduction": "embedded"}],
-    "for_sums": [{}, {"shape": "rank"}, {"shape": "log", "scale": "robust"}, {"encoding": "target"}, *FEWER],
+    "for_sums": [
+        {},
+        {"shape": "rank"},
+        {"shape": "log", "scale": "robust"},
+        {"encoding": "target"},
+        *FEWER,
+    ],
 }
 NOT_OFFERED = {"multiclass": [{"encoding": "target"}]}  # what a task does not offer
 OPERATIONS = [(name, options) for name in COLUMNAR for options in OPTIONS.get(name, [{}])]
@@ -37,12 +43,21 @@ OPERATIONS = [(name, options) for name in COLUMNAR for options in OPTIONS.get(na
 def answers_at_random(contract, count):
     """A target for rows that have none."""
     chance = np.random.default_rng(0)
-    return chance.normal(size=count) if contract.task == "regression" else np.arange(count) % len(contract.classes)
+    return (
+        chance.normal(size=count)
+        if contract.task == "regression"
+        else np.arange(count) % len(contract.classes)
+    )
 
 
 def generate_rows(contract, count=150):
     """Rows as a model takes them: usual ones, and any that the contract lets in: gaps, extremes, strings never seen."""
-    return feature_frame(records_frame(sample_records(contract, count) + draw_values(valid_records(contract), count // 2)), contract)
+    return feature_frame(
+        records_frame(
+            sample_records(contract, count) + draw_values(valid_records(contract), count // 2)
+        ),
+        contract,
+    )
 
 
 @pytest.fixture(scope="module", params=CONTRACTS)
@@ -73,7 +88,9 @@ def test_what_was_never_seen_is_one_and_the_same(name, options, rows):
     for column in contract.categorical_features:
         pair = fitted.transform(strange.assign(**{column: ["never seen", "ü ☃"]}))
         assert np.array_equal(pair[0], pair[1], equal_nan=True) and np.isfinite(pair[:, k:]).all()
-    gaps = fitted.transform(usual.assign(**{column: np.float32(np.nan) for column in contract.numeric_features}))
+    gaps = fitted.transform(
+        usual.assign(**{column: np.float32(np.nan) for column in contract.numeric_features})
+    )
     assert len(gaps) == len(usual)
 
 
@@ -81,11 +98,31 @@ def test_a_value_outside_is_treated_as_the_contract_says():
     """`unknown`: like a missing value, even when the training rows held it; `flag`: kept as it is."""
     contract = plants().contract
     at = {name: place for place, name in enumerate(contract.numeric_features)}
-    usual = {"length": 80.0, "width": 30.0, "lobes": 5, "hairy": True, "edge": "wavy", "finder": "Ada", "site": "hill"}
-    records = [{**usual, **change} for change in ({"lobes": 99, "site": "moon"}, {"lobes": None, "site": None}, {"width": 5000.0, "finder": "Zoe"})]
+    usual = {
+        "length": 80.0,
+        "width": 30.0,
+        "lobes": 5,
+        "hairy": True,
+        "edge": "wavy",
+        "finder": "Ada",
+        "site": "hill",
+    }
+    records = [
+        {**usual, **change}
+        for change in (
+            {"lobes": 99, "site": "moon"},
+            {"lobes": None, "site": None},
+            {"width": 5000.0, "finder": "Zoe"},
+        )
+    ]
     numbers, strings = frame_to_arrays(records_frame(records), contract)
-    assert np.isnan(numbers[:2, at["lobes"]]).all() and strings[:2, contract.categorical_features.index("site")].tolist() == ["", ""]
-    assert numbers[2, at["width"]] == 5000 and strings[2, contract.categorical_features.index("finder")] == "Zoe"
+    assert np.isnan(numbers[:2, at["lobes"]]).all() and strings[
+        :2, contract.categorical_features.index("site")
+    ].tolist() == ["", ""]
+    assert (
+        numbers[2, at["width"]] == 5000
+        and strings[2, contract.categorical_features.index("finder")] == "Zoe"
+    )
 
 
 # Planted operations, each a way to break the law that has been seen in real projects.
@@ -146,7 +183,9 @@ PLANTED = {
     rank_in_batch: "gives one row alone something else than inside a batch",
     Counter(): "answers differently when asked again: it keeps a state",
 }
-named = pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: getattr(planted, "__name__", "counter"))
+named = pytest.mark.parametrize(
+    "planted", PLANTED, ids=lambda planted: getattr(planted, "__name__", "counter")
+)
 
 
 @named
@@ -205,9 +244,13 @@ def test_an_artifact_with_it_is_refused_by_name(planted, registered, tmp_path):
 def test_an_innocent_operation_that_nobody_registered_is_refused_too(tmp_path):
     contract = parse_contract(EXAMPLE)
     x = generate_rows(contract)
-    model = Pipeline([("bend", Planted(lambda rows: rows.iloc[:, :3].fillna(0))), ("model", AnyRows())])
+    model = Pipeline(
+        [("bend", Planted(lambda rows: rows.iloc[:, :3].fillna(0))), ("model", AnyRows())]
+    )
     model[-1].fit(x, None)
-    with pytest.raises(ProjectError, match=r"the operation `bend` \(Planted\) is not registered as columnar"):
+    with pytest.raises(
+        ProjectError, match=r"the operation `bend` \(Planted\) is not registered as columnar"
+    ):
         save(tmp_path / "final", model, contract, EXAMPLE, {"threshold": 0.5}, x)
 
 
@@ -245,7 +288,12 @@ def rows_of(name):
     return text, contract, frame.assign(**{contract.target.name: target})
 
 
-CASES = [(name, family) for name in CONTRACTS for family in FAST if family != "network" or name in ("visits", "plants")]
+CASES = [
+    (name, family)
+    for name in CONTRACTS
+    for family in FAST
+    if family != "network" or name in ("visits", "plants")
+]
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
@@ -263,9 +311,17 @@ def artifact(request, tmp_path_factory):
     return Predictor(folder), model, records, family
 
 
-SHAPES = [{"shape": shape, "scale": scale} for shape in ("none", "log") for scale in ("standard", "robust")]
+SHAPES = [
+    {"shape": shape, "scale": scale}
+    for shape in ("none", "log")
+    for scale in ("standard", "robust")
+]
 CHOICES = [
-    *[("linear", {**choice, "encoding": encoding}) for choice in [*SHAPES, {"shape": "rank"}] for encoding in ("onehot", "target")],
+    *[
+        ("linear", {**choice, "encoding": encoding})
+        for choice in [*SHAPES, {"shape": "rank"}]
+        for encoding in ("onehot", "target")
+    ],
     *[("linear", {"reduction": name, "kept": 0.3}) for name in SELECTION_METHODS],
     *[("linear", {"reduction": "pca", "variance": share, "shape": "log"}) for share in (0.9, 0.99)],
     ("forest", {"trees": 40, "encoding": "target"}),
@@ -282,19 +338,29 @@ def test_every_choice_of_a_pipeline_passes_the_gate(family, values, name, tmp_pa
         return
     x, y = feature_frame(frame, contract), encode_target(frame, contract)
     model = build_family(family, values, contract, 0).fit(x, y)
-    assert save(tmp_path / "final", model, contract, text, {"threshold": 0.5}, x)["compared_rows"] > len(x)
+    assert save(tmp_path / "final", model, contract, text, {"threshold": 0.5}, x)[
+        "compared_rows"
+    ] > len(x)
 
 
 def test_a_loaded_artifact_keeps_the_law(artifact):
     """Bit for bit where trees add up; within 1e-6 where a matrix product adds in another order for one row than for many."""
     predictor, _, records, family = artifact
-    faults = rowwise_violations(predictor.predict_frame, records_frame(records), alone=40, tolerance=0.0 if family in ("forest", "boosting") else 1e-6)
+    faults = rowwise_violations(
+        predictor.predict_frame,
+        records_frame(records),
+        alone=40,
+        tolerance=0.0 if family in ("forest", "boosting") else 1e-6,
+    )
     assert faults == []
 
 
 def test_records_and_frames_get_the_same_answers(artifact):
     predictor, _, records, _ = artifact
-    assert predictor.predict_records(records).tobytes() == predictor.predict_frame(records_frame(records)).tobytes()
+    assert (
+        predictor.predict_records(records).tobytes()
+        == predictor.predict_frame(records_frame(records)).tobytes()
+    )
 
 
 def test_the_compiled_model_answers_like_the_fitted_one_on_rows_made_to_hurt(artifact):
@@ -303,9 +369,17 @@ def test_the_compiled_model_answers_like_the_fitted_one_on_rows_made_to_hurt(art
     usual = feature_frame(records_frame(records[:120]), contract)
     hurt, k = edge_case_rows(usual, len(contract.numeric_features)), len(contract.numeric_features)
     native = predict(model, hurt, contract.task)
-    compiled = predictor.session.run(None, {"numbers": hurt.iloc[:, :k].to_numpy(np.float32), "strings": hurt.iloc[:, k:].to_numpy(object)})[-1]
+    compiled = predictor.session.run(
+        None,
+        {
+            "numbers": hurt.iloc[:, :k].to_numpy(np.float32),
+            "strings": hurt.iloc[:, k:].to_numpy(object),
+        },
+    )[-1]
     assert np.isfinite(compiled).all()
-    assert np.max(np.abs(native - compiled.reshape(native.shape))) < 1e-5 * max(1, np.abs(native).max())
+    assert np.max(np.abs(native - compiled.reshape(native.shape))) < 1e-5 * max(
+        1, np.abs(native).max()
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -317,5 +391,11 @@ def test_a_column_without_any_value_stops_no_family(table, family):
     before = x.assign(**{x.columns[1]: np.float32(np.nan)})
     fitted = build_family(family, {}, kind.contract, 0).fit(before, y)
     native, k = predict(fitted, x, kind.contract.task), len(kind.contract.numeric_features)
-    outputs = run_session(open_session(compile_model(fitted, kind.contract)), x.iloc[:, :k].to_numpy(np.float32), x.iloc[:, k:].to_numpy(object))
-    assert np.isfinite(native).all() and max_difference(native, outputs, output_scale(native)) < 1e-6
+    outputs = run_session(
+        open_session(compile_model(fitted, kind.contract)),
+        x.iloc[:, :k].to_numpy(np.float32),
+        x.iloc[:, k:].to_numpy(object),
+    )
+    assert (
+        np.isfinite(native).all() and max_difference(native, outputs, output_scale(native)) < 1e-6
+    )

@@ -25,7 +25,9 @@ from mle_project.modeling.tuning import Search, score_folds, tune
 
 def search(table, family, metric, **options) -> Search:
     x, y = feature_frame(table.frame, table.contract), encode_target(table.frame, table.contract)
-    return Search(family, x, y, cv_splits(table.frame, table.contract, 2), table.contract, metric, **options)
+    return Search(
+        family, x, y, cv_splits(table.frame, table.contract, 2), table.contract, metric, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +36,20 @@ def example_search() -> Search:
 
 
 @pytest.mark.parametrize(("tuner", "trials"), [("random", 6), ("bayesian", 6), ("hyperband", 4)])
-def test_a_killed_search_resumes_and_ends_as_if_it_had_not_been(example_search, tuner, trials, tmp_path):
+def test_a_killed_search_resumes_and_ends_as_if_it_had_not_been(
+    example_search, tuner, trials, tmp_path
+):
     undisturbed = tune(example_search, trials, tuner)
     remembering = dataclasses.replace(example_search, cache_dir=tmp_path / "memory")
-    search_arguments = {one.name: getattr(remembering, one.name) for one in dataclasses.fields(remembering)}
+    search_arguments = {
+        one.name: getattr(remembering, one.name) for one in dataclasses.fields(remembering)
+    }
     joblib.dump(search_arguments, tmp_path / "search.joblib")
     program = "import joblib, sys; import mle_project.candidates; from mle_project.modeling.tuning import *; "
     program += "tune(Search(**joblib.load(sys.argv[1])), int(sys.argv[2]), sys.argv[3])"
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "search.joblib"), str(trials), tuner])
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "search.joblib"), str(trials), tuner]
+    )
     while len(remembering.cached_scores()) < 2:
         assert process.poll() is None
         time.sleep(0.02)
@@ -52,24 +60,37 @@ def test_a_killed_search_resumes_and_ends_as_if_it_had_not_been(example_search, 
     before = len(remembering.cached_scores())
     assert 2 <= before < len(undisturbed.trials)
     result = tune(remembering, trials, tuner)
-    assert result.trials == undisturbed.trials and result.hyperparameters == undisturbed.hyperparameters
+    assert (
+        result.trials == undisturbed.trials
+        and result.hyperparameters == undisturbed.hyperparameters
+    )
     assert len(remembering.cached_scores()) == len(undisturbed.trials)
 
 
 def test_a_memory_of_other_rows_does_not_count(example_search, tmp_path):
     one = dataclasses.replace(example_search, cache_dir=tmp_path)
-    others = [dataclasses.replace(one, y=example_search.y * 2), dataclasses.replace(one, seed=1), dataclasses.replace(one, code="x = 1")]
+    others = [
+        dataclasses.replace(one, y=example_search.y * 2),
+        dataclasses.replace(one, seed=1),
+        dataclasses.replace(one, code="x = 1"),
+    ]
     assert len({each.cache_file for each in [one, *others]}) == 4
 
 
 def test_two_workers_share_a_search(example_search):
-    alone, shared = tune(example_search, trials=5, tuner="random"), tune(example_search, trials=5, tuner="random", workers=2)
+    alone, shared = (
+        tune(example_search, trials=5, tuner="random"),
+        tune(example_search, trials=5, tuner="random", workers=2),
+    )
     assert shared.trials == alone.trials and shared.hyperparameters == alone.hyperparameters
 
 
 def test_two_workers_share_a_bayesian_search_of_classes():
     result = tune(search(plants(), "linear", "roc_auc"), trials=5, workers=2)
-    assert len(result.trials) == 5 and len({str(trial["hyperparameters"]) for trial in result.trials}) == 5
+    assert (
+        len(result.trials) == 5
+        and len({str(trial["hyperparameters"]) for trial in result.trials}) == 5
+    )
 
 
 def test_hyperband_gives_more_rows_to_fewer_trials(example_search):
@@ -78,21 +99,32 @@ def test_hyperband_gives_more_rows_to_fewer_trials(example_search):
     assert [round(9 * share) for share in shares] == [9] + [1] * 9 + [3] * 3 + [9]
     small, third = result.trials[1:10], result.trials[10:13]
     scored = {str(trial["hyperparameters"]): trial["score"] for trial in small}
-    assert sorted(scored[str(trial["hyperparameters"])] for trial in third) == sorted(scored.values())[-3:]
-    assert result.folds.mean() == max(trial["score"] for trial in result.trials if trial["share"] == 1)
+    assert (
+        sorted(scored[str(trial["hyperparameters"])] for trial in third)
+        == sorted(scored.values())[-3:]
+    )
+    assert result.folds.mean() == max(
+        trial["score"] for trial in result.trials if trial["share"] == 1
+    )
 
 
 def test_two_workers_share_a_hyperband_search(example_search):
     result = tune(example_search, trials=4, tuner="hyperband", workers=2)
     shares = [round(9 * trial["share"]) for trial in result.trials[1:]]
-    assert sorted(set(shares)) == [1, 3, 9] and 27 <= sum(shares) <= 27 + 9  # the second worker may be busy when the budget ends
+    assert (
+        sorted(set(shares)) == [1, 3, 9] and 27 <= sum(shares) <= 27 + 9
+    )  # the second worker may be busy when the budget ends
 
 
 def test_hyperband_refuses_too_few_rows():
     many = search(plants(), "linear", "roc_auc")
     first, second, third = (np.flatnonzero(many.y == number) for number in range(3))
-    before = np.concatenate([first[:10], second[:5], third[:5]])  # every ninth of them is of the first or the third class
-    few = dataclasses.replace(many, folds=[(before, np.setdiff1d(np.arange(len(many.y)), before))] * 2)
+    before = np.concatenate(
+        [first[:10], second[:5], third[:5]]
+    )  # every ninth of them is of the first or the third class
+    few = dataclasses.replace(
+        many, folds=[(before, np.setdiff1d(np.arange(len(many.y)), before))] * 2
+    )
     with pytest.raises(Exception, match="hyperband fits on a 9th of the rows first"):
         tune(few, trials=4, tuner="hyperband")
 
@@ -110,14 +142,21 @@ def test_columns_are_chosen_without_the_rows_held_out(reduction):
     """Noise stays noise. Chosen on all rows, the best of four hundred random columns would promise a ROC AUC of 0.8."""
     chance = np.random.default_rng(0)
     x, y = chance.normal(size=(120, 400)).astype(np.float32), np.arange(120) % 2
-    made = lambda: Pipeline([*reduction_step("binary", reduction, 0.05), ("model", LogisticRegression())])  # noqa: E731
+    made = lambda: Pipeline(
+        [*reduction_step("binary", reduction, 0.05), ("model", LogisticRegression())]
+    )  # noqa: E731
     folds = list(KFold(4, shuffle=True, random_state=0).split(x))
-    honest = score_folds(made, pd.DataFrame(x), y, folds, scorer("binary", "roc_auc"), parse_contract(EXAMPLE))
+    honest = score_folds(
+        made, pd.DataFrame(x), y, folds, scorer("binary", "roc_auc"), parse_contract(EXAMPLE)
+    )
     assert abs(np.mean(honest) - 0.5) < 0.12
 
 
 def test_what_is_fixed_is_not_searched(example_search):
     result = tune(dataclasses.replace(example_search, fixed={"trees": 120, "leaves": 9}), trials=3)
-    assert {(trial["hyperparameters"]["trees"], trial["hyperparameters"]["leaves"]) for trial in result.trials} == {(120, 9)}
+    assert {
+        (trial["hyperparameters"]["trees"], trial["hyperparameters"]["leaves"])
+        for trial in result.trials
+    } == {(120, 9)}
     with pytest.raises(ProjectError, match="family `boosting` has no hyperparameter hats"):
         tune(dataclasses.replace(example_search, fixed={"hats": 1}), trials=3)

@@ -99,13 +99,18 @@ def test_a_notebook_that_imports_a_deep_module_becomes_stale(source, project):
 @pytest.mark.parametrize("source", MODULE_FORMS.values(), ids=MODULE_FORMS)
 def test_a_module_that_imports_a_deep_module_makes_the_stage_stale(source, project):
     (project / "mle_project" / "other" / "middle.py").write_text(source)
-    (project / "mle_project" / "room" / "__init__.py").write_text("g = 1\n" + "from . import deep\n" * source.startswith("from .. import"))
+    (project / "mle_project" / "room" / "__init__.py").write_text(
+        "g = 1\n" + "from . import deep\n" * source.startswith("from .. import")
+    )
     write_notebook(project / "nbs" / "01_work.ipynb", "from mle_project.other.middle import *")
     assert is_stale(project, "room/deep.py", "1000", "1001")
 
 
 def test_a_module_that_nobody_imports_makes_nothing_stale(project):
-    write_notebook(project / "nbs" / "01_work.ipynb", "from mle_project.other.middle import *\nfrom mle_project.room import g")
+    write_notebook(
+        project / "nbs" / "01_work.ipynb",
+        "from mle_project.other.middle import *\nfrom mle_project.room import g",
+    )
     assert not is_stale(project, "room/deep.py", "1000", "1001")
 
 
@@ -124,7 +129,9 @@ def test_what_a_package_lists_for_a_star_counts(project):
 
 def test_a_package_run_as_a_program_is_its_main_module(project):
     (project / "mle_project" / "room" / "__main__.py").write_text("print(1000)\n")
-    write_notebook(project / "nbs" / "01_work.ipynb", 'command = ["python", "-m", "mle_project.room"]')
+    write_notebook(
+        project / "nbs" / "01_work.ipynb", 'command = ["python", "-m", "mle_project.room"]'
+    )
     assert is_stale(project, "room/__main__.py", "1000", "1001")
 
 
@@ -156,12 +163,20 @@ def test_a_module_beside_the_folders_is_read_as_well(project):
     ],
 )
 def test_an_import_of_a_module_that_is_not_there_is_refused(source, project):
-    with pytest.raises(ProjectError, match="the notebook: `.*` names a module of the package that is not there. .+"):
+    with pytest.raises(
+        ProjectError, match="the notebook: `.*` names a module of the package that is not there. .+"
+    ):
         imported_modules(source, project / "mle_project")
 
 
 @pytest.mark.parametrize(
-    "source", ["from ...room import deep", "from .far import f", "from .. import depe", "import_module(f'{__package__}.{name}')"]
+    "source",
+    [
+        "from ...room import deep",
+        "from .far import f",
+        "from .. import depe",
+        "import_module(f'{__package__}.{name}')",
+    ],
 )
 def test_a_module_with_such_an_import_is_named(source, project):
     (project / "mle_project" / "other" / "middle.py").write_text(source)
@@ -171,7 +186,10 @@ def test_a_module_with_such_an_import_is_named(source, project):
 
 def test_the_stage_with_such_an_import_is_named(project):
     write_notebook(project / "nbs" / "01_work.ipynb", "from mle_project.room.depe import f")
-    with pytest.raises(ProjectError, match="^stage `work`, the notebook: `from mle_project.room.depe import f` names a module"):
+    with pytest.raises(
+        ProjectError,
+        match="^stage `work`, the notebook: `from mle_project.room.depe import f` names a module",
+    ):
         stage_code("work")
 
 
@@ -179,13 +197,18 @@ def test_imports_of_other_packages_are_let_be(project):
     source = "import json\nfrom pandas import depe\nimport mle_project_of_others.x\nfrom importlib import import_module\nimport_module(name)"
     assert imported_modules(source, project / "mle_project") == []
     sentence = 'x = "mle_project.toml and a sentence. mle_project.room.depe"'
-    assert imported_modules(sentence, project / "mle_project") == ["mle_project", "mle_project.room"]
+    assert imported_modules(sentence, project / "mle_project") == [
+        "mle_project",
+        "mle_project.room",
+    ]
     assert imported_modules("x = 'mle_projects'", project / "mle_project") == []
 
 
 def test_a_stage_has_its_notebook_at_the_top(project):
     write_notebook(project / "nbs" / "api" / "room" / "01_work.ipynb", "1")
-    with pytest.raises(ProjectError, match="needs exactly one notebook nbs/NN_work.ipynb; there are 0"):
+    with pytest.raises(
+        ProjectError, match="needs exactly one notebook nbs/NN_work.ipynb; there are 0"
+    ):
         stage_notebook("work")
     write_notebook(project / "nbs" / "01_work.ipynb", "2")
     assert stage_code("work") == "# work\n# %%\n2\n"
@@ -193,7 +216,9 @@ def test_a_stage_has_its_notebook_at_the_top(project):
 
 def test_what_python_compiles_is_no_input_of_a_stage(project):
     "A stage may depend on a folder of the package; importing it writes files there."
-    (project / "dvc.yaml").write_text("stages: {work: {cmd: mle run work, deps: [mle_project/room]}}\n")
+    (project / "dvc.yaml").write_text(
+        "stages: {work: {cmd: mle run work, deps: [mle_project/room]}}\n"
+    )
     before = input_digest("work")
     compileall.compile_dir(project / "mle_project", quiet=1)
     assert list(project.rglob("deep*.pyc")) and input_digest("work") == before
@@ -214,7 +239,10 @@ def rooms(project: Path) -> Path:
     shutil.rmtree(project / "mle_project")
     for name, number in MODULES.items():
         *room, last = name.split(".")
-        write_notebook(project.joinpath("nbs", *(["api"] * len(room)), *room, f"{number:02}_{last}.ipynb"), f"#| default_exp {name}")
+        write_notebook(
+            project.joinpath("nbs", *(["api"] * len(room)), *room, f"{number:02}_{last}.ipynb"),
+            f"#| default_exp {name}",
+        )
         file = project.joinpath("mle_project", *room, f"{last}.py")
         file.parent.mkdir(parents=True, exist_ok=True)
         for init in (project / "mle_project" / "__init__.py", file.parent / "__init__.py", file):
@@ -240,12 +268,36 @@ def plant(project: Path, name: str, line: str) -> None:
 @pytest.mark.parametrize(
     ("name", "line", "fault"),
     [
-        ("core.base", "from ..data.read import a", "api/core/00_base.ipynb imports mle_project.data.read, a room that is not below it."),
-        ("data.read", "def f():\n    from .. import serving", "api/data/00_read.ipynb imports mle_project.serving, a room that is not below it."),
-        ("pipeline.run", "from ..scoring import batch", "api/pipeline/00_run.ipynb imports mle_project.scoring, a room that is not below it."),
-        ("core.base", "from . import text", "api/core/00_base.ipynb imports mle_project.core.text, which comes later."),
-        ("serving.app", "from ..first import a", "api/serving/00_app.ipynb imports mle_project.first, a lesson, and no room imports a lesson."),
-        ("first", "from mle_project.second import a", "01_first.ipynb imports mle_project.second, which comes later."),
+        (
+            "core.base",
+            "from ..data.read import a",
+            "api/core/00_base.ipynb imports mle_project.data.read, a room that is not below it.",
+        ),
+        (
+            "data.read",
+            "def f():\n    from .. import serving",
+            "api/data/00_read.ipynb imports mle_project.serving, a room that is not below it.",
+        ),
+        (
+            "pipeline.run",
+            "from ..scoring import batch",
+            "api/pipeline/00_run.ipynb imports mle_project.scoring, a room that is not below it.",
+        ),
+        (
+            "core.base",
+            "from . import text",
+            "api/core/00_base.ipynb imports mle_project.core.text, which comes later.",
+        ),
+        (
+            "serving.app",
+            "from ..first import a",
+            "api/serving/00_app.ipynb imports mle_project.first, a lesson, and no room imports a lesson.",
+        ),
+        (
+            "first",
+            "from mle_project.second import a",
+            "01_first.ipynb imports mle_project.second, which comes later.",
+        ),
     ],
 )
 def test_a_broken_law_is_said(name, line, fault, rooms):
@@ -257,7 +309,10 @@ def test_a_room_that_has_no_place_is_said(rooms):
     (rooms / "mle_project" / "cellar").mkdir()
     (rooms / "mle_project" / "cellar" / "__init__.py").write_text("")
     plant(rooms, "data.read", "from .. import cellar")
-    assert any("imports mle_project.cellar, but ROOMS" in fault and "cellar lies" in fault for fault in import_order_violations())
+    assert any(
+        "imports mle_project.cellar, but ROOMS" in fault and "cellar lies" in fault
+        for fault in import_order_violations()
+    )
 
 
 def test_the_first_lesson_may_not_import_the_last(tmp_path, monkeypatch):
@@ -270,9 +325,13 @@ def test_the_first_lesson_may_not_import_the_last(tmp_path, monkeypatch):
     content = json.loads(first.read_text())
     content["cells"].append(nbformat.v4.new_code_cell(f"from mle_project.{last.stem[3:]} import x"))
     first.write_text(json.dumps(content))
-    assert import_order_violations() == [f"nbs/{first.name} imports mle_project.{last.stem[3:]}, which comes later."]
+    assert import_order_violations() == [
+        f"nbs/{first.name} imports mle_project.{last.stem[3:]}, which comes later."
+    ]
 
 
 def test_every_room_of_the_package_has_its_place():
-    folders = {path.name for path in (ROOT / "mle_project").iterdir() if (path / "__init__.py").is_file()}
+    folders = {
+        path.name for path in (ROOT / "mle_project").iterdir() if (path / "__init__.py").is_file()
+    }
     assert folders <= {room for rooms in notebooks.ROOMS for room in rooms}

@@ -44,7 +44,11 @@ def visits(rows: int = 900) -> tuple[str, pd.DataFrame]:
     return EXAMPLE, frame.assign(visit=range(rows), day=times, back=late)
 
 
-TABLES = {"visits": visits, "plants": lambda: (plants().text, plants().frame), "houses": lambda: (houses().text, houses().frame)}
+TABLES = {
+    "visits": visits,
+    "plants": lambda: (plants().text, plants().frame),
+    "houses": lambda: (houses().text, houses().frame),
+}
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +61,24 @@ def models(tmp_path_factory):
             text, frame = TABLES[table]()
             contract = parse_contract(text)
             x = feature_frame(frame, contract)
-            smaller = {"forest": {"trees": 40, "leaves": 250}, "boosting": {"trees": 100}, "network": {"epochs": 3}}.get(family, {})
-            fitted = build_family(family, smaller, contract, 0).fit(x, encode_target(frame, contract))
+            smaller = {
+                "forest": {"trees": 40, "leaves": 250},
+                "boosting": {"trees": 100},
+                "network": {"epochs": 3},
+            }.get(family, {})
+            fitted = build_family(family, smaller, contract, 0).fit(
+                x, encode_target(frame, contract)
+            )
             folder = tmp_path_factory.mktemp("model") / f"{table}-{family}"
-            save(folder, fitted, contract, text, {"threshold": 0.5, "family": family}, x, tolerance=1e-4)
+            save(
+                folder,
+                fitted,
+                contract,
+                text,
+                {"threshold": 0.5, "family": family},
+                x,
+                tolerance=1e-4,
+            )
             write_manifest(folder)
             folders[table, family] = folder
         return folders[table, family]
@@ -80,14 +98,51 @@ def write(frame: pd.DataFrame, path: Path) -> Path:
 
 def same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
     """Equal to the last bit, missing values included."""
-    pairs = [(one[name], other[name]) for name in one] if list(one) == list(other) else [(pd.Series([0]), pd.Series([1]))]
-    return all(a.isna().equals(b.isna()) and a.dropna().tolist() == b.dropna().tolist() for a, b in pairs)
+    pairs = (
+        [(one[name], other[name]) for name in one]
+        if list(one) == list(other)
+        else [(pd.Series([0]), pd.Series([1]))]
+    )
+    return all(
+        a.isna().equals(b.isna()) and a.dropna().tolist() == b.dropna().tolist() for a, b in pairs
+    )
 
 
 CELLS = st.one_of(
     st.text(max_size=6),
-    st.sampled_from(["", "nan", "NaN", "inf", "-Infinity", "0x1F", "1_000", "+5", "-0", "007", " 3", "1e5", "1d5", "1e400", "5e-324"]),
-    st.sampled_from(["9" * 16, "9" * 17, "-" + "9" * 30, "true", "FALSE", "yes", "2024-02-30", "2024-05-01", "20240501", "2024-W01-1"]),
+    st.sampled_from(
+        [
+            "",
+            "nan",
+            "NaN",
+            "inf",
+            "-Infinity",
+            "0x1F",
+            "1_000",
+            "+5",
+            "-0",
+            "007",
+            " 3",
+            "1e5",
+            "1d5",
+            "1e400",
+            "5e-324",
+        ]
+    ),
+    st.sampled_from(
+        [
+            "9" * 16,
+            "9" * 17,
+            "-" + "9" * 30,
+            "true",
+            "FALSE",
+            "yes",
+            "2024-02-30",
+            "2024-05-01",
+            "20240501",
+            "2024-W01-1",
+        ]
+    ),
     st.sampled_from(["2024-05-01T10:00:00Z", "2024-05-01 10:00:00.1234567", "2024-05-01 24:00"]),
     st.floats().map(repr),
     st.integers().map(str),
@@ -102,7 +157,9 @@ def test_columns_of_text_are_typed_as_cells_are(kind):
     @settings(max_examples=400, database=None, derandomize=True, deadline=None)
     @given(st.lists(CELLS, min_size=1, max_size=4))
     def holds(cells):
-        quick = parse_column(pa.chunked_array([[cell or None for cell in cells]], pa.string()), kind)
+        quick = parse_column(
+            pa.chunked_array([[cell or None for cell in cells]], pa.string()), kind
+        )
         slow = parse_cells(pd.Series(cells, dtype=object), kind)
         for a, b in zip(quick, slow, strict=True):
             assert repr(a) == repr(b) or (b is None and pd.isna(a)) or a == b, (kind, cells)
@@ -120,13 +177,21 @@ def test_json_values_are_judged_as_they_are(kind):
         "  y: {type: number, description: Any., role: target, available: after_prediction}\n"
     )
     odd = st.sampled_from(["\ud800", 2**53 + 1, 1e31, 10**400])
-    values = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), odd)
+    values = st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), odd
+    )
 
     @settings(max_examples=150, database=None, derandomize=True, deadline=None)
     @given(st.lists(values, min_size=1, max_size=4))
     def holds(value):
-        quick, slow = json_values(value, kind), pd.Series([reject_nan(value) for value in value], dtype=object)
-        judged = [failure_cases(pd.DataFrame({"v": one}), contract, ["v"]).values.tolist() for one in (quick, slow)]
+        quick, slow = (
+            json_values(value, kind),
+            pd.Series([reject_nan(value) for value in value], dtype=object),
+        )
+        judged = [
+            failure_cases(pd.DataFrame({"v": one}), contract, ["v"]).values.tolist()
+            for one in (quick, slow)
+        ]
         assert judged[0] == judged[1], value
 
     holds()
@@ -138,24 +203,42 @@ def test_a_quick_look_never_passes_what_the_contract_refuses(table):
     contract = parse_contract(TABLES[table]()[0])
     usual = pd.DataFrame(sample_records(contract, 3))
     counts = {True: 0, False: 0}
-    floats = st.floats(width=32) | st.sampled_from([0.0, 5.5, 600.0, 600.0000001, -1e-9, 1e30, 1.0000001e30, np.nan])
-    kinds = {"float64": floats, "float32": floats, "int64": st.integers(-(2**63), 2**63 - 1) | st.integers(0, 30), "int8": st.integers(-128, 127)}
-    kinds |= {"str": st.sampled_from(["north", "card", "gas", "smooth", "", "é", None]), "object": st.sampled_from([1, "north", None, True, 2.5])}
+    floats = st.floats(width=32) | st.sampled_from(
+        [0.0, 5.5, 600.0, 600.0000001, -1e-9, 1e30, 1.0000001e30, np.nan]
+    )
+    kinds = {
+        "float64": floats,
+        "float32": floats,
+        "int64": st.integers(-(2**63), 2**63 - 1) | st.integers(0, 30),
+        "int8": st.integers(-128, 127),
+    }
+    kinds |= {
+        "str": st.sampled_from(["north", "card", "gas", "smooth", "", "é", None]),
+        "object": st.sampled_from([1, "north", None, True, 2.5]),
+    }
     kinds |= {"strange": st.sampled_from([True, False, None, 1, "true", np.nan])}
-    kinds |= {"bool": st.booleans(), "category": st.sampled_from(["north", "card", None]), "Int64": st.sampled_from([1, 3, None])}
+    kinds |= {
+        "bool": st.booleans(),
+        "category": st.sampled_from(["north", "card", None]),
+        "Int64": st.sampled_from([1, 3, None]),
+    }
 
     @settings(max_examples=250, database=None, derandomize=True, deadline=None)
     @given(st.sampled_from(contract.features), st.sampled_from(sorted(kinds)), st.data())
     def holds(name, dtype, data):
         values = data.draw(st.lists(kinds[dtype], min_size=3, max_size=3))
         with np.errstate(over="ignore"):
-            frame = usual.assign(**{name: pd.Series(values, dtype="object" if dtype == "strange" else dtype)})[contract.features]
+            frame = usual.assign(
+                **{name: pd.Series(values, dtype="object" if dtype == "strange" else dtype)}
+            )[contract.features]
         broken = len(failure_cases(frame, contract))
         counts[scoring.plainly_keeps(frame, contract)] += 1
         assert not (broken and scoring.plainly_keeps(frame, contract)), (name, values)
 
     holds()
-    assert scoring.plainly_keeps(usual[contract.features], contract) and min(counts.values()) > 10, counts
+    assert (
+        scoring.plainly_keeps(usual[contract.features], contract) and min(counts.values()) > 10
+    ), counts
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -167,7 +250,9 @@ def test_chunks_together_are_the_whole_file(table, tmp_path):
         path = write(frame, tmp_path / name)
         for rows in (1, 7, 1000):
             parts = list(read_chunks(path, contract, rows))
-            assert [len(part) for part in parts] == [rows] * (900 // rows) + [900 % rows] * bool(900 % rows)
+            assert [len(part) for part in parts] == [rows] * (900 // rows) + [900 % rows] * bool(
+                900 % rows
+            )
             joined = pd.concat(parts, ignore_index=True)
             assert not len(failure_cases(joined, contract, list(joined)))
             names = [name for name in joined if contract.columns[name].type != "timestamp"]
@@ -191,10 +276,18 @@ def test_answers_do_not_depend_on_chunks_or_formats(table, family, models, tmp_p
     few = write(frame.head(150), tmp_path / "few.parquet")
     expected = pd.read_parquet(tmp_path / "whole.parquet")
     answered = predictor.predict_frame(frame)  # all at once
-    assert (expected["probability"] if "probability" in expected else expected["value"]).tolist() == (
-        answered if answered.ndim == 1 else answered[:, 1] if answered.shape[1] == 2 else answered.max(axis=1)
+    assert (
+        expected["probability"] if "probability" in expected else expected["value"]
+    ).tolist() == (
+        answered
+        if answered.ndim == 1
+        else answered[:, 1]
+        if answered.shape[1] == 2
+        else answered.max(axis=1)
     ).tolist()
-    assert expected["row"].tolist() == list(range(900)) and set(expected["model"]) == {predictor.digest}
+    assert expected["row"].tolist() == list(range(900)) and set(expected["model"]) == {
+        predictor.digest
+    }
     score_file(few, tmp_path / "part.parquet", predictor, rows=1)
     assert same(expected.head(150), pd.read_parquet(tmp_path / "part.parquet"))
     for rows, threads in ((7, 1), (64, 2), (1000, 2)):
@@ -214,8 +307,15 @@ def test_every_output_format_holds_the_same_answers(table, models, tmp_path):
         score_file(source, tmp_path / name, predictor, rows=400)
     whole = pd.read_parquet(tmp_path / "out.parquet")
     assert pq.read_schema(tmp_path / "out.parquet").metadata[b"model"] == predictor.digest.encode()
-    text = whole.assign(**{name: whole[name].astype(str) for name in whole if whole[name].dtype.kind == "M"})
-    table_of_text = pd.read_csv(tmp_path / "out.csv", float_precision="round_trip", keep_default_na=False, na_values={"": []})
+    text = whole.assign(
+        **{name: whole[name].astype(str) for name in whole if whole[name].dtype.kind == "M"}
+    )
+    table_of_text = pd.read_csv(
+        tmp_path / "out.csv",
+        float_precision="round_trip",
+        keep_default_na=False,
+        na_values={"": []},
+    )
     assert same(text, table_of_text)
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert lines == text.to_dict("records")
@@ -224,19 +324,45 @@ def test_every_output_format_holds_the_same_answers(table, models, tmp_path):
 def test_the_columns_of_an_answer(models, tmp_path):
     expected = {
         "visits": ["row", "visit", "day", "label", "probability", "model"],
-        "plants": ["row", "leaf", "plant", "label", "probability", "probability_ash", "probability_oak", "probability_elm", "model"],
+        "plants": [
+            "row",
+            "leaf",
+            "plant",
+            "label",
+            "probability",
+            "probability_ash",
+            "probability_oak",
+            "probability_elm",
+            "model",
+        ],
     }
     for table, names in expected.items():
         _, frame = TABLES[table]()
-        score_file(write(frame, tmp_path / "in.parquet"), tmp_path / "out.parquet", Predictor(models(table, "prior")), progress=False)
+        score_file(
+            write(frame, tmp_path / "in.parquet"),
+            tmp_path / "out.parquet",
+            Predictor(models(table, "prior")),
+            progress=False,
+        )
         assert pq.read_schema(tmp_path / "out.parquet").names == names
     _, frame = houses().text, houses().frame
-    score_file(write(frame, tmp_path / "in.parquet"), tmp_path / "out.parquet", Predictor(models("houses", "prior")), progress=False)
+    score_file(
+        write(frame, tmp_path / "in.parquet"),
+        tmp_path / "out.parquet",
+        Predictor(models("houses", "prior")),
+        progress=False,
+    )
     names = pq.read_schema(tmp_path / "out.parquet").names
-    assert names[:3] == ["row", "house", "value"] and names[-1] == "model" and set(names[3:-1]) <= {"low", "high"}
+    assert (
+        names[:3] == ["row", "house", "value"]
+        and names[-1] == "model"
+        and set(names[3:-1]) <= {"low", "high"}
+    )
 
 
-@pytest.mark.parametrize(("name", "kind"), [("label", int), ("label", str), ("row", int), ("model", str)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("label", int), ("label", str), ("row", int), ("model", str)]
+)
 def test_a_copied_column_keeps_its_name_beside_an_answer(name, kind, tmp_path):
     text, frame = visits()
     frame = frame.rename(columns={"visit": name}).astype({name: kind})
@@ -245,10 +371,25 @@ def test_a_copied_column_keeps_its_name_beside_an_answer(name, kind, tmp_path):
     text = re.sub(r"visit: .*", line, text)
     contract = parse_contract(text)
     x = feature_frame(frame, contract)
-    save(tmp_path / "m", build_family("prior", {}, contract, 0).fit(x, encode_target(frame, contract)), contract, text, {"threshold": 0.5}, x)
+    save(
+        tmp_path / "m",
+        build_family("prior", {}, contract, 0).fit(x, encode_target(frame, contract)),
+        contract,
+        text,
+        {"threshold": 0.5},
+        x,
+    )
     write_manifest(tmp_path / "m")
-    score_file(write(frame, tmp_path / "in.csv"), tmp_path / "out.csv", Predictor(tmp_path / "m"), progress=False)
-    names = [f"predicted_{one}" if one == name else one for one in ("row", "label", "probability", "model")]
+    score_file(
+        write(frame, tmp_path / "in.csv"),
+        tmp_path / "out.csv",
+        Predictor(tmp_path / "m"),
+        progress=False,
+    )
+    names = [
+        f"predicted_{one}" if one == name else one
+        for one in ("row", "label", "probability", "model")
+    ]
     assert list(pd.read_csv(tmp_path / "out.csv")) == [names[0], name, "day", *names[1:]]
 
 
@@ -257,7 +398,9 @@ def test_what_is_not_needed_is_not_read(models, tmp_path):
     predictor = Predictor(models("plants", "prior"))
     frame = plants().frame.assign(species=None, note=7)
     for name in ("in.csv", "in.parquet", "in.jsonl"):
-        result = score_file(write(frame, tmp_path / name), tmp_path / "out.csv", predictor, progress=False)
+        result = score_file(
+            write(frame, tmp_path / name), tmp_path / "out.csv", predictor, progress=False
+        )
         assert (result["rows"], result["broken"]) == (900, 0)
 
 
@@ -265,14 +408,20 @@ def test_a_folder_of_parts_is_one_table(models, tmp_path):
     _, frame = visits()
     (tmp_path / "in").mkdir()
     for number, part in enumerate(np.array_split(np.arange(900), 4)):
-        write(frame.iloc[part].reset_index(drop=True), tmp_path / "in" / f"part-{number:05}.snappy.parquet")
+        write(
+            frame.iloc[part].reset_index(drop=True),
+            tmp_path / "in" / f"part-{number:05}.snappy.parquet",
+        )
     (tmp_path / "in" / "_SUCCESS").touch()
     predictor = Predictor(models("visits", "linear"))
     score_file(tmp_path / "in", tmp_path / "a.parquet", predictor, rows=100)
     score_file(write(frame, tmp_path / "whole.parquet"), tmp_path / "b.parquet", predictor)
     assert same(pd.read_parquet(tmp_path / "a.parquet"), pd.read_parquet(tmp_path / "b.parquet"))
     write(frame.drop(columns="visit").head(3), tmp_path / "in" / "part-00009.snappy.parquet")
-    with pytest.raises(ContractError, match="part-00009.snappy.parquet and part-00000.snappy.parquet differ in the columns visit"):
+    with pytest.raises(
+        ContractError,
+        match="part-00009.snappy.parquet and part-00000.snappy.parquet differ in the columns visit",
+    ):
         score_file(tmp_path / "in", tmp_path / "a.parquet", predictor)
 
 
@@ -284,21 +433,54 @@ BAD = {
     "empty.csv": (b"", "empty.csv is empty"),
     "head.csv": (HEAD.encode(), "head.csv has no rows"),
     "bare.csv": (HEAD.strip().encode(), "bare.csv has no rows|bare.csv cannot be read"),
-    "long.csv": ((HEAD + ROW * 3 + "1,2024-05-01,12.5,,true,north,card,x\n").encode(), "long.csv: row 3 has 8 cells and the head has 7"),
-    "short.csv": ((HEAD + ROW * 30_000 + "1,2\n" + ROW).encode(), "short.csv: row 30,000 has 2 cells and the head has 7"),
-    "l.csv": ((HEAD + ROW).encode() + "1,2024-05-01,1,,true,n\xf6rth,card\n".encode("latin-1"), "l.csv cannot be read as csv: .*(utf-8|UTF8)"),
-    "gone.csv": (b"visit,minutes,items,member,door\n1,1,1,true,north\n", "gone.csv: .*\n  `payment` is missing, and the model needs"),
-    "m.csv": ((HEAD.strip() + ",hat,cap\n" + ROW.strip() + ",1,2\n").encode(), "m.csv: .*\n  `hat`, `cap` is not in contract.yaml"),
-    "twice.csv": ((HEAD.strip() + ",door\n" + ROW.strip() + ",x\n").encode(), "twice.csv: .*\n  `door` stands twice"),
-    "half.csv.gz": (gzip.compress((HEAD + ROW * 9000).encode())[:-40], "half.csv.gz cannot be read as csv"),
+    "long.csv": (
+        (HEAD + ROW * 3 + "1,2024-05-01,12.5,,true,north,card,x\n").encode(),
+        "long.csv: row 3 has 8 cells and the head has 7",
+    ),
+    "short.csv": (
+        (HEAD + ROW * 30_000 + "1,2\n" + ROW).encode(),
+        "short.csv: row 30,000 has 2 cells and the head has 7",
+    ),
+    "l.csv": (
+        (HEAD + ROW).encode() + "1,2024-05-01,1,,true,n\xf6rth,card\n".encode("latin-1"),
+        "l.csv cannot be read as csv: .*(utf-8|UTF8)",
+    ),
+    "gone.csv": (
+        b"visit,minutes,items,member,door\n1,1,1,true,north\n",
+        "gone.csv: .*\n  `payment` is missing, and the model needs",
+    ),
+    "m.csv": (
+        (HEAD.strip() + ",hat,cap\n" + ROW.strip() + ",1,2\n").encode(),
+        "m.csv: .*\n  `hat`, `cap` is not in contract.yaml",
+    ),
+    "twice.csv": (
+        (HEAD.strip() + ",door\n" + ROW.strip() + ",x\n").encode(),
+        "twice.csv: .*\n  `door` stands twice",
+    ),
+    "half.csv.gz": (
+        gzip.compress((HEAD + ROW * 9000).encode())[:-40],
+        "half.csv.gz cannot be read as csv",
+    ),
     "no.csv.gz": (b"not compressed", "no.csv.gz cannot be read as csv"),
     "empty.jsonl": (b"\n\n", "empty.jsonl has no rows"),
-    "broken.jsonl": ((JSON_ROW * 4 + JSON_ROW[:-3] + "\n").encode(), "broken.jsonl: line 5 is not valid JSON"),
+    "broken.jsonl": (
+        (JSON_ROW * 4 + JSON_ROW[:-3] + "\n").encode(),
+        "broken.jsonl: line 5 is not valid JSON",
+    ),
     "deep.jsonl": (b"[" * 100_000 + b"\n", "deep.jsonl: line 1 is not valid JSON"),
     "list.jsonl": (b"[1, 2]\n", "list.jsonl: line 1 holds no JSON object"),
-    "hat.jsonl": ((JSON_ROW + JSON_ROW.replace("{", '{"hat": 1, ')).encode(), "hat.jsonl: .*\n  `hat` is not in contract.yaml"),
-    "half.jsonl.gz": (gzip.compress((JSON_ROW * 9000).encode())[:-40], "half.jsonl.gz cannot be read as jsonl"),
-    "lost.jsonl": ((JSON_ROW + JSON_ROW.replace('"minutes": 1.5, ', "")).encode(), "minutes: is a number fails in 1 rows. row 1: no such field"),
+    "hat.jsonl": (
+        (JSON_ROW + JSON_ROW.replace("{", '{"hat": 1, ')).encode(),
+        "hat.jsonl: .*\n  `hat` is not in contract.yaml",
+    ),
+    "half.jsonl.gz": (
+        gzip.compress((JSON_ROW * 9000).encode())[:-40],
+        "half.jsonl.gz cannot be read as jsonl",
+    ),
+    "lost.jsonl": (
+        (JSON_ROW + JSON_ROW.replace('"minutes": 1.5, ', "")).encode(),
+        "minutes: is a number fails in 1 rows. row 1: no such field",
+    ),
     "empty.parquet": (b"", "empty.parquet cannot be read as Parquet"),
     "no.parquet": (b"PAR1 nothing", "no.parquet cannot be read as Parquet"),
 }
@@ -312,10 +494,17 @@ def test_a_bad_file_is_refused_in_a_sentence(name, models, tmp_path):
     with pytest.raises(ProjectError, match=message) as refusal:
         score_file(tmp_path / name, tmp_path / "out.csv", Predictor(models("visits", "prior")))
     assert "Traceback" not in str(refusal.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "out.csv"]) and (tmp_path / "out.csv").read_text() == "before"
+    assert (
+        sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "out.csv"])
+        and (tmp_path / "out.csv").read_text() == "before"
+    )
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:200] + bytes(400) + b[600:]], ids=["truncated", "overwritten"])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b[: len(b) // 2], lambda b: b[:200] + bytes(400) + b[600:]],
+    ids=["truncated", "overwritten"],
+)
 def test_a_damaged_parquet_file_is_refused(damage, models, tmp_path):
     path = write(visits()[1], tmp_path / "in.parquet")
     path.write_bytes(damage(path.read_bytes()))
@@ -326,7 +515,12 @@ def test_a_damaged_parquet_file_is_refused(damage, models, tmp_path):
 def test_places_that_cannot_be(models, tmp_path):
     predictor = Predictor(models("visits", "prior"))
     source = write(visits()[1], tmp_path / "in.csv")
-    wrong = {"in.csv": "different files", "nowhere/out.csv": "there is no folder", "out.txt": "out.txt is none of", "out.csv.gz": "ends in"}
+    wrong = {
+        "in.csv": "different files",
+        "nowhere/out.csv": "there is no folder",
+        "out.txt": "out.txt is none of",
+        "out.csv.gz": "ends in",
+    }
     for target, message in wrong.items():
         with pytest.raises(ProjectError, match=message):
             score_file(source, tmp_path / target, predictor)
@@ -357,14 +551,23 @@ def invalid_visits() -> pd.DataFrame:
 def test_broken_rows_stop_the_run_or_are_set_aside(name, rows, models, tmp_path):
     predictor = Predictor(models("visits", "boosting"))
     source = write(invalid_visits(), tmp_path / name)
-    with pytest.raises(ContractError, match="minutes: is between 0 and 600 fails in 1 rows. row 3: -5") as refusal:
+    with pytest.raises(
+        ContractError, match="minutes: is between 0 and 600 fails in 1 rows. row 3: -5"
+    ) as refusal:
         score_file(source, tmp_path / "out.parquet", predictor, rows=rows)
     assert str(refusal.value).startswith(f"{name} breaks the model's contract.yaml in its first ")
-    assert "payment: is one of card, cash fails in 1 rows. row 3: 'beans'" in str(refusal.value) and "--skip-broken" in str(refusal.value)
+    assert "payment: is one of card, cash fails in 1 rows. row 3: 'beans'" in str(
+        refusal.value
+    ) and "--skip-broken" in str(refusal.value)
     assert not (tmp_path / "out.parquet").exists()
-    result = score_file(source, tmp_path / "out.parquet", predictor, rows=rows, broken=tmp_path / "broken.jsonl")
+    result = score_file(
+        source, tmp_path / "out.parquet", predictor, rows=rows, broken=tmp_path / "broken.jsonl"
+    )
     assert (result["rows"], result["scored"], result["broken"]) == (900, 897, 3)
-    rejects = [tuple(json.loads(line).values()) for line in (tmp_path / "broken.jsonl").read_text().splitlines()]
+    rejects = [
+        tuple(json.loads(line).values())
+        for line in (tmp_path / "broken.jsonl").read_text().splitlines()
+    ]
     assert rejects == [
         (3, "minutes", "is between 0 and 600"),
         (3, "payment", "is one of card, cash"),
@@ -380,9 +583,17 @@ def test_broken_rows_stop_the_run_or_are_set_aside(name, rows, models, tmp_path)
 def test_nothing_but_broken_rows(models, tmp_path):
     frame = visits(5)[1].assign(minutes=-1.0)
     for target in ("out.parquet", "out.csv", "out.jsonl"):
-        result = score_file(write(frame, tmp_path / "in.csv"), tmp_path / target, Predictor(models("visits", "prior")), broken=tmp_path / "b.jsonl")
+        result = score_file(
+            write(frame, tmp_path / "in.csv"),
+            tmp_path / target,
+            Predictor(models("visits", "prior")),
+            broken=tmp_path / "b.jsonl",
+        )
         assert (result["scored"], result["broken"]) == (0, 5)
-    assert len(pd.read_parquet(tmp_path / "out.parquet")) == 0 and (tmp_path / "out.jsonl").read_text() == ""
+    assert (
+        len(pd.read_parquet(tmp_path / "out.parquet")) == 0
+        and (tmp_path / "out.jsonl").read_text() == ""
+    )
 
 
 SLOW = """
@@ -403,7 +614,10 @@ scoring.score_file(sys.argv[1], sys.argv[2], Predictor(sys.argv[3]), rows=50, th
 def test_a_run_that_is_stopped_leaves_the_old_output(signal, models, tmp_path):
     source, target = write(visits()[1], tmp_path / "in.csv"), tmp_path / "out.csv"
     target.write_text("before")
-    process = subprocess.Popen([sys.executable, "-c", SLOW, source, target, models("visits", "prior")], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, source, target, models("visits", "prior")],
+        stderr=subprocess.DEVNULL,
+    )
     while process.poll() is None and not list(tmp_path.glob(".out.csv.*")):
         time.sleep(0.05)
     time.sleep(0.5)
@@ -417,8 +631,19 @@ def test_a_run_that_is_stopped_leaves_the_old_output(signal, models, tmp_path):
 def test_what_is_half_written_goes_with_the_command(number, models, tmp_path):
     """A terminal that is closed, or a scheduler that ends the job; nothing but a power cut leaves the part behind."""
     source = write(pd.concat([visits()[1]] * 20, ignore_index=True), tmp_path / "in.csv")
-    command = [BIN / "mle", "score", source, tmp_path / "out.csv", "--rows-per-chunk", "1", "--model", models("visits", "prior")]
-    process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    command = [
+        BIN / "mle",
+        "score",
+        source,
+        tmp_path / "out.csv",
+        "--rows-per-chunk",
+        "1",
+        "--model",
+        models("visits", "prior"),
+    ]
+    process = subprocess.Popen(
+        [*map(str, command)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     end = time.monotonic() + 60
     while not list(tmp_path.glob("*.part")) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
@@ -434,11 +659,18 @@ def test_a_full_disk_is_a_sentence(models, tmp_path):
     source = write(invalid_visits(), tmp_path / "in.csv")
     (tmp_path / f".broken.jsonl.{os.getpid()}.part").symlink_to("/dev/full")
     with pytest.raises(ProjectError, match="broken.jsonl cannot be written: .*No space left"):
-        score_file(source, tmp_path / "out.csv", Predictor(models("visits", "prior")), broken=tmp_path / "broken.jsonl")
+        score_file(
+            source,
+            tmp_path / "out.csv",
+            Predictor(models("visits", "prior")),
+            broken=tmp_path / "broken.jsonl",
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
-def test_progress_is_a_line_now_and_then_where_nobody_watches(models, tmp_path, capsys, monkeypatch):
+def test_progress_is_a_line_now_and_then_where_nobody_watches(
+    models, tmp_path, capsys, monkeypatch
+):
     source = write(visits()[1], tmp_path / "in.csv")
     predictor = Predictor(models("visits", "prior"))
     score_file(source, tmp_path / "out.csv", predictor, rows=100)
@@ -464,7 +696,11 @@ def test_progress_is_a_bar_on_a_terminal(models, tmp_path):
     )
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    subprocess.run([sys.executable, "-c", code, source, tmp_path / "out.csv", models("visits", "prior")], stderr=theirs, check=True)
+    subprocess.run(
+        [sys.executable, "-c", code, source, tmp_path / "out.csv", models("visits", "prior")],
+        stderr=theirs,
+        check=True,
+    )
     os.close(theirs)
     terminal = ""
     with contextlib.suppress(OSError):  # how a terminal says that the other side is closed
@@ -487,6 +723,15 @@ def test_memory_does_not_grow_with_the_file(models, tmp_path):
         peaks = []
         for times in (1, 10):
             write(pd.concat([frame] * times, ignore_index=True), tmp_path / name)
-            command = [sys.executable, "-c", code, tmp_path / name, tmp_path / "out.parquet", models("visits", "prior")]
-            peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+            command = [
+                sys.executable,
+                "-c",
+                code,
+                tmp_path / name,
+                tmp_path / "out.parquet",
+                models("visits", "prior"),
+            ]
+            peaks.append(
+                int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            )
         assert peaks[1] - peaks[0] < 60, (name, peaks)

@@ -19,7 +19,8 @@ from mle_project.scoring.batch import score_file
 from mle_project.scoring.spark import score_on_spark
 
 needs_spark = pytest.mark.skipif(
-    importlib.util.find_spec("pyspark") is None or not shutil.which("java"), reason="PySpark or Java is not here: `make spark`"
+    importlib.util.find_spec("pyspark") is None or not shutil.which("java"),
+    reason="PySpark or Java is not here: `make spark`",
 )
 
 RUN = """
@@ -46,9 +47,22 @@ def spark_home(tmp_path: Path) -> Path:
 
 def on_spark(tmp_path: Path, master: str, **arguments: object) -> subprocess.CompletedProcess[str]:
     """Score in a process of its own, as the command does."""
-    env = os.environ | {"MLE_SPARK_MASTER": master, "SPARK_HOME": str(spark_home(tmp_path)), "SPARK_LOCAL_IP": "127.0.0.1"}
-    words = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()})
-    return subprocess.run([sys.executable, "-c", RUN, words], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    env = os.environ | {
+        "MLE_SPARK_MASTER": master,
+        "SPARK_HOME": str(spark_home(tmp_path)),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+    }
+    words = json.dumps(
+        {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()}
+    )
+    return subprocess.run(
+        [sys.executable, "-c", RUN, words],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def parts_of(frame: pd.DataFrame, folder: Path) -> Path:
@@ -66,11 +80,20 @@ def test_a_cluster_answers_as_one_machine_does(table, models, tmp_path):  # noqa
     folder = models(table, "linear")
     score_file(write(frame, tmp_path / "in.parquet"), tmp_path / "local.parquet", Predictor(folder))
     source = parts_of(frame, tmp_path / "in")
-    process = on_spark(tmp_path, "local-cluster[2,1,1024]", source=source, target=tmp_path / "out.parquet", folder=folder, rows=7)
+    process = on_spark(
+        tmp_path,
+        "local-cluster[2,1,1024]",
+        source=source,
+        target=tmp_path / "out.parquet",
+        folder=folder,
+        rows=7,
+    )
     assert process.returncode == 0, process.stderr[-3000:]
     result = json.loads(process.stdout.splitlines()[-1])
     assert (result["rows"], result["broken"], result["model"]) == (900, 0, Predictor(folder).digest)
-    assert same(pd.read_parquet(tmp_path / "local.parquet"), pd.read_parquet(tmp_path / "out.parquet"))
+    assert same(
+        pd.read_parquet(tmp_path / "local.parquet"), pd.read_parquet(tmp_path / "out.parquet")
+    )
     assert not list(tmp_path.glob(".mle-score-*"))
 
 
@@ -81,7 +104,9 @@ def test_a_folder_of_answers_and_another_partitioning(models, tmp_path):  # noqa
     source = write(frame, tmp_path / "in.parquet")
     score_file(source, tmp_path / "local.parquet", Predictor(folder))
     for _ in range(2):  # the second time the folder is replaced
-        process = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out", folder=folder, rows=50)
+        process = on_spark(
+            tmp_path, "local[2]", source=source, target=tmp_path / "out", folder=folder, rows=50
+        )
         assert process.returncode == 0, process.stderr[-3000:]
     predictions = pd.read_parquet(tmp_path / "out").sort_values("row", ignore_index=True)
     assert same(pd.read_parquet(tmp_path / "local.parquet"), predictions)
@@ -91,15 +116,33 @@ def test_a_folder_of_answers_and_another_partitioning(models, tmp_path):  # noqa
 def test_broken_rows_are_one_message(models, tmp_path):  # noqa: F811
     folder = models("visits", "prior")
     source = parts_of(invalid_visits(), tmp_path / "in")
-    process = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.csv", folder=folder)
+    process = on_spark(
+        tmp_path, "local[2]", source=source, target=tmp_path / "out.csv", folder=folder
+    )
     message = process.stderr[process.stderr.index("error: ") :]
-    assert process.returncode == 1 and "Traceback" not in process.stderr and "\tat " not in process.stderr
-    assert message.startswith("error: in breaks the model's contract.yaml in its first 900 rows (counted from 0):")
-    assert "minutes: is between 0 and 600 fails in 1 rows. row 3: -5.0" in message and "items: is an integer fails in 1 rows. row 450: 0.5" in message
+    assert (
+        process.returncode == 1
+        and "Traceback" not in process.stderr
+        and "\tat " not in process.stderr
+    )
+    assert message.startswith(
+        "error: in breaks the model's contract.yaml in its first 900 rows (counted from 0):"
+    )
+    assert (
+        "minutes: is between 0 and 600 fails in 1 rows. row 3: -5.0" in message
+        and "items: is an integer fails in 1 rows. row 450: 0.5" in message
+    )
     assert not (tmp_path / "out.csv").exists()
     local, spark = tmp_path / "local.jsonl", tmp_path / "spark.jsonl"
     score_file(source, tmp_path / "local.csv", Predictor(folder), broken=local)
-    process = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.csv", folder=folder, broken=spark)
+    process = on_spark(
+        tmp_path,
+        "local[2]",
+        source=source,
+        target=tmp_path / "out.csv",
+        folder=folder,
+        broken=spark,
+    )
     assert json.loads(process.stdout.splitlines()[-1])["broken"] == 3, process.stderr[-3000:]
     assert local.read_text() == spark.read_text()
     assert (tmp_path / "local.csv").read_text() == (tmp_path / "out.csv").read_text()
@@ -112,8 +155,18 @@ def test_a_fault_on_a_worker_is_one_message(models, tmp_path):  # noqa: F811
     path = source / "a part 2.parquet"
     content = path.read_bytes()
     path.write_bytes(content[:4] + bytes(500) + content[504:])
-    process = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.parquet", folder=models("visits", "prior"))
-    assert process.returncode == 1 and "error: Spark could not score: " in process.stderr and "\tat " not in process.stderr, process.stderr[-3000:]
+    process = on_spark(
+        tmp_path,
+        "local[2]",
+        source=source,
+        target=tmp_path / "out.parquet",
+        folder=models("visits", "prior"),
+    )
+    assert (
+        process.returncode == 1
+        and "error: Spark could not score: " in process.stderr
+        and "\tat " not in process.stderr
+    ), process.stderr[-3000:]
     assert "Traceback" not in process.stderr and not (tmp_path / "out.parquet").exists()
 
 
@@ -127,9 +180,21 @@ def test_nothing_but_an_earlier_answer_is_replaced(models, tmp_path):  # noqa: F
     write(frame, tmp_path / "other" / "part-0.parquet")
     (tmp_path / "kept").write_text("mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    nested, earlier = "must be different places, none inside another", "holds something else than earlier answers"
-    cases = [(source, nested), (tmp_path, nested), (inside, nested), (inside.with_suffix(".parquet"), "whose files are the rows to score")]
-    cases += [(tmp_path / "notes", earlier), (tmp_path / "other", earlier), (tmp_path / "kept", "is a file, and")]
+    nested, earlier = (
+        "must be different places, none inside another",
+        "holds something else than earlier answers",
+    )
+    cases = [
+        (source, nested),
+        (tmp_path, nested),
+        (inside, nested),
+        (inside.with_suffix(".parquet"), "whose files are the rows to score"),
+    ]
+    cases += [
+        (tmp_path / "notes", earlier),
+        (tmp_path / "other", earlier),
+        (tmp_path / "kept", "is a file, and"),
+    ]
     cases.append((tmp_path / "no" / "out", "there is no folder"))
     for target, words in cases:
         with pytest.raises(ProjectError, match=words):
@@ -147,18 +212,31 @@ def test_every_part_has_the_columns(change, models, tmp_path):  # noqa: F811
     """Refused with the words of local scoring."""
     folder, frame = models("visits", "prior"), TABLES["visits"]()[1]
     source = parts_of(frame, tmp_path / "in")
-    later = {"lost": frame.drop(columns="minutes"), "strange": frame.assign(extra=1), "differ": frame.drop(columns="visit")}[change]
+    later = {
+        "lost": frame.drop(columns="minutes"),
+        "strange": frame.assign(extra=1),
+        "differ": frame.drop(columns="visit"),
+    }[change]
     write(later, source / "a part 3.parquet")
     with pytest.raises(ProjectError, match="a part 3.parquet") as local:
         score_file(source, tmp_path / "local.parquet", Predictor(folder))
-    process = on_spark(tmp_path, "local[2]", source=source, target=tmp_path / "out.parquet", folder=folder)
-    assert process.returncode == 1 and f"error: {local.value}" in process.stderr and not (tmp_path / "out.parquet").exists(), process.stderr[-3000:]
+    process = on_spark(
+        tmp_path, "local[2]", source=source, target=tmp_path / "out.parquet", folder=folder
+    )
+    assert (
+        process.returncode == 1
+        and f"error: {local.value}" in process.stderr
+        and not (tmp_path / "out.parquet").exists()
+    ), process.stderr[-3000:]
 
 
 def test_what_spark_cannot_do_is_said_at_once(models, tmp_path, monkeypatch):  # noqa: F811
     folder = models("visits", "prior")
     source = write(TABLES["visits"]()[1], tmp_path / "in.csv")
-    with pytest.raises(ProjectError, match="in.csv is no Parquet, and Spark scores nothing else here. Use --engine local"):
+    with pytest.raises(
+        ProjectError,
+        match="in.csv is no Parquet, and Spark scores nothing else here. Use --engine local",
+    ):
         score_on_spark(source, tmp_path / "out.parquet", folder)
     source = write(TABLES["visits"]()[1], tmp_path / "in.parquet")
     with monkeypatch.context() as without:
