@@ -141,10 +141,8 @@ class _Float64Coefficients:
     def fit(self, x: np.ndarray, y: np.ndarray) -> Any:
         "Fit on rows of 32 bits; the weights get 64, and with them every sum that answers."
         super().fit(x, y)  # type: ignore[misc]
-        self.coef_, self.intercept_ = (
-            np.asarray(self.coef_, np.float64),
-            np.asarray(self.intercept_, np.float64),
-        )  # type: ignore[has-type]
+        self.coef_: Any = np.asarray(self.coef_, np.float64)
+        self.intercept_: Any = np.asarray(self.intercept_, np.float64)
         return self
 
 
