@@ -153,7 +153,7 @@ def make_sample(target: Path) -> Project:
     project = copy_project(target)
     trials = {"prior": 1, "linear": 1, "forest": 1, "boosting": 2, "network": 1}
     project.params(
-        tables__rows=8000,
+        tables__max_rows=8000,
         model_selection__trials=trials,
         model_selection__folds=2,
         model_selection__search_rows=2000,

@@ -95,10 +95,10 @@ def _by_group(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any])
 
 
 def _random_split(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any]) -> pd.Series:
-    if contract.time and not split.get("anyway"):
+    if contract.time and not split.get("allow_random_over_time"):
         raise ProjectError(
             f"params.yaml: tables.split: rows have a time ({contract.time}); a random split lets the model learn from the future. "
-            "Use kind: time, or say anyway: true."
+            "Use kind: time, or say allow_random_over_time: true."
         )
     generator = np.random.default_rng(split.get("seed", 0))
     target = encode_target(frame, contract)

@@ -76,7 +76,7 @@ def score_folds(
     if not np.isfinite(scores).all():
         raise ProjectError(
             f"fold {int(np.flatnonzero(~np.isfinite(scores))[0]) + 1} of {len(folds)} cannot be scored: most likely all its rows have one class. "
-            "Use fewer folds, or more rows (model_selection.folds, model_selection.search_rows and tables.rows in params.yaml)."
+            "Use fewer folds, or more rows (model_selection.folds, model_selection.search_rows and tables.max_rows in params.yaml)."
         )
     return scores
 
@@ -99,7 +99,7 @@ def subsample_folds(
         ):
             raise ProjectError(
                 f"params.yaml: model_selection.tuner: hyperband fits on a {FULL_BUDGET // parts}th of the rows first, and there {len(few)} rows are left "
-                "that lack a class or are too few. Use bayesian or random, or more rows (model_selection.search_rows, tables.rows)."
+                "that lack a class or are too few. Use bayesian or random, or more rows (model_selection.search_rows, tables.max_rows)."
             )
     return subsampled
 

@@ -136,7 +136,7 @@ def downsize(
         "folds": 2,
         "search_rows": max(500, rows // 4),
     }
-    params["tables"]["rows"] = rows
+    params["tables"]["max_rows"] = rows
     (top / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 # %% ../../nbs/api/pipeline/08_reproducibility.ipynb #a10a3e90

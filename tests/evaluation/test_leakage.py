@@ -268,13 +268,13 @@ def test_a_random_split_of_rows_with_a_time_is_refused_and_found():
     )
     with pytest.raises(
         ProjectError,
-        match="a random split lets the model learn from the future. Use kind: time, or say anyway: true",
+        match="a random split lets the model learn from the future. Use kind: time, or say allow_random_over_time: true",
     ):
         split_names(frame, contract, chance)
-    names = split_names(frame, contract, chance | {"anyway": True})
+    names = split_names(frame, contract, chance | {"allow_random_over_time": True})
     splits = {part: frame[names == part] for part in SPLITS}
     assert len(check_temporal_order(splits, contract, []).violations) == 2
-    assert "asked for by name" in check_temporal_order(splits, contract, [], anyway=True).evidence
+    assert "asked for by name" in check_temporal_order(splits, contract, [], allow_random_over_time=True).evidence
 
 
 def test_a_fold_that_looks_ahead_is_found():
