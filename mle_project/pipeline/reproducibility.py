@@ -132,8 +132,8 @@ def downsize(
     params = read_yaml(top / "params.yaml")
     search = params["model_selection"]
     search |= {
-        "trials": {name: min(count, 2) for name, count in search["trials"].items()},
-        "folds": 2,
+        "max_trials": {name: min(count, 2) for name, count in search["max_trials"].items()},
+        "n_folds": 2,
         "search_rows": max(500, rows // 4),
     }
     params["tables"]["max_rows"] = rows
