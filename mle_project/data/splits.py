@@ -318,14 +318,14 @@ def cv_splits(
     kind = kind or ("time" if contract.time else "group" if contract.group else "random")
     if count < 2 or len(frame) < 2 * count:
         raise ProjectError(
-            f"params.yaml: model_selection.folds is {count}: at least 2, and at most half of the {len(frame):,} training rows."
+            f"params.yaml: model_selection.n_folds is {count}: at least 2, and at most half of the {len(frame):,} training rows."
         )
     if kind == "time":
         return _time_folds(frame[contract.time], count)
     if kind == "group":
         if frame[contract.group].nunique() < count:
             raise ProjectError(
-                f"params.yaml: model_selection.folds is {count}, and `{contract.group}` has fewer values in the training rows."
+                f"params.yaml: model_selection.n_folds is {count}, and `{contract.group}` has fewer values in the training rows."
             )
         return list(GroupKFold(count).split(frame, groups=frame[contract.group]))
     if contract.task == "regression":

@@ -205,7 +205,7 @@ def test_folds_refit_everything_on_their_own_rows():
             x, y = feature_frame(frame, contract), encode_target(frame, contract)
             models.append(
                 compile_model(
-                    build_family("linear", {"shape": "rank"}, contract, 0).fit(
+                    build_family("linear", {"transform": "quantile"}, contract, 0).fit(
                         x.iloc[before], y[before]
                     ),
                     contract,
@@ -448,13 +448,13 @@ def small_project(folder, name):
     contract, splits, split = split_table(name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["importance"] |= {
-        "stand_in": {"family": "linear", "rows": 300, "change": {}},
-        "draws": 20,
+        "surrogate": {"family": "linear", "max_rows": 300, "overrides": {}},
+        "n_bootstrap": 20,
     }
     few = {
         "families": ["prior", "linear", "boosting"],
-        "trials": {"prior": 1, "linear": 2, "boosting": 1},
-        "folds": 2,
+        "max_trials": {"prior": 1, "linear": 2, "boosting": 1},
+        "n_folds": 2,
         "search_rows": None,
     }
     params["model_selection"] |= few

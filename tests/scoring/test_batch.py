@@ -62,8 +62,8 @@ def models(tmp_path_factory):
             contract = parse_contract(text)
             x = feature_frame(frame, contract)
             smaller = {
-                "forest": {"trees": 40, "leaves": 250},
-                "boosting": {"trees": 100},
+                "forest": {"n_estimators": 40, "max_leaf_nodes": 250},
+                "boosting": {"max_iter": 100},
                 "network": {"epochs": 3},
             }.get(family, {})
             fitted = build_family(family, smaller, contract, 0).fit(
