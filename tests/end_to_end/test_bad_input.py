@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import CONTRACT, QUERY, ROOT
+from projects import CONTRACT, QUERY, ROOT
 
 SOURCE = next(iter(yaml.safe_load((ROOT / "params.yaml").read_text())["tables"]["sources"]))
 FEATURE = CONTRACT.features[0]

@@ -7,7 +7,7 @@ import json
 
 import nbformat
 import pytest
-from conftest import CONTRACT, PARAMS, example_only
+from projects import CONTRACT, PARAMS, example_only, stages_run
 
 from mle_project.modeling.metrics import METRICS
 from mle_project.pipeline.runner import strip_nondeterminism
@@ -26,11 +26,6 @@ STAGES = [
     "bento",
     "pages",
 ]
-
-
-def stages_run(text: str) -> list[str]:
-    "The stages that a `dvc repro` ran, in order."
-    return [line.split("'")[1] for line in text.splitlines() if line.startswith("Running stage")]
 
 
 def edit(project, notebook: str, cell_type: str, old: str, new: str) -> None:

@@ -8,7 +8,7 @@ import urllib.request
 
 import nbformat
 import pytest
-from test_service import free_port
+from servers import free_port
 
 from mle_project.core.project import DETERMINISTIC_ENV
 

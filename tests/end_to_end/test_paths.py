@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT
+from projects import ROOT
 
 from mle_project import dialect, engines
 from mle_project.adopt.plan import _paths as named_files

@@ -7,7 +7,7 @@ import nbformat
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Project
+from projects import Project
 
 from mle_project.pipeline.compare import compare
 from mle_project.pipeline.lockfile import lock_entries

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT
+from projects import ROOT
 
 from mle_project import notebooks
 from mle_project.core.project import ProjectError
