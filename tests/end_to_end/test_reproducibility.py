@@ -63,7 +63,7 @@ def test_where_a_model_comes_from(changeable):
         commit_id,
         True,
     )
-    assert facts["notebook"] == "nbs/21_final_model.ipynb" and facts["environment"]["same_as_now"]
+    assert facts["notebook"] == "nbs/07_final_model.ipynb" and facts["environment"]["same_as_now"]
     assert (
         params["tables"]["rows"] == 8000
         and params["model_selection"]["folds"] == 2
