@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import BIN, ROOT, example_only, package_texts
+from projects import BIN, ROOT, example_only, package_texts
 
 from mle_project.cli.main import main
 from mle_project.cli.pipeline import notebook_stages

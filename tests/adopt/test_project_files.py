@@ -3,8 +3,7 @@
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT
-from test_adopt import project  # noqa: F401
+from projects import ROOT
 
 from mle_project.adopt.plan import apply, plan
 from mle_project.adopt.project_files import replace_plots, with_value

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, Project, copy_project, package_texts
+from projects import ROOT, Project, copy_project, package_texts
 
 from mle_project.adopt.rename import check_name, package_name
 from mle_project.core.project import ProjectError

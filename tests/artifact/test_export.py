@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from fresh_process import FRESH
 from sklearn.datasets import load_breast_cancer
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
@@ -21,18 +22,6 @@ from mle_project.core.request_model import example_record
 from mle_project.evaluation.trace import trace
 from mle_project.modeling.families import build_family
 from mle_project.modeling.metrics import all_metrics, predict
-
-# What the service's environment lacks is made impossible to import, then the model answers from JSON records.
-FRESH = """
-import sys
-for name in ("sklearn", "tensorflow", "keras", "keras_tuner", "pandas", "pandera", "nbdev", "papermill", "dvc", "skl2onnx", "ibis", "matplotlib"):
-    sys.modules[name] = None
-import json
-from mle_project.artifact.predictor import Predictor
-predictor = Predictor("models/final")
-found = predictor.answer_records(json.load(open(sys.argv[1])))
-print(json.dumps({"digest": predictor.digest, "found": found.tolist()}))
-"""
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,10 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from contracts import draw_values
+from projects import ROOT, stages_run
+from servers import serving
 from tables_of_other_kinds import plants
-from test_contract import draw_values
-from test_graph import stages_run
-from test_service import serving
 
 from mle_project.artifact.parity import TOLERANCE, max_difference, output_scale
 from mle_project.artifact.predictor import Predictor, read_artifact

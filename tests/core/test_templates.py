@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Project, copy_project
 from jinja2 import UndefinedError
+from projects import ROOT, Project, copy_project
 
 from mle_project.adopt.project_files import readme_section
 from mle_project.core.contract import example_contract

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import CONTRACT, QUERY
+from projects import CONTRACT, QUERY
 from tables_of_other_kinds import houses, plants
 
 from mle_project import engines, tables

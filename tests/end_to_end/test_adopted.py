@@ -6,10 +6,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PARAMS, QUICK, Project, copy_project
+from projects import PARAMS, QUICK, Project, copy_project, stages_run
+from servers import serving
 from sklearn import datasets
-from test_graph import stages_run
-from test_service import serving
 
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.request_model import example_record

@@ -7,7 +7,7 @@ import json
 
 import nbformat
 import pytest
-from conftest import CONTRACT, PARAMS, example_only
+from projects import CONTRACT, PARAMS, example_only, stages_run
 
 from mle_project.modeling.metrics import METRICS
 from mle_project.pipeline.runner import strip_nondeterminism
@@ -26,11 +26,6 @@ STAGES = [
     "bento",
     "report",
 ]
-
-
-def stages_run(text: str) -> list[str]:
-    "The stages that a `dvc repro` ran, in order."
-    return [line.split("'")[1] for line in text.splitlines() if line.startswith("Running stage")]
 
 
 def edit(project, notebook: str, cell_type: str, old: str, new: str) -> None:
@@ -117,13 +112,13 @@ def test_prose_runs_no_computation_and_stands_on_todays_page(changeable):
     record = (changeable.root / "reports" / "tables.ipynb").read_bytes()
     edit(
         changeable,
-        "08_tables.ipynb",
+        "01_tables.ipynb",
         "markdown",
         "# Tables",
         "# Tables\n\nA new paragraph, with a comma.",
     )
-    edit(changeable, "08_tables.ipynb", "code", "- of the engine;", "- OF THE ENGINE;")
-    edit(changeable, "17_model_selection.ipynb", "code", "- how many\n", "- how many there are\n")
+    edit(changeable, "01_tables.ipynb", "code", "- of the engine;", "- OF THE ENGINE;")
+    edit(changeable, "05_model_selection.ipynb", "code", "- how many\n", "- how many there are\n")
     assert stages_run(changeable.run("dvc", "repro").stdout) == ["export", "report"]
     assert "up to date" in changeable.run("dvc", "status").stdout
     page = (changeable.root / "reports" / "tables.html").read_text()
@@ -152,17 +147,17 @@ def test_what_git_jupyterlab_and_formatters_do_makes_no_stage_stale(changeable):
         nbformat.write(content, path)
     edit(
         changeable,
-        "08_tables.ipynb",
+        "01_tables.ipynb",
         "code",
-        "read_contract(root() / contract)",
-        "read_contract( root() / (contract) )",
+        "read_contract(",
+        "(read_contract)( ",
     )
     elsewhere = changeable.root.parent / "elsewhere"
     who = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "core.hooksPath=.githooks"]
     changeable.run("git", "add", "-A")
     changeable.run("git", *who, "commit", "-qm", "saved")
     changeable.run("git", "clone", "-q", str(changeable.root), str(elsewhere))
-    for name in ("08_tables.ipynb", "21_final_model.ipynb"):
+    for name in ("01_tables.ipynb", "07_final_model.ipynb"):
         assert '"seen"' not in (elsewhere / "nbs" / name).read_text()
         (changeable.root / "nbs" / name).write_text((elsewhere / "nbs" / name).read_text())
     # nothing is computed again; the bento packs the modules as they are written, with their comments
@@ -172,7 +167,7 @@ def test_what_git_jupyterlab_and_formatters_do_makes_no_stage_stale(changeable):
 def test_what_a_reader_sees_of_a_cell_is_code(changeable):
     "The last value of a cell is shown, so a cell cut in two shows another; a semicolon silences it."
     before = stage_code_of(changeable, "eda")
-    path = changeable.root / "nbs" / "09_eda.ipynb"
+    path = changeable.root / "nbs" / "02_eda.ipynb"
     content = nbformat.read(path, as_version=4)
     content.cells[-1].source += ";"
     nbformat.write(content, path)
@@ -183,25 +178,25 @@ def test_what_a_reader_sees_of_a_cell_is_code(changeable):
     ("notebook", "old", "new", "expected"),
     [
         (
-            "34_bento.ipynb",
+            "10_bento.ipynb",
             "predictor.digest[:12], folder",
             "predictor.digest[:16], folder",
             ["bento", "leakage", "report"],
         ),
         (
-            "21_final_model.ipynb",
+            "07_final_model.ipynb",
             "x.tail(5000)",
             "x.tail(4000)",
             ["final_model", "leakage", "bento", "report"],
         ),
         (
-            "18_importance.ipynb",
+            "06_importance.ipynb",
             "scored_rows)\nx, y",
             "scored_rows - 1)\nx, y",
             ["importance", "final_model", "leakage", "bento", "report"],
         ),
         (
-            "17_model_selection.ipynb",
+            "05_model_selection.ipynb",
             "validation.head(10_000)",
             "validation.head(9_000)",
             STAGES[4:],

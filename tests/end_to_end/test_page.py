@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, Project, copy_project, example_only
+from projects import ROOT, Project, copy_project, example_only
+from servers import Server, serving
 from tables_of_other_kinds import Kind, houses, plants
-from test_service import Server, serving
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.artifact.export import save, write_manifest

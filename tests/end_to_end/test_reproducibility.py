@@ -7,7 +7,7 @@ import nbformat
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Project
+from projects import Project
 
 from mle_project.pipeline.compare import compare
 from mle_project.pipeline.lockfile import lock_entries
@@ -63,7 +63,7 @@ def test_where_a_model_comes_from(changeable):
         commit_id,
         True,
     )
-    assert facts["notebook"] == "nbs/21_final_model.ipynb" and facts["environment"]["same_as_now"]
+    assert facts["notebook"] == "nbs/07_final_model.ipynb" and facts["environment"]["same_as_now"]
     assert (
         params["tables"]["rows"] == 8000
         and params["model_selection"]["n_folds"] == 2

@@ -4,11 +4,11 @@ import keras_tuner
 import numpy as np
 import pandas as pd
 import pytest
+from contracts import CONTRACTS, draw_values
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from tables_of_other_kinds import houses, plants
-from test_contract import CONTRACTS, draw_values
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.artifact.export import save, write_manifest

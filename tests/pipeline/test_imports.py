@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT
+from projects import ROOT
 
 from mle_project.core.project import ProjectError
 from mle_project.pipeline.imports import ROOMS, import_order_violations, imported_modules
