@@ -220,7 +220,7 @@ def summary(as_json: bool) -> None:
         return
     columns = {
         metrics["family"]: metrics["test"],
-        **{name: one["test"] for name, one in metrics["beside"].items()},
+        **{name: one["test"] for name, one in metrics["baselines"].items()},
     }
     scores = [["test metric", *columns]]
     for name in metrics["test"]:
