@@ -419,9 +419,9 @@ def _fit_split(
     changes = _changes(
         folder, contract, split, (count, most), _duplicate_share(engine, decisions, len(frame))
     )
-    if "leakage.identical_rows" in changes:
-        limit = changes["leakage.identical_rows"]
-        text = f"{limit - 0.02:.0%} of the rows equal another row in every feature, so the limit leakage.identical_rows was set to {limit}. "
+    if "leakage.max_duplicate_share" in changes:
+        limit = changes["leakage.max_duplicate_share"]
+        text = f"{limit - 0.02:.0%} of the rows equal another row in every feature, so the limit leakage.max_duplicate_share was set to {limit}. "
         notes.append(
             Notice(
                 0,

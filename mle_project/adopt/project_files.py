@@ -301,7 +301,7 @@ TASK_PHRASES = {
 
 def _scores(metrics: Mapping[str, Any]) -> list[list[Any]]:
     "The test metrics beside those of simpler models."
-    others = metrics["beside"].values()
+    others = metrics["baselines"].values()
     return [
         [name, value, *(one["test"][name] for one in others)]
         for name, value in metrics["test"].items()
@@ -406,6 +406,6 @@ def _changes(
         changes["model_selection.search_rows"] = folds[1]
     if now["model_selection"].get("metric") not in (None, *METRICS[contract.task]):
         changes["model_selection.metric"] = None
-    if equal > 0.5 * now["leakage"]["identical_rows"]:
-        changes["leakage.identical_rows"] = min(1.0, round(equal + 0.02, 2))
+    if equal > 0.5 * now["leakage"]["max_duplicate_share"]:
+        changes["leakage.max_duplicate_share"] = min(1.0, round(equal + 0.02, 2))
     return changes

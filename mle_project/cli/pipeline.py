@@ -219,7 +219,7 @@ def score_rows(
     from mle_project.core.formatting import format_value
 
     columns = {metrics["family"]: metrics["test"]}
-    columns |= {name: one["test"] for name, one in metrics["beside"].items()}
+    columns |= {name: one["test"] for name, one in metrics["baselines"].items()}
     rows = [["test metric", *columns]]
     for name in metrics["test"]:
         rows.append([name, *(format_value(one[name], significant=6) for one in columns.values())])

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics as skm
 
+from ..core.classification import is_positive
 from ..core.project import ProjectError
 
 # %% ../../nbs/api/modeling/02_metrics.ipynb #c5388583
@@ -118,13 +119,12 @@ def threshold_metrics(
     threshold: float,
 ) -> dict[str, float]:
     "Precision, recall and F1 at a threshold, and the share of rows called positive."
-    *scores, _ = skm.precision_recall_fscore_support(
-        y, p >= threshold, average="binary", zero_division=0
-    )
+    positive = is_positive(p, threshold)
+    *scores, _ = skm.precision_recall_fscore_support(y, positive, average="binary", zero_division=0)
     return dict(
         zip(
             ("precision", "recall", "f1", "positive_rate"),
-            map(float, (*scores, (p >= threshold).mean())),
+            map(float, (*scores, positive.mean())),
             strict=True,
         )
     )

@@ -690,8 +690,9 @@ def test_few_coarse_features_do_not_stop_the_graph(project):
     )
     proposal, _ = adopt_files(project, [write_table(project, table)], target="y")
     assert (
-        yaml.safe_load((project / "params.yaml").read_text())["leakage"]["identical_rows"] == 1.0
-        and "leakage.identical_rows" in proposal.notes[0]
+        yaml.safe_load((project / "params.yaml").read_text())["leakage"]["max_duplicate_share"]
+        == 1.0
+        and "leakage.max_duplicate_share" in proposal.notes[0]
     )
 
 

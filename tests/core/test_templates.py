@@ -94,7 +94,7 @@ def test_html_is_escaped_and_markdown_is_not():
 
 
 def test_a_bar_in_a_cell_does_not_break_a_table():
-    metrics = {"family": "a|b", "test": {"roc_auc": 0.8}, "beside": {}}
+    metrics = {"family": "a|b", "test": {"roc_auc": 0.8}, "baselines": {}}
     assert "| roc_auc | 0.8000 |" in readme_section(example_contract(), metrics, None)
     assert "a\\|b" in readme_section(example_contract(), metrics, None)
 

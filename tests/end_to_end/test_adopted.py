@@ -108,7 +108,7 @@ def test_from_a_file_to_a_served_prediction(adopted_project):
     assert task in output
     metrics = json.loads((project.root / "metrics" / "final_model.json").read_text())
     name = next(iter(metrics["test"]))
-    better = metrics["test"][name] - metrics["beside"]["prior"]["test"][name]
+    better = metrics["test"][name] - metrics["baselines"]["prior"]["test"][name]
     assert metrics["task"] == task and (better < 0 if task == "regression" else better > 0)
     rows = pd.read_parquet(project.root / "data" / "tables" / "test.parquet").head(60)
     with serving(project) as server:

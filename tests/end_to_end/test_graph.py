@@ -81,7 +81,7 @@ def test_a_second_run_does_nothing(sample):
 @example_only
 def test_the_model_has_learnt_something(sample):
     metrics = json.loads((sample.root / "metrics" / "final_model.json").read_text())
-    assert metrics["test"]["roc_auc"] > 0.65 > metrics["beside"]["prior"]["test"]["roc_auc"] == 0.5
+    assert metrics["test"]["roc_auc"] > 0.65 > metrics["baselines"]["prior"]["test"]["roc_auc"] == 0.5
 
 
 def test_metrics_and_plots_are_dvcs(sample):
