@@ -19,10 +19,10 @@ ifneq ($(REFUSED),)
 $(error The path $(CURDIR) holds $(REFUSED), which not all programs used here can take. Rename the folder)
 endif
 
-.PHONY: help env repro test twice drills lab serve image spark shap hooks lock clean
+.PHONY: help env repro test reproducibility twice drills lab serve image spark shap hooks lock clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 # Python before 3.11.11 writes the folder's path into bin/activate without quoting it.
 define QUOTE_ACTIVATE
@@ -56,15 +56,17 @@ repro: $(READY)  ## run the whole stage graph and print a summary
 	@mle summary
 
 test: $(READY)  ## run every check and test: style, types, notebooks, contracts, the graph on a sample
-	ruff check mle_project tests benchmarks deploy .jupyter
-	ruff check --isolated --select F811,F821 nbs
+	ruff check mle_project nbs tests benchmarks deploy .jupyter
+	ruff format --check nbs tests benchmarks deploy .jupyter
 	mypy
 	mle clean --check
 	nbdev_test --n_workers 2
 	pytest -n 2 --dist loadfile
 
-twice: $(READY)  ## run the graph of this commit in two clones, under other settings, and compare every byte
-	@mle twice
+reproducibility: $(READY)  ## run the graph of this commit in two clones, and compare every byte
+	@mle reproduce
+
+twice: reproducibility  # the former word
 
 drills: $(READY)  ## hold every drill (kill -9, Ctrl-C, disk full, flipped bits, ...) ten times
 	@python benchmarks/drills.py

@@ -1,5 +1,6 @@
-"""What is in git: the package in step with the notebooks, clean notebooks, locked requirements, true workflow files."""
+"""What is in git: package and notebooks in step, locked requirements, true workflow files."""
 
+import ast
 import json
 import re
 import shutil
@@ -40,7 +41,8 @@ def test_the_package_is_what_the_notebooks_export(tmp_path):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, tmp_path / name)
     subprocess.run(["nbdev_export"], cwd=tmp_path, check=True)
-    here, exported = package_texts(ROOT / "mle_project"), package_texts(tmp_path / "mle_project")
+    here = package_texts(ROOT / "mle_project")
+    exported = package_texts(tmp_path / "mle_project")
     for name in here | exported:
         assert exported.get(name) == here.get(name), (
             f"{name} is not what nbs/ exports; type nbdev_export"
@@ -60,6 +62,15 @@ def test_a_notebook_exports_the_module_of_its_name_and_room(path):
     assert rooms == () or (rooms[0] == "api" and len(rooms) == 2)
     (module,) = (name for name, notebook in package_modules().items() if notebook == path)
     assert module == ".".join(["mle_project", *rooms[1:], path.stem[3:]])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_line_under_the_title_is_the_modules_docstring(path):
+    title, _, purpose, *_ = nbformat.read(path, as_version=4).cells[0].source.splitlines()
+    assert title.startswith("# ") and purpose.startswith("> ")
+    (module,) = (name for name, notebook in package_modules().items() if notebook == path)
+    text = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text()
+    assert ast.get_docstring(ast.parse(text)) == purpose.removeprefix("> ")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -84,10 +95,10 @@ def test_sections_and_notebooks_name_the_same_parameters():
         check_parameters(stage, types, params[stage])
 
 
-def test_a_type_that_is_none_is_said():
+def test_an_unknown_type_is_named():
     with pytest.raises(
         ProjectError,
-        match="08_tables.ipynb names a type that is none: .*`Positive`.* Use str, bool, PositiveInt",
+        match="01_tables.ipynb names an unknown type: .*`Positive`.* Use str, bool, PositiveInt",
     ):
         check_parameters("tables", {"rows": "Positive|None"}, {"rows": 1})
 
@@ -178,7 +189,7 @@ def test_nothing_large_or_local_is_tracked():
 
 
 def test_workflows_keep_githubs_schema():
-    "The schema is the one GitHub's editors use (schemastore's github-workflow), bundled with check-jsonschema."
+    "The schema is schemastore's github-workflow, which GitHub's editors use."
     files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     assert files
     subprocess.run(
@@ -205,7 +216,7 @@ def test_make_help_lists_every_target():
 
 
 def test_the_readmes_commands_are_there():
-    "What the README tells a person to type is a target, a program of the environment, or a file that the run writes."
+    "What the README tells a person to type is a target, a program, or a file that a run writes."
     text = (ROOT / "README.md").read_text()
     targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
     assert set(re.findall(r"make ([a-z]+)", text)) <= set(targets)

@@ -19,27 +19,42 @@ DEEP = "mle_project.room.deep"
 NOTEBOOK_FORMS = {
     "from a module": "from mle_project.room.deep import f",
     "from a package": "from mle_project.room import deep",
-    "from a package, among others": "from mle_project.room import (\n    g as h,\n    deep as d,\n)",
+    "from a package, among others": "from mle_project.room import (\n    g as h,\n    deep,\n)",
     "all of a module": "from mle_project.room.deep import *",
     "a module": "import mle_project.room.deep",
     "a module, among others": "import json, mle_project.room.deep",
     "another name": "import mle_project.room.deep as d",
     "in a function": "def f():\n    from mle_project.room.deep import f\n    return f()",
     "in a class": "class A:\n    import mle_project.room.deep as d",
-    "where it may fail": "try:\n    from mle_project.room.deep import f\nexcept ImportError:\n    f = None",
+    "where it may fail": (
+        "try:\n    from mle_project.room.deep import f\nexcept ImportError:\n    f = None"
+    ),
     "by import_module": 'import importlib\nimportlib.import_module("mle_project.room.deep")',
-    "by import_module with a package": 'from importlib import import_module\nimport_module(".deep", package="mle_project.room")',
-    "by its keyword": 'from importlib import import_module\nimport_module(package="mle_project.room", name=".deep")',
+    "by import_module with a package": (
+        'from importlib import import_module\nimport_module(".deep", package="mle_project.room")'
+    ),
+    "by its keyword": (
+        "from importlib import import_module\n"
+        'import_module(package="mle_project.room", name=".deep")'
+    ),
     "by __import__": '__import__("mle_project.room.deep")',
-    "by another name of import_module": 'from importlib import import_module as load\nload("mle_project.room.deep")',
-    "as a program": 'import subprocess, sys\nsubprocess.run([sys.executable, "-m", "mle_project.room.deep"])',
+    "by another name of import_module": (
+        'from importlib import import_module as load\nload("mle_project.room.deep")'
+    ),
+    "as a program": (
+        'import subprocess, sys\nsubprocess.run([sys.executable, "-m", "mle_project.room.deep"])'
+    ),
     "as a program, in one text": 'import os\nos.system("python -m mle_project.room.deep --quick")',
     "as a program of the shell": "!python -m mle_project.room.deep",
-    "as a line of a program": 'import sys\n[sys.executable, "-c", f"from mle_project.room.deep import f; f({1!r})"]',
-    "as a module in a program": 'import sys\n[sys.executable, "-c", "from mle_project.room import g, deep; deep.f()"]',
+    "as a line of a program": (
+        'import sys\n[sys.executable, "-c", f"from mle_project.room.deep import f; f({1!r})"]'
+    ),
+    "as a module in a program": (
+        'import sys\n[sys.executable, "-c", "from mle_project.room import g, deep; deep.f()"]'
+    ),
     "as the place of a thing": 'path = "mle_project.room.deep.f"',
 }
-# what the module mle_project/other/middle.py says, which the notebook imports -> it reads mle_project/room/deep.py
+# what the module other/middle.py says, which the notebook imports -> it reads room/deep.py
 MODULE_FORMS = {
     "two dots and a path": "from ..room.deep import f",
     "two dots and a package": "from ..room import deep",
@@ -47,7 +62,9 @@ MODULE_FORMS = {
     "in a function": "def f():\n    from ..room.deep import f\n    return f()",
     "one dot, through a neighbour": "from .near import g",
     "one dot alone, through a neighbour": "from . import near",
-    "by import_module": 'from importlib import import_module\nimport_module("..room.deep", __package__)',
+    "by import_module": (
+        'from importlib import import_module\nimport_module("..room.deep", __package__)'
+    ),
     "absolute": "import mle_project.room.deep as d",
 }
 
@@ -194,7 +211,10 @@ def test_the_stage_with_such_an_import_is_named(project):
 
 
 def test_imports_of_other_packages_are_let_be(project):
-    source = "import json\nfrom pandas import depe\nimport mle_project_of_others.x\nfrom importlib import import_module\nimport_module(name)"
+    source = (
+        "import json\nfrom pandas import depe\nimport mle_project_of_others.x\n"
+        "from importlib import import_module\nimport_module(name)"
+    )
     assert imported_modules(source, project / "mle_project") == []
     sentence = 'x = "mle_project.toml and a sentence. mle_project.room.depe"'
     assert imported_modules(sentence, project / "mle_project") == [
@@ -230,8 +250,15 @@ def test_what_python_compiles_is_no_input_of_a_stage(project):
 # The laws of the rooms
 
 MODULES = {  # module -> its number
-    "core.base": 0, "core.text": 1, "data.read": 0, "pipeline.run": 0, "scoring.batch": 0, "serving.app": 0, "first": 1, "second": 2,
-}  # fmt: skip
+    "core.base": 0,
+    "core.text": 1,
+    "data.read": 0,
+    "pipeline.run": 0,
+    "scoring.batch": 0,
+    "serving.app": 0,
+    "first": 1,
+    "second": 2,
+}
 
 
 @pytest.fixture
@@ -292,7 +319,10 @@ def plant(project: Path, name: str, line: str) -> None:
         (
             "serving.app",
             "from ..first import a",
-            "api/serving/00_app.ipynb imports mle_project.first, a lesson, and no room imports a lesson.",
+            (
+                "api/serving/00_app.ipynb imports mle_project.first, "
+                "a lesson, and no room imports a lesson."
+            ),
         ),
         (
             "first",
