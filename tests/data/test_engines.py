@@ -426,7 +426,7 @@ def events(tmp_path, monkeypatch):
     (tmp_path / "notes.jsonl").write_text("\n".join(notes) + "\n")
     monkeypatch.chdir(tmp_path)
     files = {
-        "events": {"path": "events.csv", "missing": ["none", "n/a"]},
+        "events": {"path": "events.csv", "null_values": ["none", "n/a"]},
         "times": {"path": "times.parquet"},
         "notes": {"path": "notes.jsonl"},
     }
@@ -471,7 +471,7 @@ def test_no_row_of_a_csv_file_is_skipped_in_silence(events, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"delimiter": ";"}, {"text": True}, {"delimiter": ";", "text": True}]
+    "options", [{}, {"delimiter": ";"}, {"all_text": True}, {"delimiter": ";", "all_text": True}]
 )
 def test_a_line_of_a_csv_file_is_never_a_comment(options, tmp_path):
     (tmp_path / "a.csv").write_text("word;number\n#1;2\n# x;3\n4;5\n")
