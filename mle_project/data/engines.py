@@ -34,7 +34,7 @@ ENGINES = ("duckdb", "pyspark")
 
 
 def engine_memory(kind: str = "duckdb") -> str:
-    "How much memory an engine may take, a number and `g` or `m`: MLE_MEMORY, or half of the machine's for DuckDB, and 4g for Spark's driver."
+    "What an engine may take, as in 4g: MLE_MEMORY, or half of the machine's (DuckDB), 4g (Spark)."
     half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     return os.environ.get("MLE_MEMORY", "4g" if kind == "pyspark" else f"{half >> 20}m")
 
