@@ -225,7 +225,7 @@ def check_duplicates(splits: Splits, contract: Contract, most: float) -> Finding
 def _number_matrix(rows: pd.DataFrame, contract: Contract) -> np.ndarray:
     "Features as numbers, one column each in the contract's order: a string becomes a code."
     x = feature_frame(rows, contract)
-    numbers = x[contract.numeric_features].to_numpy(dtype=np.float32)
+    numbers = x[contract.numeric_features].to_numpy(dtype=np.float32, copy=True)
     numbers[:, np.isnan(numbers).all(axis=0)] = 0  # a tree needs one value
     if not contract.categorical_features:
         return numbers
