@@ -7,7 +7,6 @@ __all__ = ['find_delimiter', 'check_header', 'ambiguous_dates', 'looks_headerles
            'require_files', 'find_source', 'load']
 
 # %% ../../nbs/api/adopt/00_csv_dialect.ipynb #8f5bf4df
-import codecs
 import csv
 import io
 import re

@@ -102,10 +102,11 @@ def role(proposal: Plan, name: str) -> str:
 
 
 def has_note(proposal: Plan, *words: str) -> bool:
-    for note in proposal.notes:
-        if all(word in note for word in words):
-            return True
-    return False
+    return any(has_words(note, words) for note in proposal.notes)
+
+
+def has_words(text: str, words: tuple[str, ...]) -> bool:
+    return all(word in text for word in words)
 
 
 def test_semicolons_latin_1_and_decimal_commas(project):
@@ -457,11 +458,46 @@ def test_names_that_nobody_should_give(project):
 
 
 # words that mean something to DuckDB beside its keywords, and the names in our own SQL
-WORDS_OF_SQL = (
-    "rowid filename file_row_number index_col current_date current_timestamp current_user user "
-    "localtime session_user today now columns struct_pack hash count sum min max length "
-    "v x y n i t value word row_hash n_rows raw record few shop shop_typed shop_query one_row a"
-).split()
+WORDS_OF_SQL = [
+    "rowid",
+    "filename",
+    "file_row_number",
+    "index_col",
+    "current_date",
+    "current_timestamp",
+    "current_user",
+    "user",
+    "localtime",
+    "session_user",
+    "today",
+    "now",
+    "columns",
+    "struct_pack",
+    "hash",
+    "count",
+    "sum",
+    "min",
+    "max",
+    "length",
+    "v",
+    "x",
+    "y",
+    "n",
+    "i",
+    "t",
+    "value",
+    "word",
+    "row_hash",
+    "n_rows",
+    "raw",
+    "record",
+    "few",
+    "shop",
+    "shop_typed",
+    "shop_query",
+    "one_row",
+    "a",
+]
 
 
 def keywords() -> list[str]:
@@ -477,7 +513,7 @@ def keyword_columns(names: list[str]) -> dict[str, list]:
     for place, name in enumerate(names):
         numbers = np.round(chance.random(N) * 100, 2)
         words = [f"{name} {number:.0f}" for number in numbers // 20]
-        columns[name] = [numbers.tolist(), words, days][place % 3]
+        columns[name] = days if place % 10 == 2 else [numbers.tolist(), words][place % 2]
     return columns
 
 
@@ -496,10 +532,10 @@ def test_columns_may_be_called_like_any_word_of_sql(project, part):
         assert values == columns[name], name
 
 
-@pytest.mark.parametrize("name", [*"v x y n".split(), "value", "word", "left", "at", "is", "rowid"])
+@pytest.mark.parametrize("name", ["v", "x", "value", "word", "left", "at", "rowid"])
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_target_may_be_called_like_any_word_of_sql(project, name, kind):
-    others = [other for other in WORDS_OF_SQL if other != name]
+    others = [other for other in ("v", "x", "n", "word", "left", "rowid") if other != name]
     table = pd.DataFrame({"row id": range(N), **keyword_columns(others), name: ANSWER})
     table[others[0]] = np.where(chance.random(N) < 0.5, None, "1")  # a gap is no gap of another's
     file = write_table(project, table)
