@@ -83,9 +83,9 @@ spark: $(READY)  ## add Apache Spark to .venv, for tables that outgrow one machi
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements/spark.txt
 	@echo "spark: ready. Set tables.engine: pyspark in params.yaml, or say mle score --engine pyspark"
 
-shap: $(READY)  ## add SHAP to .venv, for importance.shap in params.yaml
+shap: $(READY)  ## add SHAP to .venv, for importance.with_shap in params.yaml
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements/shap.txt
-	@echo "shap: ready. Set importance.shap: true in params.yaml"
+	@echo "shap: ready. Set importance.with_shap: true in params.yaml"
 
 hooks: $(READY)  ## install the git hooks of this clone: outputs stripped, package in step, ruff
 	@git config core.hooksPath .githooks && echo "hooks: git now runs .githooks/ in this clone"

@@ -26,7 +26,7 @@ def describe_split(
     contract: Contract,
 ) -> dict[
     str, Any
-]:  # outside (values by column), rows, target_mean, and from and to where there is a time
+]:  # out_of_range (values by column), rows, target_mean, and from and to where there is a time
     "A few numbers about a table."
     outside, sums, rows, ends = Counter[str](), [], 0, []
     for part in batches([path]):
@@ -36,7 +36,7 @@ def describe_split(
         rows += len(frame)
         ends += [frame[contract.time].min(), frame[contract.time].max()] if contract.time else []
     counted = {name: outside[name] for name in contract.columns if name in outside}
-    facts = {"outside": counted, "rows": rows, "target_mean": round(math.fsum(sums) / rows, 6)}
+    facts = {"out_of_range": counted, "rows": rows, "target_mean": round(math.fsum(sums) / rows, 6)}
     return facts | (
         {"from": str(pd.Series(ends).min()), "to": str(pd.Series(ends).max())} if ends else {}
     )

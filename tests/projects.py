@@ -25,8 +25,8 @@ example_only = pytest.mark.skipif(
 
 QUICK = {
     "family": "boosting",
-    "rows": 1000,
-    "change": {"trees": 20},
+    "max_rows": 1000,
+    "overrides": {"max_iter": 20},
 }  # what the stage importance fits again and again
 
 
@@ -143,11 +143,11 @@ def make_sample(target: Path) -> Project:
     project = copy_project(target)
     trials = {"prior": 1, "linear": 1, "forest": 1, "boosting": 2, "network": 1}
     project.params(
-        tables__rows=8000,
-        model_selection__trials=trials,
-        model_selection__folds=2,
+        tables__max_rows=8000,
+        model_selection__max_trials=trials,
+        model_selection__n_folds=2,
         model_selection__search_rows=2000,
     )
-    project.params(importance__stand_in=QUICK)
+    project.params(importance__surrogate=QUICK)
     project.run("dvc", "repro")
     return project

@@ -39,8 +39,8 @@ def invalid_visits() -> pd.DataFrame:
 
 # Smaller than by default, so that a fit takes a second.
 SMALLER = {
-    "forest": {"trees": 40, "leaves": 250},
-    "boosting": {"trees": 100},
+    "forest": {"n_estimators": 40, "max_leaf_nodes": 250},
+    "boosting": {"max_iter": 100},
     "network": {"epochs": 3},
 }
 

@@ -415,7 +415,7 @@ def _fit_split(
     columns = [name for name in (contract.target.name, contract.time, contract.group) if name]
     frame = engine.sql(f"SELECT {', '.join(map(quote_identifier, columns))} FROM record").df()
     wanted = read_yaml(folder / "params.yaml")["model_selection"]
-    split, count, most = decide_split(frame, contract, wanted["folds"], wanted["search_rows"])
+    split, count, most = decide_split(frame, contract, wanted["n_folds"], wanted["search_rows"])
     changes = _changes(
         folder, contract, split, (count, most), _duplicate_share(engine, decisions, len(frame))
     )
@@ -431,11 +431,11 @@ def _fit_split(
         )
     if uneven := describe_uneven_splits(frame, contract, split):
         notes.append(Notice(0, uneven))
-    if count != wanted["folds"]:
+    if count != wanted["n_folds"]:
         notes.append(
             Notice(
                 1,
-                f"model_selection.folds was set to {count}: with {wanted['folds']} a fold would lack rows or a class",
+                f"model_selection.n_folds was set to {count}: with {wanted['n_folds']} a fold would lack rows or a class",
             )
         )
     return len(frame), split, changes

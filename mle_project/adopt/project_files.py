@@ -399,9 +399,9 @@ def _changes(
 ) -> dict[str, Any]:
     "What the table changes in `params.yaml` besides its sources."
     now = read_yaml(folder / "params.yaml")
-    changes: dict[str, Any] = {"tables.split": dict(split), "tables.rows": None}
-    if folds[0] != now["model_selection"]["folds"]:
-        changes["model_selection.folds"] = folds[0]
+    changes: dict[str, Any] = {"tables.split": dict(split), "tables.max_rows": None}
+    if folds[0] != now["model_selection"]["n_folds"]:
+        changes["model_selection.n_folds"] = folds[0]
     if folds[1] != now["model_selection"]["search_rows"]:
         changes["model_selection.search_rows"] = folds[1]
     if now["model_selection"].get("metric") not in (None, *METRICS[contract.task]):

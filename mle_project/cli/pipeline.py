@@ -189,7 +189,7 @@ def leaderboard_rows(folder: Path) -> list[list[str]]:
         json.loads(scores.read_text())["families"],
         json.loads(times.read_text()) if times.exists() else {},
     )
-    rows = [["family", "score on folds", "spread", "s to fit", "us per row", "kB on disk"]]
+    rows = [["family", "score on folds", "std", "s to fit", "us per row", "kB on disk"]]
     for name, row in families.items():
         took_it = [
             f"{took[name][key]:g}" if name in took else "-"
@@ -199,7 +199,7 @@ def leaderboard_rows(folder: Path) -> list[list[str]]:
             [
                 name,
                 format_value(row["score"], significant=6),
-                f"{row['spread']:.2g}",
+                f"{row['std']:.2g}",
                 *took_it,
                 f"{row['bytes'] / 1000:,.0f}",
             ]

@@ -95,10 +95,10 @@ def _by_group(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any])
 
 
 def _random_split(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any]) -> pd.Series:
-    if contract.time and not split.get("anyway"):
+    if contract.time and not split.get("allow_random_over_time"):
         raise ProjectError(
             f"params.yaml: tables.split: rows have a time ({contract.time}); a random split lets the model learn from the future. "
-            "Use kind: time, or say anyway: true."
+            "Use kind: time, or say allow_random_over_time: true."
         )
     generator = np.random.default_rng(split.get("seed", 0))
     target = encode_target(frame, contract)
@@ -317,14 +317,14 @@ def cv_splits(
     kind = kind or ("time" if contract.time else "group" if contract.group else "random")
     if count < 2 or len(frame) < 2 * count:
         raise ProjectError(
-            f"params.yaml: model_selection.folds is {count}: at least 2, and at most half of the {len(frame):,} training rows."
+            f"params.yaml: model_selection.n_folds is {count}: at least 2, and at most half of the {len(frame):,} training rows."
         )
     if kind == "time":
         return _time_folds(frame[contract.time], count)
     if kind == "group":
         if frame[contract.group].nunique() < count:
             raise ProjectError(
-                f"params.yaml: model_selection.folds is {count}, and `{contract.group}` has fewer values in the training rows."
+                f"params.yaml: model_selection.n_folds is {count}, and `{contract.group}` has fewer values in the training rows."
             )
         return list(GroupKFold(count).split(frame, groups=frame[contract.group]))
     if contract.task == "regression":

@@ -292,7 +292,7 @@ Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 def check_temporal_order(
-    splits: Splits, contract: Contract, folds: Folds, anyway: bool = False
+    splits: Splits, contract: Contract, folds: Folds, allow_random_over_time: bool = False
 ) -> Finding:
     "L3.1: does anything earlier learn from anything later?"
     guard = "Splits and folds by time; a random split is refused where the contract has a time, unless it is asked for by name."
@@ -300,8 +300,8 @@ def check_temporal_order(
         return Finding(
             "L3.1", "temporal leakage", guard, "Does not apply: the contract has no time column."
         )
-    if anyway:
-        evidence = "The random split was asked for by name (`anyway: true`): the test is not later than training."
+    if allow_random_over_time:
+        evidence = "The random split was asked for by name (`allow_random_over_time: true`): the test is not later than training."
         return Finding("L3.1", "temporal leakage", guard, evidence)
     times = {name: frame[contract.time] for name, frame in splits.items()}
     pairs = [("train", "validation"), ("validation", "test")]

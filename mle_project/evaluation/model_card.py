@@ -100,7 +100,7 @@ def _importance_rows(seen: Mapping[str, Any]) -> list[list[Any]]:
             [
                 f"`{one['feature']}`",
                 one["importance"],
-                one["spread"],
+                one["std"],
                 other.get("loss"),
                 other.get("verdict", "-"),
             ]
@@ -121,7 +121,7 @@ def staleness_sentence(importance: Mapping[str, Any]) -> str:
     if not slope:
         return "How fast it ages is not known: the rows have no time, or span too few periods."
     verdict = "it ages" if slope["low"] > 0 else "no ageing was seen"
-    count = len(importance["ageing"])
+    count = len(importance["staleness"])
     return (
         f"Over {count} later periods {verdict}: each period since the fit cost {format_value(slope['slope'])} {importance['metric']} against a model fitted "
         f"again (95 % interval {format_interval([slope['low'], slope['high']])})."

@@ -101,13 +101,13 @@ def scorer(
 def best_threshold(
     y: np.ndarray,  # (n,) of 0 and 1
     p: np.ndarray,  # (n,) probability of 1
-    cost_ratio: float,  # the cost of a missed positive in false alarms
+    false_negative_cost: float,  # the cost of a missed positive in false alarms
 ) -> float:
     "The threshold with the least cost; at or above it the answer is positive."
     order = np.argsort(-p, kind="stable")
     missed = y.sum() - np.cumsum(y[order])
     alarms = np.cumsum(1 - y[order])
-    cost = cost_ratio * missed + alarms
+    cost = false_negative_cost * missed + alarms
     last_of_equals = np.append(p[order][1:] != p[order][:-1], True)
     return float(p[order][np.where(last_of_equals, cost, np.inf).argmin()])
 

@@ -1012,7 +1012,7 @@ def test_the_comments_of_the_real_parameters_stay(project):
     assert set(new) - set(old) <= {
         line
         for line in new
-        if line.strip().startswith(("shop:", "query:", "split:", "rows:", "folds:"))
+        if line.strip().startswith(("shop:", "query:", "split:", "max_rows:", "n_folds:"))
     }
 
 

@@ -85,20 +85,20 @@ def measurements():
     return parse_contract(text), x, table.target.to_numpy()
 
 
-@pytest.mark.parametrize("scale", ["standard", "robust"])
+@pytest.mark.parametrize("scaler", ["standard", "robust"])
 @pytest.mark.parametrize("reduction", ["none", "pca"])
-@pytest.mark.parametrize("shape", ["none", "log", "rank"])
+@pytest.mark.parametrize("transform", ["none", "log", "quantile"])
 def test_a_linear_model_in_small_units_is_compiled_to_the_last_digit(
-    measured, shape, reduction, scale
+    measured, transform, reduction, scaler
 ):
     """A million where a hundredth is usual, and large weights: 6e-6 apart while scales, ranks and sums were rounded otherwise."""
     contract, x, y = measured
     hyperparameters = {
-        "shape": shape,
-        "scale": scale,
+        "transform": transform,
+        "scaler": scaler,
         "reduction": reduction,
         "variance": 0.99,
-        "regularisation": 1e-4,
+        "alpha": 1e-4,
     }
     model, rows = (
         build_family("linear", hyperparameters, contract, 0).fit(x, y),

@@ -444,7 +444,7 @@ def tables_of(sources, query, contract, split, folder, engine, rows=None):
     return facts
 
 
-SHARES = {"kind": "random", "validation": 0.2, "test": 0.2, "anyway": True}
+SHARES = {"kind": "random", "validation": 0.2, "test": 0.2, "allow_random_over_time": True}
 
 
 def test_duckdb_reads_every_type(events, tmp_path):

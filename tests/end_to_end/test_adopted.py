@@ -90,9 +90,15 @@ def adopted_project(request, tmp_path_factory) -> tuple[Project, str, str]:
         )
     # the tests' time, not the table's need
     project.params(
-        model_selection__trials={"prior": 1, "linear": 2, "forest": 1, "boosting": 2, "network": 1}
+        model_selection__max_trials={
+            "prior": 1,
+            "linear": 2,
+            "forest": 1,
+            "boosting": 2,
+            "network": 1,
+        }
     )
-    project.params(importance__stand_in=QUICK)
+    project.params(importance__surrogate=QUICK)
     project.run("dvc", "repro")
     return project, task, output
 

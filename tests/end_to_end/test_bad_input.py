@@ -66,7 +66,7 @@ def misspelt(project):
 
 
 def mistyped(project):
-    project.params(tables__threads="two", tables__rows=0)
+    project.params(tables__threads="two", tables__max_rows=0)
 
 
 def no_moments(project):
@@ -161,7 +161,7 @@ def no_such_family(project):
             "tables",
             mistyped,
             [
-                "section `tables`: `rows` is 0: it should be greater than 0; `threads` is 'two'",
+                "section `tables`: `max_rows` is 0: it should be greater than 0; `threads` is 'two'",
                 "01_tables.ipynb",
             ],
         ),

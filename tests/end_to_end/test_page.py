@@ -68,7 +68,7 @@ def with_model(project: Project, kind: Kind) -> Project:
     )
     x = feature_frame(kind.frame, contract)
     interval = {"half_width": 30_000.0, "coverage": 0.9} if contract.task == "regression" else None
-    model = build_family("boosting", {"trees": 30}, contract, 0).fit(
+    model = build_family("boosting", {"max_iter": 30}, contract, 0).fit(
         x, encode_target(kind.frame, contract)
     )
     save(

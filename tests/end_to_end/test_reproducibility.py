@@ -66,7 +66,7 @@ def test_where_a_model_comes_from(changeable):
     assert facts["notebook"] == "nbs/07_final_model.ipynb" and facts["environment"]["same_as_now"]
     assert (
         params["tables"]["rows"] == 8000
-        and params["model_selection"]["folds"] == 2
+        and params["model_selection"]["n_folds"] == 2
         and params["final_model"]["seed"] == 0
     )
     assert (

@@ -53,9 +53,9 @@ def test_what_is_explained_is_what_is_answered(table, family, tmp_path):
     kind = table()
     contract, frame = kind.contract, kind.frame
     x, y = feature_frame(frame, contract), encode_target(frame, contract)
-    model = build_family(family, {"trees": 100} if family == "boosting" else {}, contract, 0).fit(
-        x, y
-    )
+    model = build_family(
+        family, {"max_iter": 100} if family == "boosting" else {}, contract, 0
+    ).fit(x, y)
     if contract.task != "regression":
         model = CalibratedModel(
             model, {"method": "scaling", "power": 0.8, "factors": [1.0, 1.3, 0.7]}

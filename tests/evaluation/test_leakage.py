@@ -205,7 +205,7 @@ def test_folds_refit_everything_on_their_own_rows():
             x, y = feature_frame(frame, contract), encode_target(frame, contract)
             models.append(
                 compile_model(
-                    build_family("linear", {"shape": "rank"}, contract, 0).fit(
+                    build_family("linear", {"transform": "quantile"}, contract, 0).fit(
                         x.iloc[before], y[before]
                     ),
                     contract,
@@ -268,13 +268,16 @@ def test_a_random_split_of_rows_with_a_time_is_refused_and_found():
     )
     with pytest.raises(
         ProjectError,
-        match="a random split lets the model learn from the future. Use kind: time, or say anyway: true",
+        match="a random split lets the model learn from the future. Use kind: time, or say allow_random_over_time: true",
     ):
         split_names(frame, contract, chance)
-    names = split_names(frame, contract, chance | {"anyway": True})
+    names = split_names(frame, contract, chance | {"allow_random_over_time": True})
     splits = {part: frame[names == part] for part in SPLITS}
     assert len(check_temporal_order(splits, contract, []).violations) == 2
-    assert "asked for by name" in check_temporal_order(splits, contract, [], anyway=True).evidence
+    assert (
+        "asked for by name"
+        in check_temporal_order(splits, contract, [], allow_random_over_time=True).evidence
+    )
 
 
 def test_a_fold_that_looks_ahead_is_found():
@@ -448,13 +451,13 @@ def small_project(folder, name):
     contract, splits, split = split_table(name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["importance"] |= {
-        "stand_in": {"family": "linear", "rows": 300, "change": {}},
-        "draws": 20,
+        "surrogate": {"family": "linear", "max_rows": 300, "overrides": {}},
+        "n_bootstrap": 20,
     }
     few = {
         "families": ["prior", "linear", "boosting"],
-        "trials": {"prior": 1, "linear": 2, "boosting": 1},
-        "folds": 2,
+        "max_trials": {"prior": 1, "linear": 2, "boosting": 1},
+        "n_folds": 2,
         "search_rows": None,
     }
     params["model_selection"] |= few
