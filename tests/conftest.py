@@ -1,4 +1,4 @@
-"""The tiers of the tests, one run of the graph on a small sample, and models fitted on small tables."""
+"""The tiers of tests, one run of the graph on a sample, and models fitted on small tables."""
 
 import fcntl
 import os
