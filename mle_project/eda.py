@@ -17,8 +17,8 @@ from sklearn.decomposition import PCA
 
 from .core.arrays import encode_target
 from .core.contract import Contract
-from .data.binning import _quantile_codes
 from .data.binning import bin_values
+from .data.binning import quantile_bins
 
 # %% ../nbs/02_eda.ipynb #03d95f7c
 def uncertainty_coefficient(
@@ -39,7 +39,7 @@ def uncertainty_coefficients(
 ) -> pd.Series:  # by feature, in 0 to 1, the strongest first
     "How much of the target's entropy each of some features removes on its own."
     most = int(np.clip(len(frame) ** 0.5 / 2, 3, 30))  # or small tables would have cells of one row
-    target = _quantile_codes(
+    target = quantile_bins(
         encode_target(frame, contract).astype(np.float64), max(min(most, 10), len(contract.classes))
     )
     coefficients = {

@@ -69,7 +69,7 @@ def group_fairness(
     "The model's decisions for each group of the protected attributes."
     tables, gaps = [], {}
     for column in contract.protected:
-        groups = slice_values(frame[column])
+        groups = slice_values(frame[column], contract.columns[column])
         large_groups = groups.map(groups.value_counts()).to_numpy() >= least
         if large_groups.any():
             metric_frame = flm.MetricFrame(

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import click
 
-from ..core.formatting import format_table
-from ..core.formatting import format_value
 from ..core.project import ProjectError
 from ..core.project import root
 
@@ -25,7 +23,7 @@ from ..core.project import root
 @click.argument("digest")
 @click.argument("folder", type=click.Path(path_type=Path))
 def fetch(url: str, digest: str, folder: Path) -> None:
-    """Fetch a model (a tar archive) from URL into FOLDER, and refuse it when it is not the one with DIGEST.
+    """Fetch a model (a tar archive) from URL into FOLDER; refuse one that has not DIGEST.
 
     \b
     tar -czf model.tar.gz -C models/final .        packs one
@@ -46,9 +44,13 @@ def fetch(url: str, digest: str, folder: Path) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the violations as JSON.")
 def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
-    """Say which rules of the contract the rows of FILE (.csv or .parquet) break; exit 1 when one is broken."""
+    """Print which rules of the contract the rows of FILE (.csv or .parquet) break.
+
+    Exit 1 when one is broken.
+    """
     from mle_project.core.contract import describe_bounds
     from mle_project.core.contract import read_contract
+    from mle_project.core.formatting import format_table
     from mle_project.core.validation import expected_columns
     from mle_project.core.validation import count_out_of_range
     from mle_project.core.validation import read_file
@@ -71,10 +73,10 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
     else:
         click.echo(f"{file.name}: {len(frame):,} rows keep the contract")
         for name, count in count_out_of_range(frame, contract).items():
-            how = "kept" if contract.columns[name].out_of_range == "warn" else "treated as missing"
-            click.echo(
-                f"  {name}: {count:,} values are outside {describe_bounds(contract.columns[name])}; they are {how}"
-            )
+            column = contract.columns[name]
+            how = "kept" if column.out_of_range == "warn" else "treated as missing"
+            bounds = describe_bounds(column)
+            click.echo(f"  {name}: {count:,} values are outside {bounds}; they are {how}")
     if failures:
         raise click.exceptions.Exit(1)
 
@@ -160,13 +162,15 @@ def score(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print steps and reasons as JSON.")
 def explain(record: Path, model: Path | None, as_json: bool) -> None:
-    """Follow the record in RECORD (a JSON file; of a request its first record) step by step to the answer.
+    """Follow the record in RECORD (a JSON file; of a request its first) to the answer.
 
     mle explain models/final/example.json
     """
     import joblib
 
     from mle_project.artifact.predictor import Predictor
+    from mle_project.core.formatting import format_table
+    from mle_project.core.formatting import format_value
     from mle_project.evaluation.trace import trace as steps_of
     from mle_project.evaluation.trace import read_record
     from mle_project.core.validation import validate as refuse
@@ -182,18 +186,16 @@ def explain(record: Path, model: Path | None, as_json: bool) -> None:
         content,
         predictor.metadata.get("threshold"),
     )
-    prediction, why = (
-        predictor.format_predictions(predictor.predict_records([content]))[0],
-        attributions(predictor, content),
-    )
+    prediction = predictor.format_predictions(predictor.predict_records([content]))[0]
+    reasons = attributions(predictor, content)
     if as_json:
-        found = {
+        result = {
             "steps": [vars(step) for step in steps],
-            "reasons": why,
+            "reasons": reasons,
             "answer": prediction,
             "model": predictor.digest,
         }
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
     output = partial(format_value, significant=6, missing="missing")
     for number, step in enumerate(steps, 1):
@@ -201,12 +203,11 @@ def explain(record: Path, model: Path | None, as_json: bool) -> None:
         click.echo(f"\n{number:2}  {step.name}\n" + "\n".join(lines))
     rows = [
         [one["field"], output(one["value"]), output(one["typical"]), f"{one['effect']:+.4g}"]
-        for one in why[:12]
+        for one in reasons[:12]
     ]
     click.echo(
         "\nWhat pushed it, strongest first\n"
         + format_table(["field", "value", "typical", "effect"], rows)
     )
-    click.echo(
-        f"\nThe compiled model says {json.dumps(prediction, ensure_ascii=False)}\nmodel {predictor.digest}"
-    )
+    click.echo(f"\nThe compiled model says {json.dumps(prediction, ensure_ascii=False)}")
+    click.echo(f"model {predictor.digest}")

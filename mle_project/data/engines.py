@@ -27,6 +27,7 @@ from .encodings import spark_path
 from .parquet import _normalize_timestamps
 from .parquet import write_query
 from .sources import local_files
+from .sql import quote_identifier
 
 # %% ../../nbs/api/data/05_engines.ipynb #2a4ede94
 ENGINES = ("duckdb", "pyspark")
@@ -198,9 +199,8 @@ def load(
         }
         read.withColumns(zoned).createOrReplaceTempView(name)
     elif files.format == "parquet":
-        engine.raw_sql(
-            f'CREATE OR REPLACE TEMP VIEW "{name}" AS {engine.compile(_normalize_timestamps(_read(engine, files)))}'
-        )
+        select = engine.compile(_normalize_timestamps(_read(engine, files)))
+        engine.raw_sql(f"CREATE OR REPLACE TEMP VIEW {quote_identifier(name)} AS {select}")
     else:
         engine.create_table(name, _normalize_timestamps(_read(engine, files)), overwrite=True)
 

@@ -32,6 +32,7 @@ from .encodings import duckdb_path
 from .engines import engine_memory
 from .parquet import ROW_GROUP_SIZE
 from .parquet import batches
+from .sql import quote_identifier
 
 # %% ../../nbs/api/data/07_splits.ipynb #fb76de39
 SPLITS = ("train", "validation", "test")
@@ -166,7 +167,7 @@ def _with_splits(
 # %% ../../nbs/api/data/07_splits.ipynb #f22a24ef
 def _check_target(engine: Any, name: str, contract: Contract) -> None:
     "Raise when a split is empty, or when its target cannot be learnt or judged."
-    target = f'"{contract.target.name}"'
+    target = quote_identifier(contract.target.name)
     count, least, greatest = engine.sql(
         f"SELECT count(*), min({target}), max({target}) FROM {name}"
     ).fetchone()
@@ -213,7 +214,7 @@ def check_splits(
             else:
                 engine.read_parquet(duckdb_path(table), hive_partitioning=False).create_view(name)
             _check_target(engine, name, contract)
-        columns = ", ".join(f'"{key}"' for key in keys)
+        columns = ", ".join(map(quote_identifier, keys))
         everything = " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in splits)
         shared = f"SELECT {columns}, count(*) AS n FROM ({everything}) GROUP BY ALL HAVING n > 1"
         count = engine.sql(f"SELECT sum(n) FROM ({shared})").fetchall()[0][0] if keys else 0

@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..core.contract import Column
 from ..core.contract import Contract
+from ..data.binning import bin_values
+from ..data.binning import calendar_months
+from ..data.binning import rank_bins
 from ..modeling.bootstrap import bootstrap_blocks
 from ..modeling.bootstrap import percentile_intervals
 from ..modeling.bootstrap import weighted_metrics
@@ -20,14 +24,14 @@ from ..modeling.bootstrap import bootstrap_metrics
 from ..modeling.metrics import METRICS
 
 # %% ../../nbs/api/evaluation/01_slices.ipynb #bfb43f0e
-def slice_values(values: pd.Series) -> pd.Series:
-    "The slice of each row: the value as a word, quartiles of a number with more than ten values, `missing`."
-    if (
-        pd.api.types.is_numeric_dtype(values)
-        and not pd.api.types.is_bool_dtype(values)
-        and values.nunique() > 10
-    ):
-        values = pd.qcut(values, 4, duplicates="drop", precision=4)
+def slice_values(
+    values: pd.Series,  # (n,) of one column
+    column: Column,  # what the contract says of it
+) -> pd.Series:  # (n,) str
+    "The slice of each row: its value, or its quartile where a number has more than ten values."
+    if column.type in ("integer", "number") and values.nunique() > 10:
+        codes, names = bin_values(values, column, 4)
+        return pd.Series(np.array(names)[codes], index=values.index, dtype=object)
     return values.astype("object").where(values.notna(), "missing").astype(str)
 
 
@@ -62,7 +66,7 @@ def slices(
         for c in contract.columns.values()
         if (c.slice or c.role == "protected") and c.name in frame
     ]:
-        part = slice_values(frame[column])
+        part = slice_values(frame[column], contract.columns[column])
         for value in sorted(part.unique()):
             rows = np.flatnonzero((part == value).to_numpy())
             if len(rows) >= least and (
@@ -94,14 +98,16 @@ def significantly_worse(
     return cut[sign * (cut["score"] + (end - cut["score"]) * wider - whole) < 0]
 
 # %% ../../nbs/api/evaluation/01_slices.ipynb #8a39a94b
-def period_labels(times: pd.Series) -> pd.Series:
-    "The month of each row, or its tenth where the rows span less than two months or their time is a number."
+def period_labels(
+    times: pd.Series,  # (n,) of the column that orders rows in time
+) -> pd.Series:  # (n,) str, in the order of time
+    "The month of each row, or its tenth where there is one month only, or no calendar."
     if pd.api.types.is_datetime64_any_dtype(times):
-        months = times.dt.strftime("%Y-%m")
+        months = calendar_months(times)
         if months.nunique() > 1:
             return months
-    tenth = (times.rank(method="first") - 1) * 10 // max(1, len(times)) + 1
-    return tenth.astype(int).map("tenth {:02}".format)
+    tenths = pd.Series(rank_bins(times, 10) + 1, index=times.index)
+    return tenths.map("tenth {:02}".format)
 
 
 def score_by_period(

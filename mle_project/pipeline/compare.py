@@ -10,6 +10,7 @@ import io
 import json
 import math
 import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,16 +72,17 @@ def _texts(one: bytes, other: bytes) -> Location | None:
     )
 
 
+def _json_lines(text: bytes) -> list[Any]:
+    "The values of a text of JSON lines."
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
 def _jsons(one: bytes, other: bytes) -> Location | None:
     "The first key of two JSON texts, or of two texts of JSON lines, that differs."
     try:
         return first_difference(json.loads(one), json.loads(other))
     except ValueError:
-        left, right = (
-            [json.loads(line) for line in text.splitlines() if line.strip()]
-            for text in (one, other)
-        )
-        return first_difference(left, right)
+        return first_difference(_json_lines(one), _json_lines(other))
 
 
 def _notebooks(one: bytes, other: bytes) -> Location | None:
@@ -135,10 +137,14 @@ def _models(one: bytes, other: bytes) -> Location | None:
     return at, "", ""
 
 # %% ../../nbs/api/pipeline/08_compare.ipynb #662a907d
+def _entry_facts(archive: zipfile.ZipFile) -> list[list[str]]:
+    "What a zip archive says of each of its files, beside the content."
+    entries = archive.infolist()
+    return [[one.filename, str(one.date_time), str(one.external_attr)] for one in entries]
+
+
 def _archives(one: bytes, other: bytes) -> Location | None:
     "The first file of two zip archives that differs."
-    import zipfile
-
     left, right = (zipfile.ZipFile(io.BytesIO(content)) for content in (one, other))
     if left.namelist() != right.namelist():
         return first_difference(left.namelist(), right.namelist(), "names")
@@ -146,11 +152,7 @@ def _archives(one: bytes, other: bytes) -> Location | None:
     if name:
         at, a, b = _locate_difference(name, left.read(name), right.read(name))
         return f"{name}, {at}", a, b
-    before, after = (
-        [[info.filename, str(info.date_time), info.external_attr] for info in archive.infolist()]
-        for archive in (left, right)
-    )
-    return first_difference(before, after, "entries")
+    return first_difference(_entry_facts(left), _entry_facts(right), "entries")
 
 
 def _bytes(one: bytes, other: bytes) -> Location:
@@ -158,7 +160,8 @@ def _bytes(one: bytes, other: bytes) -> Location:
     import zlib
 
     if one[:1] == other[:1] == b"\x78":
-        one, other = zlib.decompress(one), zlib.decompress(other)
+        one = zlib.decompress(one)
+        other = zlib.decompress(other)
     at = next(
         (k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
         min(len(one), len(other)),
@@ -167,10 +170,15 @@ def _bytes(one: bytes, other: bytes) -> Location:
 
 
 COMPARATORS: dict[str, Callable[[bytes, bytes], Location | None]] = {
-    **dict.fromkeys([".json", ".jsonl"], _jsons), ".ipynb": _notebooks, ".parquet": _tables, ".onnx": _models, ".zip": _archives,
+    ".ipynb": _notebooks,
+    ".json": _jsons,
+    ".jsonl": _jsons,
+    ".onnx": _models,
+    ".parquet": _tables,
     ".yaml": lambda one, other: first_difference(yaml.safe_load(one), yaml.safe_load(other)),
+    ".zip": _archives,
     **dict.fromkeys([".html", ".md", ".txt", ".csv", ".py", ".svg"], _texts),
-}  # fmt: skip
+}
 
 
 def _locate_difference(name: str, one: bytes, other: bytes) -> Location:
@@ -221,7 +229,8 @@ def likely_cause(
             return cause
     if sorted(one) == sorted(other):
         return "the order of a set or of files (PYTHONHASHSEED, os.listdir)"
-    a, b = _numbers(one), _numbers(other)
+    a = _numbers(one)
+    b = _numbers(other)
     if a != b and len(a) == len(b):
         close = all(
             math.isclose(left, right, rel_tol=1e-3, abs_tol=1e-9)
@@ -248,7 +257,8 @@ class Difference:
         pairs = enumerate(zip(self.one, self.other, strict=False))
         at = next((k for k, (a, b) in pairs if a != b), min(len(self.one), len(self.other)))
         start = self.one.rfind(" ", 0, at) + 1 if at > 60 else 0  # the word that differs first
-        one, other = self.one[start : at + 60], self.other[start : at + 60]
+        one = self.one[start : at + 60]
+        other = self.other[start : at + 60]
         values = f": {one!r} and {other!r}" if self.one or self.other else ""
         return f"{self.file}, {self.location}{values}. Likely cause: {likely_cause(one, other)}."
 

@@ -20,7 +20,7 @@ from .stage_code import stage_notebook
 # %% ../../nbs/api/pipeline/07_reports.ipynb #e73b4897
 def merge_outputs(
     notebook: Any,  # as it stands in nbs/
-    record: Any,  # what `settle` left of the executed notebook
+    record: Any,  # what `strip_nondeterminism` left of the executed notebook
 ) -> Any:  # a new notebook
     "The notebook with the outputs of its record, and the parameters of that run."
     waiting = list(record.cells)

@@ -233,12 +233,10 @@ def staged_outputs(
 # %% ../../nbs/api/pipeline/06_runner.ipynb #e35f8f4c
 def check_inputs(stage: Stage) -> None:
     "Raise when an input is not, byte for byte, what its stage recorded in `dvc.lock`."
-    paths = [Path(name) for name in stage.deps]
-    entries = {
-        name: one
-        for name, one in locked_outputs().items()
-        if any(path.is_relative_to(name) for path in paths)
-    }
+    entries = {}
+    for name, one in locked_outputs().items():
+        if any(Path(path).is_relative_to(name) for path in stage.deps):
+            entries[name] = one
     for name in modified_paths(entries):
         raise ProjectError(
             f"{name} is not what stage `{entries[name].stage}` wrote (dvc.lock has another "

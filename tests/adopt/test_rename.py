@@ -40,10 +40,10 @@ def test_the_renamed_package_is_what_its_notebooks_export(renamed_project):
 
 
 def test_the_renamed_project_runs_its_stages(renamed_project):
-    command = "from harbour_model.cli import main; main()"
-    renamed_project.run(sys.executable, "-c", command, "code")
+    command = "from harbour_model.cli.main import main; main()"
+    renamed_project.run(sys.executable, "-c", command, "export")
     renamed_project.params(tables__max_rows=5000)
-    renamed_project.run(sys.executable, "-c", command, "sources")
+    renamed_project.run(sys.executable, "-c", command, "fingerprint")
     renamed_project.run(sys.executable, "-c", command, "run", "tables")
     assert (renamed_project.root / "data" / "tables" / "train.parquet").exists()
 

@@ -275,7 +275,7 @@ def test_a_network_forced_to_win_goes_the_whole_way(changeable):
         "git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "run"
     )
     process = changeable.run("dvc", "exp", "run", "-S", "final_model.family=network")
-    assert stages_run(process.stdout) == ["importance", "final_model", "leakage", "bento", "pages"]
+    assert stages_run(process.stdout) == ["importance", "final_model", "leakage", "bento", "report"]
     final, keras = changeable.root / "models" / "final", changeable.root / "models" / "keras"
     assert (final / "model.onnx").read_bytes() == (keras / "float" / "model.onnx").read_bytes()
     rows = pd.read_parquet(changeable.root / "data" / "tables" / "test.parquet").head(300)

@@ -18,7 +18,7 @@ OUTPUTS = ("data/tables", "models", "metrics", "reports")
 
 
 def digests(project) -> dict[str, str]:
-    "The SHA-256 of every output; not of the code, which the stage `code` may rewrite."
+    "The SHA-256 of every output; not of the code, which the stage `export` may rewrite."
     paths = [
         path
         for name in OUTPUTS
@@ -201,7 +201,7 @@ def test_code_that_changed_behind_dvcs_back_is_not_run(changeable):
 
 def test_a_cell_that_takes_too_long_is_stopped(changeable):
     insert(changeable, "01_tables.ipynb", "import time\ntime.sleep(600)")
-    changeable.run("mle", "code")
+    changeable.run("mle", "export")
     process = changeable.run("mle", "run", "tables", "--timeout", "3", check=False, timeout=60)
     assert (
         process.returncode == 1 and "took longer than `mle run --timeout` allows" in process.stdout

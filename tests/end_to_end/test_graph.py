@@ -14,8 +14,8 @@ from mle_project.pipeline.runner import strip_nondeterminism
 
 METRIC = next(iter(METRICS[CONTRACT.task]))
 STAGES = [
-    "code",
-    "sources",
+    "export",
+    "fingerprint",
     "tables",
     "eda",
     "model_selection",
@@ -24,7 +24,7 @@ STAGES = [
     "keras_export",
     "leakage",
     "bento",
-    "pages",
+    "report",
 ]
 
 
@@ -120,7 +120,7 @@ def test_prose_runs_no_computation_and_stands_on_todays_page(changeable):
     )
     edit(changeable, "01_tables.ipynb", "code", "- of the engine;", "- OF THE ENGINE;")
     edit(changeable, "05_model_selection.ipynb", "code", "- how many\n", "- how many there are\n")
-    assert stages_run(changeable.run("dvc", "repro").stdout) == ["code", "pages"]
+    assert stages_run(changeable.run("dvc", "repro").stdout) == ["export", "report"]
     assert "up to date" in changeable.run("dvc", "status").stdout
     page = (changeable.root / "reports" / "tables.html").read_text()
     assert (
@@ -163,7 +163,7 @@ def test_what_git_jupyterlab_and_formatters_do_makes_no_stage_stale(changeable):
         assert '"seen"' not in (elsewhere / "nbs" / name).read_text()
         (changeable.root / "nbs" / name).write_text((elsewhere / "nbs" / name).read_text())
     # nothing is computed again; the bento packs the modules as they are written, with their comments
-    assert stages_run(changeable.run("dvc", "repro").stdout) == ["code", "bento", "pages"]
+    assert stages_run(changeable.run("dvc", "repro").stdout) == ["export", "bento", "report"]
 
 
 @pytest.mark.slow
@@ -185,19 +185,19 @@ def test_what_a_reader_sees_of_a_cell_is_code(changeable):
             "10_bento.ipynb",
             "predictor.digest[:12], folder",
             "predictor.digest[:16], folder",
-            ["bento", "leakage", "pages"],
+            ["bento", "leakage", "report"],
         ),
         (
             "07_final_model.ipynb",
             "x.tail(5000)",
             "x.tail(4000)",
-            ["final_model", "leakage", "bento", "pages"],
+            ["final_model", "leakage", "bento", "report"],
         ),
         (
             "06_importance.ipynb",
             "scored_rows)\nx, y",
             "scored_rows - 1)\nx, y",
-            ["importance", "final_model", "leakage", "bento", "pages"],
+            ["importance", "final_model", "leakage", "bento", "report"],
         ),
         (
             "05_model_selection.ipynb",
@@ -210,7 +210,7 @@ def test_what_a_reader_sees_of_a_cell_is_code(changeable):
 def test_one_literal_makes_the_right_stages_stale(changeable, notebook, old, new, expected):
     "And `leakage`, which reads the code of every stage."
     edit(changeable, notebook, "code", old, new)
-    changeable.run("dvc", "repro", "code")
+    changeable.run("dvc", "repro", "export")
     output = changeable.run("dvc", "status").stdout
     first = expected[0]
     assert [stage for stage in STAGES if f"reports/code/{stage}.py" in output] == [first]
@@ -270,13 +270,15 @@ def test_a_source_that_dvc_cannot_watch_is_asked_each_time(changeable):
     refused = changeable.run("dvc", "repro", "tables", check=False)
     assert (
         refused.returncode != 0
-        and "Add `always_changed: true` to the stage `sources` of dvc.yaml" in refused.stdout
+        and "Add `always_changed: true` to the stage `fingerprint` of dvc.yaml" in refused.stdout
     )
     changeable.replace(
-        "dvc.yaml", "    cmd: mle sources\n", "    cmd: mle sources\n    always_changed: true\n"
+        "dvc.yaml",
+        "    cmd: mle fingerprint\n",
+        "    cmd: mle fingerprint\n    always_changed: true\n",
     )
-    assert stages_run(changeable.run("dvc", "repro", "tables").stdout) == ["sources", "tables"]
-    assert stages_run(changeable.run("dvc", "repro", "tables").stdout) == ["sources"]
+    assert stages_run(changeable.run("dvc", "repro", "tables").stdout) == ["fingerprint", "tables"]
+    assert stages_run(changeable.run("dvc", "repro", "tables").stdout) == ["fingerprint"]
     outside.write_text("a,b\n1,3\n")
     output = changeable.run("dvc", "repro", "tables").stdout
-    assert stages_run(output) == ["sources", "tables"] and "outside: changed" in output
+    assert stages_run(output) == ["fingerprint", "tables"] and "outside: changed" in output

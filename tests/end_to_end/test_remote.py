@@ -125,7 +125,7 @@ def test_a_clone_elsewhere_serves_what_was_pushed(kind, changeable, tmp_path, re
         if path.is_file() and path.suffix != ".dvc" and path.name[0] != "."
     )
     changeable.run("dvc", "add", *map(str, raw))
-    changeable.run("dvc", "commit", "--force", "sources", "tables")
+    changeable.run("dvc", "commit", "--force", "fingerprint", "tables")
     commit(changeable)
     changeable.run("dvc", "push")
     assert sum(path.is_file() for path in store.rglob("*")) > 20

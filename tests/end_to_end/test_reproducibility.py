@@ -36,7 +36,7 @@ def test_a_model_is_made_again_and_every_output_with_it(changeable, tmp_path, mo
     try:
         (tmp_path / "work").mkdir()
         result = rebuild_model(model[:8], tmp_path / "work")
-        assert result["equal"] and result["made"] == model and result["differences"] == []
+        assert result["equal"] and result["rebuilt"] == model and result["differences"] == []
         rebuilt = tmp_path / "work" / "rebuilt"
         run_graph(rebuilt, other)
     finally:
