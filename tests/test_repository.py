@@ -88,7 +88,7 @@ def test_sections_and_notebooks_name_the_same_parameters():
 def test_a_type_that_is_none_is_said():
     with pytest.raises(
         ProjectError,
-        match="08_tables.ipynb names a type that is none: .*`Positive`.* Use str, bool, PositiveInt",
+        match="01_tables.ipynb names an unknown type: .*`Positive`.* Use str, bool, PositiveInt",
     ):
         check_parameters("tables", {"rows": "Positive|None"}, {"rows": 1})
 
