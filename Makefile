@@ -19,7 +19,7 @@ ifneq ($(REFUSED),)
 $(error The path $(CURDIR) holds $(REFUSED), which not all programs used here can take. Rename the folder)
 endif
 
-.PHONY: help env repro test reproducibility twice drills lab serve image spark shap hooks lock clean
+.PHONY: help env repro test test-all reproducibility twice drills lab serve image spark shap hooks lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -55,13 +55,16 @@ repro: $(READY)  ## run the whole stage graph and print a summary
 	@dvc repro
 	@mle summary
 
-test: $(READY)  ## run every check and test: style, types, notebooks, contracts, the graph on a sample
+test: $(READY)  ## what to run before a commit: style, types, notebooks, contracts, the graph on a sample
 	ruff check mle_project nbs tests benchmarks deploy .jupyter
 	ruff format --check nbs tests benchmarks deploy .jupyter
 	mypy
 	mle clean --check
 	nbdev_test --n_workers 2
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile -m "not slow" --durations=10
+
+test-all: test  ## all tests: `make test`, then the slow ones (tests/README.md has the table)
+	pytest -n 2 --dist loadfile -m slow --durations=10
 
 reproducibility: $(READY)  ## run the graph of this commit in two clones, and compare every byte
 	@mle reproduce

@@ -1,4 +1,4 @@
-"""A copy of the project in a temporary folder, and one run of the whole graph on a small sample in it."""
+"""The tiers of tests, one run of the graph on a sample, and models fitted on small tables."""
 
 import fcntl
 import os
@@ -7,22 +7,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from projects import Project, linked, make_sample
+from projects import ROOT, Project, linked, make_sample
+from tiers import SLOW
 
 from mle_project.core.project import DETERMINISTIC_ENV
 
 os.environ["GOMP_SPINCOUNT"] = DETERMINISTIC_ENV["GOMP_SPINCOUNT"]  # before anything loads OpenMP
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "Mark the tests of slow files. Slow tests of other files carry the marker themselves."
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").as_posix() in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
-    "The real graph, run once on some thousand real rows. Tests that change something take `changeable` instead."
+    "The graph, run once on some thousand real rows. Tests that change it take `changeable`."
     own = tmp_path_factory.mktemp("sample") / "project"
     if worker_id == "master":
         return make_sample(own)
-    folder = (
-        tmp_path_factory.getbasetemp().parent / "sample"
-    )  # the folder of this run, which its workers have in common
+    # The parent is the folder of this run, which its workers have in common.
+    folder = tmp_path_factory.getbasetemp().parent / "sample"
     with open(f"{folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one worker makes it, the others wait
         if not folder.exists():

@@ -1,4 +1,4 @@
-"""The contracts that tests share: this project's and three others; and values drawn from strategies."""
+"""The contracts that tests share, this project's and three others; values of strategies."""
 
 from hypothesis import HealthCheck, given, settings
 from tables_of_other_kinds import HOUSES, PLANTS

@@ -17,17 +17,18 @@ BIN = Path(sys.executable).parent
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 QUERY = PARAMS["tables"]["query"]
 CONTRACT = read_contract(ROOT / PARAMS["tables"]["contract"])
-# Some tests know the example's columns. They say nothing of another table, so `mle adopt` leaves them skipped.
+# Some tests know the example's columns. After `mle adopt` they are skipped.
 example_only = pytest.mark.skipif(
     QUERY != "sql/flights.sql",
     reason="speaks of the example's columns; this project has a table of its own",
 )
 
+# What the stage `importance` fits again and again.
 QUICK = {
     "family": "boosting",
     "max_rows": 1000,
     "overrides": {"max_iter": 20},
-}  # what the stage importance fits again and again
+}
 
 
 class Project:
@@ -38,7 +39,7 @@ class Project:
 
     @property
     def env(self) -> dict[str, str]:
-        "The environment of commands: this environment's programs, the copy's package, a BentoML home of its own."
+        "This environment's programs, the copy's package, and a BentoML home of its own."
         home = {"PYTHONPATH": str(self.root), "BENTOML_HOME": str(self.root / ".mle" / "bentoml")}
         inherited = {
             k: v for k, v in os.environ.items() if k not in ("MLE_STAGING", "BENTOML_DO_NOT_TRACK")
@@ -87,7 +88,7 @@ def git(folder: Path, *words: str) -> str:
 
 
 def package_texts(folder: Path) -> dict[str, str]:
-    "The text of each module of a package, by its path in the package; without nbdev's index, which is not in git."
+    "The text of each module by its path in the package; without nbdev's index."
     paths = sorted(path for path in folder.rglob("*.py") if path.name != "_modidx.py")
     return {path.relative_to(folder).as_posix(): path.read_text() for path in paths}
 
@@ -102,7 +103,7 @@ def linked(source: str, target: str) -> str:
 
 
 def copy_project(target: Path) -> Project:
-    "What git would take of this project, and its data/raw/, in a new folder with a repository of its own."
+    "What git would take of this project, and its data/raw/, in a new repository."
     names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT,

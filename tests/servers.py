@@ -28,7 +28,10 @@ class Server:
     def __init__(
         self, url: str, predictor: Predictor, process: subprocess.Popen, project: Project
     ) -> None:
-        self.url, self.predictor, self.process, self.project = url, predictor, process, project
+        self.url = url
+        self.predictor = predictor
+        self.process = process
+        self.project = project
         self.example = example_record(predictor.contract)
         self.address = url.removeprefix("http://")
 

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 import yaml
 from projects import BIN, ROOT, example_only, package_texts
+from tiers import SLOW
 
 from mle_project.cli.main import main
 from mle_project.cli.pipeline import notebook_stages
@@ -210,16 +211,16 @@ def test_make_help_lists_every_target():
     output = subprocess.run(
         ["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
-    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
-    assert {"repro", "test", "lab", "serve", "clean", "help", "hooks"} <= set(targets)
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert {"repro", "test", "test-all", "lab", "serve", "clean", "help", "hooks"} <= set(targets)
     assert all(f"make {target}" in output for target in targets)
 
 
 def test_the_readmes_commands_are_there():
     "What the README tells a person to type is a target, a program, or a file that a run writes."
     text = (ROOT / "README.md").read_text()
-    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
-    assert set(re.findall(r"make ([a-z]+)", text)) <= set(targets)
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert set(re.findall(r"make ([a-z-]+)", text)) <= set(targets)
     assert "-d @models/final/example.json" in text and "bentoml serve" in text
     for path in re.findall(r"\]\(([\w./]+)\)", text):
         assert (ROOT / path).exists(), path
@@ -243,3 +244,13 @@ def test_the_readmes_commands_are_there():
         assert {word for word in words if word.startswith("--")} <= set(options), (
             f"mle {name} {words}"
         )
+
+
+def test_the_table_of_tiers_has_every_test_file():
+    "And says of each file what the tests' configuration does."
+    text = (ROOT / "tests" / "README.md").read_text()
+    tiers = dict(re.findall(r"(?m)^\| `([\w/]+\.py)` \| ([\w-]+) \|", text))
+    folder = ROOT / "tests"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("test_*.py")}
+    assert set(tiers) == files
+    assert {name for name, tier in tiers.items() if tier == "test-all"} == SLOW

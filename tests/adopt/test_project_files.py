@@ -87,7 +87,8 @@ VALUES = [None, True, 3, 0.02, 1e-7, *STRINGS, [1, "x"], {}, {"kind": "time", "o
     ids=str,
 )
 @pytest.mark.parametrize(
-    "place", ["tables.sources", "tables.split", "tables.max_rows", "leakage.metrics", "bento.new_key"]
+    "place",
+    ["tables.sources", "tables.split", "tables.max_rows", "leakage.metrics", "bento.new_key"],
 )
 def test_one_value_changes_and_nothing_else(place, value):
     text = PARAMS + SECTION

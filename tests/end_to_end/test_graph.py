@@ -108,6 +108,7 @@ def test_summary_names_stages_and_metrics(sample):
     )
 
 
+@pytest.mark.slow
 def test_prose_runs_no_computation_and_stands_on_todays_page(changeable):
     record = (changeable.root / "reports" / "tables.ipynb").read_bytes()
     edit(
@@ -130,6 +131,7 @@ def test_prose_runs_no_computation_and_stands_on_todays_page(changeable):
     assert (changeable.root / "reports" / "tables.ipynb").read_bytes() == record
 
 
+@pytest.mark.slow
 def test_what_git_jupyterlab_and_formatters_do_makes_no_stage_stale(changeable):
     "Executed and saved elsewhere, other ids, reformatted, cloned through the hooks: the code is the same."
     for path in sorted((changeable.root / "nbs").rglob("*.ipynb")):
@@ -164,6 +166,7 @@ def test_what_git_jupyterlab_and_formatters_do_makes_no_stage_stale(changeable):
     assert stages_run(changeable.run("dvc", "repro").stdout) == ["export", "bento", "report"]
 
 
+@pytest.mark.slow
 def test_what_a_reader_sees_of_a_cell_is_code(changeable):
     "The last value of a cell is shown, so a cell cut in two shows another; a semicolon silences it."
     before = stage_code_of(changeable, "eda")
@@ -174,6 +177,7 @@ def test_what_a_reader_sees_of_a_cell_is_code(changeable):
     assert stage_code_of(changeable, "eda") != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("notebook", "old", "new", "expected"),
     [
@@ -213,6 +217,7 @@ def test_one_literal_makes_the_right_stages_stale(changeable, notebook, old, new
     assert first in stale(changeable) and set(stale(changeable)) <= set(expected)
 
 
+@pytest.mark.slow
 def test_an_experiment_changes_one_parameter(changeable):
     before = json.loads((changeable.root / "metrics" / "final_model.json").read_text())
     changeable.run("git", "add", "-A")
@@ -254,6 +259,7 @@ def test_a_report_does_not_depend_on_when_something_was_printed_beside():
     assert reports[0] == reports[1] and reports[0].count("one") == 1
 
 
+@pytest.mark.slow
 def test_a_source_that_dvc_cannot_watch_is_asked_each_time(changeable):
     "Here a file outside of data/raw; a database or a store is asked in the same way."
     outside = changeable.root.parent / "outside.csv"
@@ -267,7 +273,9 @@ def test_a_source_that_dvc_cannot_watch_is_asked_each_time(changeable):
         and "Add `always_changed: true` to the stage `fingerprint` of dvc.yaml" in refused.stdout
     )
     changeable.replace(
-        "dvc.yaml", "    cmd: mle fingerprint\n", "    cmd: mle fingerprint\n    always_changed: true\n"
+        "dvc.yaml",
+        "    cmd: mle fingerprint\n",
+        "    cmd: mle fingerprint\n    always_changed: true\n",
     )
     assert stages_run(changeable.run("dvc", "repro", "tables").stdout) == ["fingerprint", "tables"]
     assert stages_run(changeable.run("dvc", "repro", "tables").stdout) == ["fingerprint"]
