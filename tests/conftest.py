@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from projects import ROOT, Project, linked, make_sample
+from projects import ROOT, Project, keep_sample, linked, make_sample, sample_folder
 from tiers import SLOW
 
 from mle_project.core.project import DETERMINISTIC_ENV
@@ -23,18 +23,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Project:
     "The graph, run once on some thousand real rows. Tests that change it take `changeable`."
-    own = tmp_path_factory.mktemp("sample") / "project"
-    if worker_id == "master":
-        return make_sample(own)
-    # The parent is the folder of this run, which its workers have in common.
-    folder = tmp_path_factory.getbasetemp().parent / "sample"
-    with open(f"{folder}.lock", "w") as lock:
+    made = sample_folder()
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with open(made.parent / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one worker makes it, the others wait
-        if not folder.exists():
-            make_sample(own).root.rename(folder)
-    shutil.copytree(folder, own, symlinks=True, copy_function=linked)
+        if not made.exists():
+            keep_sample(make_sample(tmp_path_factory.mktemp("made") / "project"), made)
+    own = tmp_path_factory.mktemp("sample") / "project"
+    shutil.copytree(made, own, symlinks=True, copy_function=linked)
     return Project(own)
 
 

@@ -1,5 +1,6 @@
 """Copies of this project that a test may change, and the facts of the project that tests read."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -102,19 +103,19 @@ def linked(source: str, target: str) -> str:
     return str(shutil.copy2(source, target))
 
 
+def project_files() -> list[Path]:
+    "What git would take of this project, but for the hashes of the last run."
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    paths = [Path(name) for name in names.splitlines() if name != "dvc.lock"]
+    return [path for path in paths if (ROOT / path).is_file()]
+
+
 def copy_project(target: Path) -> Project:
     "What git would take of this project, and its data/raw/, in a new repository."
-    names = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in names.stdout.splitlines():
-        if (ROOT / name).is_file() and name != "dvc.lock":
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+    for path in project_files():
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, target / path)
     shutil.copytree(
         ROOT / "data" / "raw", target / "data" / "raw", copy_function=linked, dirs_exist_ok=True
     )
@@ -152,3 +153,20 @@ def make_sample(target: Path) -> Project:
     project.params(importance__surrogate=QUICK)
     project.run("dvc", "repro")
     return project
+
+
+def sample_folder() -> Path:
+    "Where the sample run of exactly these files is kept, so that the next session finds it."
+    digest = hashlib.sha256()
+    for path in sorted(project_files()):
+        digest.update(f"{path}\0".encode() + (ROOT / path).read_bytes())
+    for path in sorted((ROOT / "data" / "raw").rglob("*")):
+        digest.update(f"{path}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}".encode())
+    return ROOT / ".mle" / "tests" / f"sample-{digest.hexdigest()[:16]}"
+
+
+def keep_sample(project: Project, folder: Path) -> None:
+    "Keep a finished sample run, in place of earlier ones."
+    for earlier in folder.parent.glob("sample-*"):
+        shutil.rmtree(earlier)
+    shutil.move(project.root, folder)
