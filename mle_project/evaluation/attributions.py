@@ -18,7 +18,7 @@ def explained_output(
     predictor: Predictor,
     predictions: np.ndarray,  # answers (n, classes) or (n,); the first row is the one that is explained
 ) -> np.ndarray:  # (n,)
-    "The number of each answer that reasons speak of."
+    "The number of each answer that attributions explain."
     if predictor.contract.task == "regression":
         return predictions
     place = 1 if predictor.contract.task == "binary" else int(predictions[0].argmax())
@@ -28,19 +28,19 @@ def explained_output(
 def attributions(
     predictor: Predictor,
     record: Mapping[str, Any],  # one raw record that keeps the contract
-) -> list[dict[str, Any]]:  # field, value, typical, effect; the strongest first
+) -> list[dict[str, Any]]:  # field, value, typical, contribution; the strongest first
     "What each value of a record did to its answer, against the typical value in its place."
     typical = {
         name: predictor.baselines[name]["typical"] for name in predictor.contract.role("feature")
     }
     variants = [record, *({**record, name: value} for name, value in typical.items())]
     moved = explained_output(predictor, predictor.predict_records(variants))
-    effects = zip(typical.items(), (moved[0] - moved[1:]).tolist(), strict=True)
+    differences = zip(typical.items(), (moved[0] - moved[1:]).tolist(), strict=True)
     contributions = [
-        {"field": name, "value": record[name], "typical": value, "effect": effect}
-        for (name, value), effect in effects
+        {"field": name, "value": record[name], "typical": value, "contribution": contribution}
+        for (name, value), contribution in differences
     ]
-    return sorted(contributions, key=lambda reason: -abs(reason["effect"]))
+    return sorted(contributions, key=lambda one: -abs(one["contribution"]))
 
 # %% ../../nbs/api/evaluation/03_attributions.ipynb #c2753cdc
 def candidate_values(

@@ -99,7 +99,7 @@ def predicted_classes(
 
 
 def explain_bytes(office: AppState, body: bytes) -> tuple[ValidatedBatch, np.ndarray, bytes]:
-    "A request with one record, answered with its reasons."
+    "A request with one record, answered with its attributions."
     checked = parse_request(office.validator, body, office.settings.max_records)
     if len(checked.records) != 1:
         raise HTTPError(
@@ -112,6 +112,6 @@ def explain_bytes(office: AppState, body: bytes) -> tuple[ValidatedBatch, np.nda
         checked,
         outputs,
         encode_predictions(
-            office.predictor, outputs, reasons=attributions(office.predictor, checked.records[0])
+            office.predictor, outputs, attributions=attributions(office.predictor, checked.records[0])
         ),
     )
