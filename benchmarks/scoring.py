@@ -139,7 +139,7 @@ def main() -> None:
                         source,
                         scratch / "out.parquet",
                         predictor,
-                        rows=rows,
+                        chunk_size=rows,
                         threads=threads,
                         progress=False,
                     )

@@ -177,7 +177,7 @@ def test_the_example_is_asked_and_explained(binary):
     assert binary.all(".field") and len(binary.all(".field")) == len(binary.fields)
     filled = json.loads(binary.run("return JSON.stringify(record())"))
     assert filled == binary.served.example and list(filled) == binary.fields
-    text = binary.ask(".reasons")
+    text = binary.ask(".attributions")
     predictor = binary.served.predictor
     prediction = predictor.format_predictions(predictor.predict_records([binary.served.example]))[0]
     assert (
@@ -186,10 +186,10 @@ def test_the_example_is_asked_and_explained(binary):
     )
     assert len(binary.all(".bars tbody tr")) == 2
     first = attributions(predictor, binary.served.example)[0]
-    row = binary.one(".reasons tbody tr")
+    row = binary.one(".attributions tbody tr")
     assert row.find_element("css selector", "th").text.startswith(f"{first['field']} = ")
     assert row.find_element("css selector", ".number").text.startswith(
-        "+" if first["effect"] > 0 else "−"
+        "+" if first["contribution"] > 0 else "−"
     )
     assert predictor.digest[:12] in text and binary.faults() == []
 
@@ -342,7 +342,7 @@ def test_a_long_contract(multiclass):
     )
     multiclass.one("#search").clear()
     multiclass.one("#search").send_keys(" ")
-    multiclass.ask(".reasons")
+    multiclass.ask(".attributions")
     outputs = multiclass.served.predictor.predict_records([multiclass.served.example])[0]
     table_rows = [row.text.split() for row in multiclass.all(".bars tbody tr")]
     assert [row[0] for row in table_rows] == [
@@ -390,7 +390,7 @@ def test_a_value_behind_a_key(browser, tmp_path):
         assert not form.one("#key").is_displayed()
         assert "401" in form.ask(".alert") and browser.switch_to.active_element == form.one("#key")
         form.one("#key").send_keys(KEY)
-        text = form.ask(".reasons")
+        text = form.ask(".attributions")
         prediction = server.predictor.format_predictions(
             server.predictor.predict_records([server.example])
         )[0]

@@ -307,9 +307,9 @@ def test_another_bentoml_changes_nothing(sample, tmp_path, how):
             server.predictor.predict_records([server.example])
         )
         for body, code, kind in (
-            ({"records": []}, 422, "invalid"),
-            (b"{", 400, "bad_json"),
-            (b" " * 6000, 413, "too_large"),
+            ({"records": []}, 422, "validation_error"),
+            (b"{", 400, "invalid_json"),
+            (b" " * 6000, 413, "content_too_large"),
         ):
             status, answer = server.post(body)
             assert status == code and answer["error"]["code"] == kind

@@ -259,16 +259,16 @@ def test_what_is_counted(server):
         f'mle_service_predictions_total{{label="{label}"}}': labels.count(label)
         for label in set(labels)
     }.items() <= grown.items()
-    assert grown[f'mle_service_rejected_fields_total{{field="{contract.features[0]}"}}'] == 1
-    assert grown['mle_service_rejected_fields_total{field="(not in the contract)"}'] == 1
+    assert grown[f'mle_service_validation_errors_total{{field="{contract.features[0]}"}}'] == 1
+    assert grown['mle_service_validation_errors_total{field="(not in the contract)"}'] == 1
     strings = [contract.columns[name] for name in contract.categorical_features]
     open_ended = next(
         (c.name for c in strings if c.categories and c.out_of_range != "reject"), None
     )
     if open_ended:
         server.post({"records": [server.example | {open_ended: "no such word"}]})
-        assert server.counts()[f'mle_service_outside_range_total{{field="{open_ended}"}}'] == after.get(
-            f'mle_service_outside_range_total{{field="{open_ended}"}}', 0
+        assert server.counts()[f'mle_service_out_of_range_values_total{{field="{open_ended}"}}'] == after.get(
+            f'mle_service_out_of_range_values_total{{field="{open_ended}"}}', 0
         ) + 1  # fmt: skip
 
 

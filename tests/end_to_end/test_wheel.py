@@ -135,7 +135,7 @@ def test_the_commands_help_themselves(elsewhere):
     words = elsewhere.run("mle", "score", "--help").stdout
     assert all(
         option in words
-        for option in ("--model", "--engine", "--rows-per-chunk", "--skip-broken", "--json")
+        for option in ("--model", "--engine", "--chunk-size", "--rejects", "--json")
     )
 
 
@@ -157,12 +157,12 @@ def test_a_file_is_scored_with_the_projects_bits(table, family, elsewhere, model
             tmp_path / "there.parquet",
             "--model",
             model,
-            "--rows-per-chunk",
+            "--chunk-size",
             70,
             "--json",
         )
         result = json.loads(process.stdout)
-        assert (result["rows"], result["scored"], result["broken"], result["model"]) == (
+        assert (result["rows"], result["scored"], result["rejected"], result["model"]) == (
             900,
             900,
             0,
@@ -176,7 +176,7 @@ def test_broken_rows_and_exit_codes(elsewhere, models, tmp_path):  # noqa: F811
     source, target, aside = (
         write(invalid_visits(), tmp_path / "in.csv"),
         tmp_path / "out.csv",
-        tmp_path / "broken.jsonl",
+        tmp_path / "rejects.jsonl",
     )
     refused = elsewhere.run("mle", "score", source, target, "--model", model, check=False)
     assert (
@@ -185,12 +185,12 @@ def test_broken_rows_and_exit_codes(elsewhere, models, tmp_path):  # noqa: F811
         and not target.exists()
     )
     process = elsewhere.run(
-        "mle", "score", source, target, "--model", model, "--skip-broken", aside, check=False
+        "mle", "score", source, target, "--model", model, "--rejects", aside, check=False
     )
     assert (
         process.returncode == 3
         and "897 rows" in process.stdout
-        and "broken.jsonl" in process.stdout
+        and "rejects.jsonl" in process.stdout
     )
     assert len(aside.read_text().splitlines()) == 4 and len(pd.read_csv(target)) == 897
     fine = elsewhere.run(
