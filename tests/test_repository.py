@@ -114,22 +114,35 @@ def test_the_schema_of_params_is_what_the_notebooks_declare():
     )
 
 
-@pytest.mark.parametrize(
-    ("stage", "key", "value", "word"),
-    [
-        ("tables", "threads", 0, "threads"),
-        ("eda", "seed", "0", "seed"),
-        ("tables", "treads", 2, "treads"),
-        ("model_selection", "families", "linear", "families"),
-    ],
-)
-def test_wrong_parameters_break_their_schema(stage, key, value, word, tmp_path):
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params[stage][key] = value
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    command = ["check-jsonschema", "--schemafile", ROOT / PARAMS_SCHEMA, tmp_path / "params.yaml"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and f"$.{stage}" in done.stdout and word in done.stdout, done.stdout
+# Wrong parameters: the stage, the key and its value. The schema's message names the key.
+WRONG_PARAMETERS = [
+    ("tables", "threads", 0),
+    ("eda", "seed", "0"),
+    ("tables", "treads", 2),
+    ("model_selection", "families", "linear"),
+]
+
+
+def test_wrong_parameters_break_their_schema(tmp_path):
+    """All of them are looked at in one process."""
+    paths = []
+    for stage, key, value in WRONG_PARAMETERS:
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        params[stage][key] = value
+        paths.append(tmp_path / f"{stage}-{key}.yaml")
+        paths[-1].write_text(yaml.safe_dump(params))
+    command = ["check-jsonschema", "-o", "json", "--schemafile", ROOT / PARAMS_SCHEMA, *paths]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 1, process.stderr
+    errors = json.loads(process.stdout)["errors"]
+    for stage, key, _ in WRONG_PARAMETERS:
+        words = [
+            f"{error['path']}: {error['message']}"
+            for error in errors
+            if Path(error["filename"]).stem == f"{stage}-{key}"
+        ]
+        assert words, (stage, key)
+        assert words[0].startswith(f"$.{stage}") and key in words[0], words
 
 
 def test_every_stage_has_its_page():

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT
+from projects import ROOT
 
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 FOLDERS = ("mle_project", "tests", "benchmarks", "deploy")
 NOTEBOOKS = sorted(
     path
     for path in (ROOT / "nbs").rglob("*.ipynb")
-    if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+    if "/." not in f"/{path.relative_to(ROOT).as_posix()}"  # a hidden folder, as checkpoints
 )
 SCRIPTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 FILES = [*NOTEBOOKS, *(path for path in SCRIPTS if path.name != "_modidx.py")]

@@ -23,6 +23,7 @@ from mle_project.evaluation.trace import trace
 from mle_project.modeling.families import build_family
 from mle_project.modeling.metrics import all_metrics, predict
 
+
 @pytest.fixture(scope="module")
 def test_rows(sample) -> pd.DataFrame:
     return pd.read_parquet(sample.root / "data" / "tables" / "test.parquet")

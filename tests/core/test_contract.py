@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 from collections import defaultdict
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -45,8 +46,12 @@ def request_refuses(model, record):
 
 
 def frame_refuses(records, contract):
-    """For each record, whether the check of frames refuses it. Records with the same fields are checked together."""
-    alike, refused = defaultdict(list), [False] * len(records)
+    """For each record, whether the check of frames refuses it.
+
+    Records with the same fields are checked together.
+    """
+    alike = defaultdict(list)
+    refused = [False] * len(records)
     for number, record in enumerate(records):
         alike[frozenset(record)].append(number)
     for numbers in alike.values():
@@ -59,17 +64,22 @@ def frame_refuses(records, contract):
     return refused
 
 
+def without_keys(record, keys):
+    """A record without some of its fields."""
+    return {key: value for key, value in record.items() if key not in keys}
+
+
 @each_contract
 def test_frames_and_requests_accept_the_same_generated_records(name):
-    contract, (good, bad) = CONTRACTS[name], (200, 800)
+    contract = CONTRACTS[name]
+    good = 200
+    bad = 800
     records = draw_values(valid_records(contract), good) + [
         record for record, _, _ in draw_values(invalid_records(contract), bad)
     ]
     model = request_model(contract)
-    by_request, by_frame = (
-        [request_refuses(model, record) for record in records],
-        frame_refuses(records, contract),
-    )
+    by_request = [request_refuses(model, record) for record in records]
+    by_frame = frame_refuses(records, contract)
     different = [
         record
         for record, one, other in zip(records, by_request, by_frame, strict=True)
@@ -130,15 +140,10 @@ def test_values_mixed_at_random_are_judged_alike(name):
     )
     absent = st.sets(st.sampled_from(names), max_size=1)
     pairs = draw_values(st.tuples(changes, absent | st.just(set())), 800)
-    records = [
-        {key: value for key, value in {**usual, **changed}.items() if key not in missing}
-        for changed, missing in pairs
-    ]
+    records = [without_keys({**usual, **changed}, missing) for changed, missing in pairs]
     model = request_model(contract)
-    by_request, by_frame = (
-        [request_refuses(model, record) for record in records],
-        frame_refuses(records, contract),
-    )
+    by_request = [request_refuses(model, record) for record in records]
+    by_frame = frame_refuses(records, contract)
     different = [
         changed
         for changed, one, other in zip(pairs, by_request, by_frame, strict=True)
@@ -186,10 +191,8 @@ def test_a_frame_with_dtypes_is_judged_like_its_objects(name):
 def test_records_and_frames_enter_the_model_as_the_same_numbers(name):
     contract = CONTRACTS[name]
     records = draw_values(valid_records(contract), 100) + sample_records(contract, 200)
-    by_record, by_frame = (
-        records_to_arrays(records, contract),
-        frame_to_arrays(records_frame(records), contract),
-    )
+    by_record = records_to_arrays(records, contract)
+    by_frame = frame_to_arrays(records_frame(records), contract)
     assert by_record[0].tobytes() == by_frame[0].tobytes()
     assert by_record[1].tolist() == by_frame[1].tolist()
 
@@ -218,8 +221,8 @@ def test_a_gap_in_one_record_is_not_a_missing_value():
     """Three marks of nothing: null may be allowed, NaN and an absent field never are."""
     contract = CONTRACTS["visits"]
     usual = example_record(contract)
-    without = {key: value for key, value in usual.items() if key != "items"}
-    records = [usual, {**usual, "items": None}, {**usual, "items": math.nan}, without]
+    absent = without_keys(usual, ["items"])
+    records = [usual, {**usual, "items": None}, {**usual, "items": math.nan}, absent]
     failure_rows = failure_cases(records_frame(records), contract)
     assert failure_rows[["column", "rule", "row"]].values.tolist() == [
         ["items", "is an integer", 2],
@@ -245,9 +248,10 @@ def test_a_column_that_stands_twice_is_reported():
     ]
 
 
-# Wrong contracts: what is written in place of what, the key whose line it is refused with (= is the changed line),
-# and what the message says.
-BEFORE, AFTER = "available: before_prediction", "available: after_prediction"
+# Wrong contracts: what is written in place of what, the key whose line it is refused with
+# (= is the changed line), and what the message says.
+BEFORE = "available: before_prediction"
+AFTER = "available: after_prediction"
 MISTAKES = [
     (
         f"role: target, {AFTER}",
@@ -509,26 +513,12 @@ def test_a_contract_with_other_columns_counts_its_features_anew():
 
 
 # The schemas that editors read.
-def schema_faults(schema, text, folder):
-    """What check-jsonschema, which reads YAML as editors do, says of a file."""
-    (folder / "given.yaml").write_text(text)
-    command = ["check-jsonschema", "--schemafile", str(schema), str(folder / "given.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode in (0, 1), done.stderr
-    return done.stdout if done.returncode else ""
-
-
 def test_the_schema_in_git_is_what_the_model_gives():
     written = json.loads((root() / CONTRACT_SCHEMA).read_text())
     assert written == contract_schema(), (
         f"{CONTRACT_SCHEMA} is not what nbs/ gives; type `mle schemas`"
     )
     assert (root() / "contract.yaml").read_text().startswith(schema_comment(CONTRACT_SCHEMA))
-
-
-@each_contract
-def test_a_contract_keeps_the_schema(name, tmp_path):
-    assert not schema_faults(root() / CONTRACT_SCHEMA, TEXTS[name], tmp_path)
 
 
 SCHEMA_MISTAKES = [
@@ -548,10 +538,38 @@ SCHEMA_MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("right", "wrong", "word"), SCHEMA_MISTAKES)
-def test_a_wrong_contract_breaks_the_schema(right, wrong, word, tmp_path):
+@pytest.fixture(scope="module")
+def schema_faults(tmp_path_factory):
+    """What check-jsonschema, which reads YAML as editors do, says of each text, all at once."""
+    folder = tmp_path_factory.mktemp("schema")
+    texts = dict(TEXTS)
+    for number, (right, wrong, _) in enumerate(SCHEMA_MISTAKES):
+        texts[f"mistake-{number}"] = EXAMPLE.replace(right, wrong, 1)
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+    command = ["check-jsonschema", "-o", "json", "--schemafile", str(root() / CONTRACT_SCHEMA)]
+    command += [str(folder / f"{name}.yaml") for name in texts]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 1, process.stderr
+    report = json.loads(process.stdout)
+    assert report["parse_errors"] == []
+    faults = {name: "" for name in texts}
+    for error in report["errors"]:
+        faults[Path(error["filename"]).stem] += f"{error['path']}: {error['message']}\n"
+    return faults
+
+
+@each_contract
+def test_a_contract_keeps_the_schema(name, schema_faults):
+    assert schema_faults[name] == ""
+
+
+@pytest.mark.parametrize("number", range(len(SCHEMA_MISTAKES)))
+def test_a_wrong_contract_breaks_the_schema(number, schema_faults):
+    right, wrong, word = SCHEMA_MISTAKES[number]
     text = EXAMPLE.replace(right, wrong, 1)
-    assert text != EXAMPLE and word in schema_faults(root() / CONTRACT_SCHEMA, text, tmp_path)
+    assert text != EXAMPLE
+    assert word in schema_faults[f"mistake-{number}"]
     with pytest.raises(ContractError):
         parse_contract(text)
 
@@ -644,7 +662,7 @@ def test_an_error_about_a_frame_names_what_to_mend():
             "plants.csv",
             list(table.contract.columns),
         )
-    assert (
-        str(refusal.value).splitlines()[1]
-        == "  length: is a number fails in 900 of 900 rows. row 0: 'long'; row 1: 'long'; row 2: 'long'"
+    assert str(refusal.value).splitlines()[1] == (
+        "  length: is a number fails in 900 of 900 rows. "
+        "row 0: 'long'; row 1: 'long'; row 2: 'long'"
     )

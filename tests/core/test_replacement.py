@@ -1,4 +1,7 @@
-"""Files are replaced as a whole: at any error, and when a person stops the program, the old file stays and nothing else."""
+"""Files are replaced as a whole.
+
+At any error, and when a person stops the program, the old file stays and nothing else.
+"""
 
 import os
 import signal
@@ -63,7 +66,8 @@ def test_text_that_cannot_be_written_leaves_the_old_file_alone(scores):
 
 def test_a_file_that_fits_comes_back_when_a_later_one_cannot_land(scores, monkeypatch):
     """The second rename fails: the first file, placed already, goes back, and a new one goes."""
-    replace, done = os.replace, []
+    replace = os.replace
+    done = []
 
     def full_disk(source, target):
         if str(source).endswith(".part"):

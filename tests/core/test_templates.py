@@ -1,4 +1,7 @@
-"""The templates of pages: they count as code of the stages that render them, and nothing gets into a page by accident."""
+"""The templates of pages.
+
+They count as code of the stages that render them, and nothing gets into a page by accident.
+"""
 
 import ast
 import shutil
@@ -43,7 +46,8 @@ def all_code() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_changes_the_code_of_the_stages_that_render_it(name, here):
-    before, path = all_code(), here / "mle_project" / "templates" / name
+    before = all_code()
+    path = here / "mle_project" / "templates" / name
     path.write_text(path.read_text().replace("\n", "\nOne more word.\n", 1))
     after = all_code()
     assert {stage for stage in before if after[stage] != before[stage]} == RENDERED[name]

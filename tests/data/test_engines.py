@@ -1,5 +1,6 @@
-"""Engines and batches: the result depends on neither. Large tables take no more memory than small ones.
+"""Engines and batches: the result depends on neither.
 
+Large tables take no more memory than small ones.
 What needs Spark is skipped where pyspark or Java is missing (`make spark` installs the first).
 """
 
@@ -40,16 +41,22 @@ ROOT = root()
 
 def visits(rows=900):
     frame = pd.DataFrame(sample_records(example_contract(), rows, seed=1, gaps=0.1))
-    days, back = (
-        pd.date_range("2024-01-01", periods=rows),
-        np.random.default_rng(0).random(rows) < 0.4,
-    )
+    days = pd.date_range("2024-01-01", periods=rows)
+    back = np.random.default_rng(0).random(rows) < 0.4
     split = {"kind": "time", "validation": "2025-01-01", "test": "2025-09-01"}
     return example_contract(), frame.assign(visit=range(rows), day=days, back=back), split
 
 
-KINDS = {"visits": visits, "plants": lambda: (plants().contract, plants().frame, plants().split)}
-KINDS["houses"] = lambda: (houses().contract, houses().frame, houses().split)
+def parts_of(kind):
+    """The contract, the frame and the split of a table of another kind."""
+    return kind.contract, kind.frame, kind.split
+
+
+KINDS = {
+    "visits": visits,
+    "plants": lambda: parts_of(plants()),
+    "houses": lambda: parts_of(houses()),
+}
 each_table = pytest.mark.parametrize("name", list(KINDS))
 
 
@@ -97,7 +104,8 @@ def test_batches_divide_a_table_as_a_whole_frame_is_divided(name, rows, tmp_path
 @each_table
 def test_faults_are_told_as_of_the_whole_frame(name, tmp_path, monkeypatch):
     contract, frame, _ = KINDS[name]()
-    number, string = contract.numeric_features[0], contract.categorical_features[0]
+    number = contract.numeric_features[0]
+    string = contract.categorical_features[0]
     broken = frame.assign(
         **{
             number: frame[number].where(frame.index % 50 != 49, -1e29),
@@ -146,7 +154,8 @@ def test_read_rows_reads_what_thin_keeps(tmp_path, monkeypatch):
     _, frame, _ = visits()
     monkeypatch.setattr(parquet, "ROW_GROUP_SIZE", 70)
     [path] = write_parts(frame, tmp_path)
-    whole, columns = pd.read_parquet(path), ["back", "items", "payment"]
+    whole = pd.read_parquet(path)
+    columns = ["back", "items", "payment"]
     for most in (1, 7, 899, 900, None):
         pd.testing.assert_frame_equal(
             read_rows(path, columns, most), systematic_sample(whole, most)[columns]
@@ -170,14 +179,15 @@ columns:
     nullable: true}
   flag: {type: boolean, description: A flag., role: feature, available: before_prediction,
     nullable: true}
-  note: {type: timestamp, description: When it was written down., role: ignored, available: before_prediction,
-    nullable: true}
+  note: {type: timestamp, description: When it was written down., role: ignored,
+    available: before_prediction, nullable: true}
   good: {type: boolean, description: Whether it is good., role: target, available: after_prediction}
 """
 
 
 def test_odd_types_are_stored_as_later_stages_need_them(tmp_path, monkeypatch):
-    contract, rows = parse_contract(ODD, "contract.yaml"), 300
+    contract = parse_contract(ODD, "contract.yaml")
+    rows = 300
     days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=day) for day in range(rows)]
     raw = pa.table(
         {
@@ -234,7 +244,8 @@ def test_a_class_that_training_never_sees_is_refused():
     check_splits(splits, contract)
     with pytest.raises(
         ProjectError,
-        match=r"the train split has no row of the class elm \(`species`\).*take the class out of contract.yaml",
+        match=r"the train split has no row of the class elm \(`species`\).*"
+        "take the class out of contract.yaml",
     ):
         check_splits(
             splits | {"train": splits["train"][splits["train"]["species"] != "elm"]}, contract
@@ -247,7 +258,8 @@ def test_a_target_with_one_value_is_refused(tmp_path):
     (tmp_path / "train.parquet").write_bytes(b"of the last run")
     with pytest.raises(
         ProjectError,
-        match="the test split has one value only: every `price` is 5.0|the train split has one value only",
+        match="the test split has one value only: every `price` is 5.0|"
+        "the train split has one value only",
     ):
         write_splits(
             [path], contract, validate_parquet([path], contract, "it"), split, None, tmp_path
@@ -285,7 +297,8 @@ for times in (1, 8, 40):
     paths = [folder / f"{times}-{number}.parquet" for number in range(times)]
     for number, path in enumerate(paths):
         few.frame.assign(leaf=f"{number}-" + few.frame["leaf"]).to_parquet(path, index=False)
-    written = write_splits(paths, few.contract, validate_parquet(paths, few.contract, "it"), split, None, folder)
+    checked = validate_parquet(paths, few.contract, "it")
+    written = write_splits(paths, few.contract, checked, split, None, folder)
     for path in written.values():
         describe_split(path, few.contract), target_over_time(path, few.contract)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
@@ -323,8 +336,8 @@ columns:
     nullable: true}
   large: {type: integer, description: A large number., role: feature, available: before_prediction,
     example: 7}
-  gaps: {type: integer, description: A number with gaps., role: feature, available: before_prediction,
-    nullable: true}
+  gaps: {type: integer, description: A number with gaps., role: feature,
+    available: before_prediction, nullable: true}
   flag: {type: boolean, description: A flag., role: feature, available: before_prediction,
     nullable: true}
   cost: {type: number, description: A decimal., role: feature, available: before_prediction,
@@ -335,10 +348,10 @@ columns:
     nullable: true}
   day: {type: timestamp, description: A day., role: ignored, available: before_prediction,
     nullable: true}
-  zoned: {type: timestamp, description: A moment with a zone., role: ignored, available: before_prediction,
-    nullable: true}
-  fine: {type: timestamp, description: A moment in nanoseconds., role: ignored, available: before_prediction,
-    nullable: true}
+  zoned: {type: timestamp, description: A moment with a zone., role: ignored,
+    available: before_prediction, nullable: true}
+  fine: {type: timestamp, description: A moment in nanoseconds., role: ignored,
+    available: before_prediction, nullable: true}
   text: {type: string, description: A text., role: ignored, available: before_prediction,
     nullable: true}
   late: {type: boolean, description: Late., role: target, available: after_prediction}
@@ -377,11 +390,15 @@ ORDER BY {order};
 
 @pytest.fixture
 def events(tmp_path, monkeypatch):
-    """A project of its own with a CSV file, JSON lines and Parquet as sources, and values of every type."""
+    """A project of its own with a CSV file, JSON lines and Parquet as sources.
+
+    It has values of every type.
+    """
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "query.sql").write_text(SQL.format(order="e.number DESC"))
-    chance, rows = np.random.default_rng(0), 400
+    chance = np.random.default_rng(0)
+    rows = 400
     size = np.where(
         chance.random(rows) < 0.2,
         np.nan,
@@ -529,7 +546,10 @@ def test_the_order_of_the_query_does_not_matter(events, tmp_path):
 def test_a_large_query_uses_the_disk(tmp_path, monkeypatch):
     """Far more rows than fit into the memory given, sorted."""
     monkeypatch.setenv("MLE_MEMORY", "200m")
-    text = "SELECT hash(range) / 1e6 AS number, repeat(range::VARCHAR, 20) AS filler FROM range(1500000)"
+    text = (
+        "SELECT hash(range) / 1e6 AS number, repeat(range::VARCHAR, 20) AS filler "
+        "FROM range(1500000)"
+    )
     with engines.open_engine("duckdb", 2, tmp_path) as duck:
         paths = parquet.write_query(
             duck, text, parse_contract(ODD, "contract.yaml"), tmp_path / "result.parquet"
@@ -625,22 +645,33 @@ def test_spark_and_duckdb_make_the_same_tables_of_the_projects_own_query(tmp_pat
 
 
 DIFFERENT = """
-EXTRACT(dow FROM x); EXTRACT(isodow FROM x); EXTRACT(seconds FROM x); EXTRACT(epoch FROM x); date_part('dow', x); DATEPART('Second', x)
-dayofweek(x); WEEKDAY(x); ISODOW(x); EPOCH(x); DATE_DIFF('month', x, y); datediff('quarter', x, y); DATE_DIFF('year', x, y); DATE_DIFF('week', x, y)
-LOG(x); REGEXP_REPLACE(x, 'a', 'b'); REGEXP_REPLACE(x, 'a', 'b', 'gi'); REGEXP_REPLACE(x, '(a)', '\\1', 'g'); REGEXP_REPLACE(x, 'a', '$', 'g')
-x LIKE 'a\\_b'; x NOT ILIKE '%\\%'; FORMAT('{}', x); PRINTF('%.1f', x); MONTHNAME(x); DAYNAME(x); STRFTIME(x, '%Y-%j'); SUBSTRING(x, 0, 2)
+EXTRACT(dow FROM x); EXTRACT(isodow FROM x); EXTRACT(seconds FROM x); EXTRACT(epoch FROM x)
+date_part('dow', x); DATEPART('Second', x)
+dayofweek(x); WEEKDAY(x); ISODOW(x); EPOCH(x); DATE_DIFF('month', x, y); datediff('quarter', x, y)
+DATE_DIFF('year', x, y); DATE_DIFF('week', x, y)
+LOG(x); REGEXP_REPLACE(x, 'a', 'b'); REGEXP_REPLACE(x, 'a', 'b', 'gi')
+REGEXP_REPLACE(x, '(a)', '\\1', 'g'); REGEXP_REPLACE(x, 'a', '$', 'g')
+x LIKE 'a\\_b'; x NOT ILIKE '%\\%'; FORMAT('{}', x); PRINTF('%.1f', x); MONTHNAME(x); DAYNAME(x)
+STRFTIME(x, '%Y-%j'); SUBSTRING(x, 0, 2)
 SUBSTR(x, 0)
-LEFT(x, -1); RIGHT(x, -2); PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY x); PERCENTILE_DISC(0.5) WITHIN GROUP (ORDER BY x); QUANTILE(x, 0.5)
-APPROX_QUANTILE(x, 0.5); MODE(x); MODE() WITHIN GROUP (ORDER BY x); TRY_CAST(x AS INTEGER); TRY_CAST(x AS BIGINT); DATE_TRUNC('decade', x)
-DATE_TRUNC('century', CAST(x AS DATE)); CAST(x AS DATE) - DATE '2024-01-01'; (x::DATE) - CURRENT_DATE; LAST_DAY(x) - CAST(y AS DATE)
+LEFT(x, -1); RIGHT(x, -2); PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY x)
+PERCENTILE_DISC(0.5) WITHIN GROUP (ORDER BY x); QUANTILE(x, 0.5)
+APPROX_QUANTILE(x, 0.5); MODE(x); MODE() WITHIN GROUP (ORDER BY x); TRY_CAST(x AS INTEGER)
+TRY_CAST(x AS BIGINT); DATE_TRUNC('decade', x)
+DATE_TRUNC('century', CAST(x AS DATE)); CAST(x AS DATE) - DATE '2024-01-01'
+(x::DATE) - CURRENT_DATE; LAST_DAY(x) - CAST(y AS DATE)
 """
 ALIKE = """
-MOD(DATE_DIFF('day', TIMESTAMP '1601-01-01 00:00:00', x), 7) + 1; EXTRACT(YEAR FROM x); EXTRACT(MONTH FROM x); EXTRACT(HOUR FROM x)
+MOD(DATE_DIFF('day', TIMESTAMP '1601-01-01 00:00:00', x), 7) + 1; EXTRACT(YEAR FROM x)
+EXTRACT(MONTH FROM x); EXTRACT(HOUR FROM x)
 date_part('year', x)
-EXTRACT(week FROM x); EXTRACT(doy FROM x); SECOND(x); DATE_DIFF('minute', x, y); REPLACE(x, 'a', '\\'); STRPTIME(x, '%Y-%m-%d'); CAST(x AS INTEGER)
-TRY_CAST(x AS DOUBLE); LN(x); LOG10(x); LOG(2, x); REGEXP_REPLACE(x, 'a\\d', 'b', 'g'); x LIKE 'a_b%'; x LIKE 'a!_b' ESCAPE '!'
+EXTRACT(week FROM x); EXTRACT(doy FROM x); SECOND(x); DATE_DIFF('minute', x, y)
+REPLACE(x, 'a', '\\'); STRPTIME(x, '%Y-%m-%d'); CAST(x AS INTEGER)
+TRY_CAST(x AS DOUBLE); LN(x); LOG10(x); LOG(2, x); REGEXP_REPLACE(x, 'a\\d', 'b', 'g')
+x LIKE 'a_b%'; x LIKE 'a!_b' ESCAPE '!'
 STRFTIME(x, '%Y-%m-%d')
-SUBSTRING(x, 1, 2); SUBSTRING(x, -2, 1); LEFT(x, 2); MEDIAN(x); DATE_TRUNC('week', x); CAST(x AS DATE) - 3; x / 3.0; x - y
+SUBSTRING(x, 1, 2); SUBSTRING(x, -2, 1); LEFT(x, 2); MEDIAN(x); DATE_TRUNC('week', x)
+CAST(x AS DATE) - 3; x / 3.0; x - y
 CAST(x AS DATE) - INTERVAL 1 DAY
 """
 
@@ -677,8 +708,12 @@ def test_what_is_refused_does_differ(events, tmp_path, cluster):
     at = "(SELECT CAST(e.at AS TIMESTAMP) AS x, word, number FROM events AS e) AS t"
     differs = {
         "EXTRACT(dow FROM x)": "MOD(DATE_DIFF('day', TIMESTAMP '1601-01-01 00:00:00', x), 7) + 1",
-        "DATE_DIFF('month', x, TIMESTAMP '2025-03-01 00:00:00')": "12 * (2025 - YEAR(x)) + 3 - MONTH(x)",
-        "CASE WHEN LOG(number + 1) > 2 THEN 1 ELSE 0 END": "CASE WHEN LOG10(number + 1) > 2 THEN 1 ELSE 0 END",
+        "DATE_DIFF('month', x, TIMESTAMP '2025-03-01 00:00:00')": (
+            "12 * (2025 - YEAR(x)) + 3 - MONTH(x)"
+        ),
+        "CASE WHEN LOG(number + 1) > 2 THEN 1 ELSE 0 END": (
+            "CASE WHEN LOG10(number + 1) > 2 THEN 1 ELSE 0 END"
+        ),
         "LENGTH(REGEXP_REPLACE(word, 'o', ''))": "LENGTH(REGEXP_REPLACE(word, 'o', '', 'g'))",
         "LENGTH(MONTHNAME(x))": "LENGTH(STRFTIME(x, '%B'))",
         "LENGTH(LEFT(word, -1))": "LENGTH(SUBSTRING(word, 1, LENGTH(word) - 1))",

@@ -1,4 +1,7 @@
-"""Sources of every kind, for real: files, S3 and HTTP servers, SQLite, a PostgreSQL server that the test starts."""
+"""Sources of every kind, for real.
+
+Files, S3 and HTTP servers, SQLite, a PostgreSQL server that the test starts.
+"""
 
 import gzip
 import http.server
@@ -203,7 +206,8 @@ def _version(package: str) -> str:
     ],
 )
 def test_text_of_every_kind_reads_the_same(kind, here):
-    path, source = here / "a.csv", {}
+    path = here / "a.csv"
+    source = {}
     if kind.startswith("gz"):
         path = here / "a.csv.gz"
         path.write_bytes(gzip.compress(TEXT.encode("utf-8-sig" if "bom" in kind else "utf-8")))
@@ -532,7 +536,8 @@ def test_sqlite_values_arrive_as_they_are(here):
 def test_sqlite_rows_beyond_one_batch(here):
     with closing(database(here / "shop.db", "CREATE TABLE t (i INTEGER, s TEXT)")) as shop:
         shop.execute(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 200000) INSERT INTO t SELECT i, 'row ' || i FROM n"
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 200000) "
+            "INSERT INTO t SELECT i, 'row ' || i FROM n"
         )
     table = read(here, sqlite_source(here))
     assert (
@@ -541,10 +546,8 @@ def test_sqlite_rows_beyond_one_batch(here):
 
 
 def test_sqlite_declared_booleans_and_empty_tables(here):
-    table, view = (
-        "CREATE TABLE t (flag BOOL, n INT, x DOUBLE, s VARCHAR(3), u)",
-        "CREATE VIEW v AS SELECT n + 1 AS m FROM t",
-    )
+    table = "CREATE TABLE t (flag BOOL, n INT, x DOUBLE, s VARCHAR(3), u)"
+    view = "CREATE VIEW v AS SELECT n + 1 AS m FROM t"
     with closing(database(here / "shop.db", table, view)) as shop:
         assert [str(kind) for kind in read(here, sqlite_source(here)).schema.types] == [
             "bool",
@@ -686,7 +689,8 @@ class Server:
     "A PostgreSQL server in a private folder; initdb and pg_ctl refuse to run as root."
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.programs = folder, PROGRAMS[-1].parent
+        self.folder = folder
+        self.programs = PROGRAMS[-1].parent
         with closing(socket.socket()) as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -759,11 +763,15 @@ def test_postgresql_values_arrive_as_they_are(server, here):
     server.do(
         "CREATE TYPE shop.mood AS ENUM ('sad', 'glad')",
         "CREATE DOMAIN shop.small AS int CHECK (VALUE < 100)",
-        """CREATE TABLE shop.t (b bool, i2 int2, i4 int4, i8 int8, f4 float4, f8 float8, s text, v varchar(9), c char(4), n numeric(10, 2),
-        free numeric, wide numeric(50, 3), d date, ts timestamp, tz timestamptz, tm time, iv interval, u uuid, j json, jb jsonb, a int[], by bytea,
+        """CREATE TABLE shop.t (b bool, i2 int2, i4 int4, i8 int8, f4 float4, f8 float8,
+        s text, v varchar(9), c char(4), n numeric(10, 2), free numeric,
+        wide numeric(50, 3), d date, ts timestamp, tz timestamptz, tm time, iv interval,
+        u uuid, j json, jb jsonb, a int[], by bytea,
         m shop.mood, small shop.small, ip inet, money money)""",
-        """INSERT INTO shop.t VALUES (true, 1, 2, 9007199254740993, 1.5, 0.1, 'é''"', 'v', 'c', 1.50, 3.123456789012345678901234567890, 'NaN',
-        '2024-02-29', '2024-01-01 10:00:00.123456', '2024-01-01 10:00:00+02', '10:00', '1 day 2 hours',
+        """INSERT INTO shop.t VALUES (true, 1, 2, 9007199254740993, 1.5, 0.1, 'é''"', 'v', 'c',
+        1.50, 3.123456789012345678901234567890, 'NaN',
+        '2024-02-29', '2024-01-01 10:00:00.123456', '2024-01-01 10:00:00+02', '10:00',
+        '1 day 2 hours',
         'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '{"a":  1}',
         '{"a":  1}', '{1,NULL}', '\\x00ff', 'glad', 7, '10.0.0.1', 12.5)""",
         "INSERT INTO shop.t DEFAULT VALUES",
@@ -811,7 +819,8 @@ def test_postgresql_values_arrive_as_they_are(server, here):
 
 def test_postgresql_rows_beyond_one_batch(server, here):
     server.do(
-        "CREATE TABLE shop.t AS SELECT g AS i, repeat('x', 100) || g AS s FROM generate_series(1, 400000) g"
+        "CREATE TABLE shop.t AS SELECT g AS i, repeat('x', 100) || g AS s "
+        "FROM generate_series(1, 400000) g"
     )
     table = read(here, server.source("shop.t"))
     assert table.num_rows == 400_000 and sorted(table["i"].to_pylist()) == list(range(1, 400_001))
@@ -882,7 +891,8 @@ def test_postgresql_fingerprint_is_of_the_content(server):
     server.do(f"CREATE TABLE shop.t ({columns})")
     moment = "timestamptz '2024-01-01 00:00+00' + g * interval '1 hour'"
     server.do(
-        f"INSERT INTO shop.t SELECT g, g / 7.0, {moment}, '1 day', '\\x01', 'é' FROM generate_series(1, 1203) g"
+        f"INSERT INTO shop.t SELECT g, g / 7.0, {moment}, '1 day', '\\x01', 'é' "
+        "FROM generate_series(1, 1203) g"
     )
     source = server.source("shop.t")
     before = fingerprint("orders", source)

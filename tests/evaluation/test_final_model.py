@@ -55,9 +55,9 @@ def test_a_trace_ends_with_the_prediction(table, family, tmp_path):
     frame = kind.frame
     x = feature_frame(frame, contract)
     y = encode_target(frame, contract)
-    model = build_family(family, {"max_iter": 100} if family == "boosting" else {}, contract, 0).fit(
-        x, y
-    )
+    model = build_family(
+        family, {"max_iter": 100} if family == "boosting" else {}, contract, 0
+    ).fit(x, y)
     if contract.task != "regression":
         model = CalibratedModel(
             model, {"method": "scaling", "power": 0.8, "factors": [1.0, 1.3, 0.7]}

@@ -1,4 +1,7 @@
-"""The law: an operation inside the model works within a row. Shown for every registered one, and for whole artifacts."""
+"""The law: an operation inside the model works within a row.
+
+Shown for every registered operation, and for whole artifacts.
+"""
 
 import keras_tuner
 import numpy as np
@@ -56,7 +59,10 @@ def answers_at_random(contract, count):
 
 
 def generate_rows(contract, count=150):
-    """Rows as a model takes them: usual ones, and any that the contract lets in: gaps, extremes, strings never seen."""
+    """Rows as a model takes them: usual ones, and any that the contract lets in.
+
+    The latter hold gaps, extremes and strings never seen.
+    """
     return feature_frame(
         records_frame(
             sample_records(contract, count) + draw_values(valid_records(contract), count // 2)
@@ -83,11 +89,15 @@ def test_every_registered_operation_keeps_the_law(name, options, rows):
 
 @pytest.mark.parametrize(("name", "options"), OPERATIONS)
 def test_what_was_never_seen_is_one_and_the_same(name, options, rows):
-    """All strings that no training row held become the same numbers, finite ones; gaps in numbers stay rows."""
+    """All strings that no training row held become the same numbers, finite ones.
+
+    Gaps in numbers stay rows.
+    """
     contract, x = rows
     if options in NOT_OFFERED.get(contract.task, []):
         return
-    usual, k = x.head(150), len(contract.numeric_features)
+    usual = x.head(150)
+    k = len(contract.numeric_features)
     fitted = COLUMNAR[name](contract, **options).fit(usual, answers_at_random(contract, len(usual)))
     strange = pd.concat([usual.head(1)] * 2, ignore_index=True)
     for column in contract.categorical_features:
@@ -100,7 +110,10 @@ def test_what_was_never_seen_is_one_and_the_same(name, options, rows):
 
 
 def test_a_value_outside_is_treated_as_the_contract_says():
-    """`unknown`: like a missing value, even when the training rows held it; `flag`: kept as it is."""
+    """`as_missing`: like a missing value, even when the training rows held it.
+
+    `warn`: kept as it is.
+    """
     contract = plants().contract
     at = {name: place for place, name in enumerate(contract.numeric_features)}
     usual = {
@@ -307,7 +320,8 @@ def artifact(request, tmp_path_factory):
     text, contract, frame = rows_of(name)
     hp = keras_tuner.HyperParameters()
     hp.values = dict(FAST[family])
-    x, y = feature_frame(frame, contract), encode_target(frame, contract)
+    x = feature_frame(frame, contract)
+    y = encode_target(frame, contract)
     model = FAMILIES[family](hp, contract, 0).fit(x, y)
     folder = tmp_path_factory.mktemp("law") / "final"
     save(folder, model, contract, text, {"threshold": 0.5}, x, tolerance=1e-5)
@@ -340,11 +354,15 @@ CHOICES = [
 @pytest.mark.parametrize("name", ["visits", "plants", "houses"])
 @pytest.mark.parametrize(("family", "values"), CHOICES, ids=str)
 def test_every_choice_of_a_pipeline_passes_the_gate(family, values, name, tmp_path):
-    """The law, and the comparison of the compiled model with the fitted one at the tolerance that a real artifact gets."""
+    """The law, and the comparison of the compiled model with the fitted one.
+
+    The tolerance is that of a real artifact.
+    """
     text, contract, frame = rows_of(name)
     if contract.task == "multiclass" and values.get("encoding") == "target":
         return
-    x, y = feature_frame(frame, contract), encode_target(frame, contract)
+    x = feature_frame(frame, contract)
+    y = encode_target(frame, contract)
     model = build_family(family, values, contract, 0).fit(x, y)
     assert save(tmp_path / "final", model, contract, text, {"threshold": 0.5}, x)[
         "compared_rows"
@@ -352,7 +370,10 @@ def test_every_choice_of_a_pipeline_passes_the_gate(family, values, name, tmp_pa
 
 
 def test_a_loaded_artifact_keeps_the_law(artifact):
-    """Bit for bit where trees add up; within 1e-6 where a matrix product adds in another order for one row than for many."""
+    """Bit for bit where trees add up.
+
+    Within 1e-6 where a matrix product adds in another order for one row than for many.
+    """
     predictor, _, records, family = artifact
     faults = rowwise_violations(
         predictor.predict_frame,
@@ -375,7 +396,8 @@ def test_the_compiled_model_answers_like_the_fitted_one_on_rows_made_to_hurt(art
     predictor, model, records, _ = artifact
     contract = predictor.contract
     usual = feature_frame(records_frame(records[:120]), contract)
-    hurt, k = edge_case_rows(usual, len(contract.numeric_features)), len(contract.numeric_features)
+    hurt = edge_case_rows(usual, len(contract.numeric_features))
+    k = len(contract.numeric_features)
     native = predict(model, hurt, contract.task)
     compiled = predictor.session.run(
         None,
@@ -393,12 +415,17 @@ def test_the_compiled_model_answers_like_the_fitted_one_on_rows_made_to_hurt(art
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("table", [plants, houses])
 def test_a_column_without_any_value_stops_no_family(table, family):
-    """A sensor that came after the first fold: no value in the rows to fit on, values in those to answer."""
+    """A sensor that came after the first fold.
+
+    There is no value in the rows to fit on, and values in those to predict.
+    """
     kind = table(300)
-    x, y = feature_frame(kind.frame, kind.contract), encode_target(kind.frame, kind.contract)
+    x = feature_frame(kind.frame, kind.contract)
+    y = encode_target(kind.frame, kind.contract)
     before = x.assign(**{x.columns[1]: np.float32(np.nan)})
     fitted = build_family(family, {}, kind.contract, 0).fit(before, y)
-    native, k = predict(fitted, x, kind.contract.task), len(kind.contract.numeric_features)
+    native = predict(fitted, x, kind.contract.task)
+    k = len(kind.contract.numeric_features)
     outputs = run_session(
         open_session(compile_model(fitted, kind.contract)),
         x.iloc[:, :k].to_numpy(np.float32),

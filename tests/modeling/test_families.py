@@ -1,4 +1,4 @@
-"""The file of hyperparameters speaks scikit-learn's language: its dictionaries construct estimators."""
+"""The file of hyperparameters uses scikit-learn's names: its dictionaries make estimators."""
 
 import inspect
 import json
@@ -35,7 +35,8 @@ ESTIMATORS = {
 
 def default_values(table, family):
     """Every hyperparameter of a family, at its default."""
-    x, y = feature_frame(table.frame, table.contract), encode_target(table.frame, table.contract)
+    x = feature_frame(table.frame, table.contract)
+    y = encode_target(table.frame, table.contract)
     folds = cv_splits(table.frame, table.contract, 2)
     return dict(Search(family, x, y, folds, table.contract, "log_loss").space().values)
 

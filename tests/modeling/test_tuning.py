@@ -1,4 +1,4 @@
-"""The search for hyperparameters: killed and resumed, shared by workers, with some of them fixed."""
+"""The search for hyperparameters: killed and resumed, shared by workers, with some fixed."""
 
 import dataclasses
 import subprocess
@@ -25,7 +25,8 @@ from mle_project.modeling.tuning import Search, score_folds, tune
 
 
 def search(table, family, metric, **options) -> Search:
-    x, y = feature_frame(table.frame, table.contract), encode_target(table.frame, table.contract)
+    x = feature_frame(table.frame, table.contract)
+    y = encode_target(table.frame, table.contract)
     return Search(
         family, x, y, cv_splits(table.frame, table.contract, 2), table.contract, metric, **options
     )
@@ -46,7 +47,8 @@ def test_a_killed_search_resumes_and_ends_as_if_it_had_not_been(
         one.name: getattr(remembering, one.name) for one in dataclasses.fields(remembering)
     }
     joblib.dump(search_arguments, tmp_path / "search.joblib")
-    program = "import joblib, sys; import mle_project.candidates; from mle_project.modeling.tuning import *; "
+    program = "import joblib, sys; import mle_project.candidates; "
+    program += "from mle_project.modeling.tuning import *; "
     program += "tune(Search(**joblib.load(sys.argv[1])), int(sys.argv[2]), sys.argv[3])"
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "search.joblib"), str(trials), tuner]
@@ -79,10 +81,8 @@ def test_a_memory_of_other_rows_does_not_count(example_search, tmp_path):
 
 
 def test_two_workers_share_a_search(example_search):
-    alone, shared = (
-        tune(example_search, max_trials=5, tuner="random"),
-        tune(example_search, max_trials=5, tuner="random", n_workers=2),
-    )
+    alone = tune(example_search, max_trials=5, tuner="random")
+    shared = tune(example_search, max_trials=5, tuner="random", n_workers=2)
     assert shared.trials == alone.trials and shared.hyperparameters == alone.hyperparameters
 
 
@@ -98,7 +98,8 @@ def test_hyperband_gives_more_rows_to_fewer_trials(example_search):
     result = tune(example_search, max_trials=4, tuner="hyperband")
     shares = [trial["share"] for trial in result.trials]
     assert [round(9 * share) for share in shares] == [9] + [1] * 9 + [3] * 3 + [9]
-    small, third = result.trials[1:10], result.trials[10:13]
+    small = result.trials[1:10]
+    third = result.trials[10:13]
     scored = {str(trial["hyperparameters"]): trial["score"] for trial in small}
     assert (
         sorted(scored[str(trial["hyperparameters"])] for trial in third)
@@ -142,17 +143,29 @@ def test_a_search_ends_when_its_seconds_are_up(example_search, workers, capsys):
 
 @pytest.mark.parametrize("reduction", [*SELECTION_METHODS, "pca"])
 def test_columns_are_chosen_without_the_rows_held_out(reduction):
-    """Noise stays noise. Chosen on all rows, the best of four hundred random columns would promise a ROC AUC of 0.8."""
+    """Noise stays noise.
+
+    Chosen on all rows, the best of four hundred random columns would promise a ROC AUC of 0.8.
+    """
     chance = np.random.default_rng(0)
-    x, y = chance.normal(size=(120, 400)).astype(np.float32), np.arange(120) % 2
-    made = lambda: Pipeline(
-        [*reduction_step("binary", reduction, 0.05), ("model", LogisticRegression())]
-    )  # noqa: E731
+    x = chance.normal(size=(120, 400)).astype(np.float32)
+    y = np.arange(120) % 2
+
+    def make_pipeline():
+        return Pipeline(
+            [*reduction_step("binary", reduction, 0.05), ("model", LogisticRegression())]
+        )
+
     folds = list(KFold(4, shuffle=True, random_state=0).split(x))
-    honest = score_folds(
-        made, pd.DataFrame(x), y, folds, scorer("binary", "roc_auc"), parse_contract(EXAMPLE)
+    scores = score_folds(
+        make_pipeline,
+        pd.DataFrame(x),
+        y,
+        folds,
+        scorer("binary", "roc_auc"),
+        parse_contract(EXAMPLE),
     )
-    assert abs(np.mean(honest) - 0.5) < 0.12
+    assert abs(np.mean(scores) - 0.5) < 0.12
 
 
 def test_what_is_fixed_is_not_searched(example_search):

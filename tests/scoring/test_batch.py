@@ -1,4 +1,8 @@
-"""Scoring whole files: read in chunks as a whole file is read, the same bits whatever the chunks, nothing half-written."""
+"""Scoring whole files.
+
+A file is read in chunks as a whole file is read. The bits are the same whatever the chunks, and
+nothing is half-written.
+"""
 
 import contextlib
 import gzip
@@ -98,9 +102,11 @@ def test_columns_of_text_are_typed_as_cells_are(kind):
 def test_json_values_are_judged_as_they_are(kind):
     """A column with a dtype breaks the contract where its values one by one do."""
     contract = parse_contract(
-        "record: r\ntask: regression\ncolumns:\n"
-        f"  v: {{type: {kind}, description: Any., role: id, available: before_prediction, nullable: true}}\n"
-        "  x: {type: number, description: Any., role: feature, available: before_prediction, example: 1}\n"
+        "description: One row.\ntask: regression\ncolumns:\n"
+        f"  v: {{type: {kind}, description: Any., role: id, available: before_prediction, "
+        "nullable: true}\n"
+        "  x: {type: number, description: Any., role: feature, available: before_prediction, "
+        "example: 1}\n"
         "  y: {type: number, description: Any., role: target, available: after_prediction}\n"
     )
     odd = st.sampled_from(["\ud800", 2**53 + 1, 1e31, 10**400])
@@ -111,10 +117,8 @@ def test_json_values_are_judged_as_they_are(kind):
     @settings(max_examples=150, database=None, derandomize=True, deadline=None)
     @given(st.lists(values, min_size=1, max_size=4))
     def holds(value):
-        quick, slow = (
-            json_values(value, kind),
-            pd.Series([reject_nan(value) for value in value], dtype=object),
-        )
+        quick = json_values(value, kind)
+        slow = pd.Series([reject_nan(value) for value in value], dtype=object)
         judged = [
             failure_cases(pd.DataFrame({"v": one}), contract, ["v"]).values.tolist()
             for one in (quick, slow)
@@ -126,7 +130,10 @@ def test_json_values_are_judged_as_they_are(kind):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_quick_look_never_passes_what_the_contract_refuses(table):
-    """Columns with their usual dtypes and now and then a strange value: the look is as strict as the check."""
+    """Columns with their usual dtypes and now and then a strange value.
+
+    The look is as strict as the check.
+    """
     contract = parse_contract(TABLES[table]()[0])
     usual = pd.DataFrame(sample_records(contract, 3))
     counts = {True: 0, False: 0}
@@ -193,6 +200,15 @@ def test_compressed_files_are_read(name, tmp_path):
     assert sum(len(part) for part in read_chunks(tmp_path / name, parse_contract(text), 7)) == 30
 
 
+def written_numbers(predictions):
+    """Of the model's predictions, the number of each row that a scored file holds."""
+    if predictions.ndim == 1:
+        return predictions
+    if predictions.shape[1] == 2:
+        return predictions[:, 1]
+    return predictions.max(axis=1)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("table", TABLES)
 def test_answers_do_not_depend_on_chunks_or_formats(table, family, models, tmp_path):
@@ -202,16 +218,9 @@ def test_answers_do_not_depend_on_chunks_or_formats(table, family, models, tmp_p
     score_file(source, tmp_path / "whole.parquet", predictor, chunk_size=50_000, threads=1)
     few = write(frame.head(150), tmp_path / "few.parquet")
     expected = pd.read_parquet(tmp_path / "whole.parquet")
-    answered = predictor.predict_frame(frame)  # all at once
-    assert (
-        expected["probability"] if "probability" in expected else expected["value"]
-    ).tolist() == (
-        answered
-        if answered.ndim == 1
-        else answered[:, 1]
-        if answered.shape[1] == 2
-        else answered.max(axis=1)
-    ).tolist()
+    column = "probability" if "probability" in expected else "value"
+    at_once = written_numbers(predictor.predict_frame(frame))
+    assert expected[column].tolist() == at_once.tolist()
     assert expected["row"].tolist() == list(range(900)) and set(expected["model"]) == {
         predictor.digest
     }
@@ -274,7 +283,7 @@ def test_the_columns_of_an_answer(models, tmp_path):
             progress=False,
         )
         assert pq.read_schema(tmp_path / "out.parquet").names == names
-    _, frame = houses().text, houses().frame
+    frame = houses().frame
     score_file(
         write(frame, tmp_path / "in.parquet"),
         tmp_path / "out.parquet",
@@ -295,7 +304,8 @@ def test_the_columns_of_an_answer(models, tmp_path):
 def test_a_copied_column_keeps_its_name_beside_an_answer(name, kind, tmp_path):
     text, frame = visits()
     frame = frame.rename(columns={"visit": name}).astype({name: kind})
-    line = f"{name}: {{type: {'string' if kind is str else 'integer'}, description: A number., role: id, "
+    type_name = "string" if kind is str else "integer"
+    line = f"{name}: {{type: {type_name}, description: A number., role: id, "
     line += f"available: before_prediction, example: {kind(7)!r}}}"
     text = re.sub(r"visit: .*", line, text)
     contract = parse_contract(text)
@@ -323,7 +333,7 @@ def test_a_copied_column_keeps_its_name_beside_an_answer(name, kind, tmp_path):
 
 
 def test_what_is_not_needed_is_not_read(models, tmp_path):
-    """A table whose target is not known yet, and one with nonsense in columns that no model takes."""
+    """The target is not known yet, and a column that no model takes holds nonsense."""
     predictor = Predictor(models("plants", "prior"))
     frame = plants().frame.assign(species=None, note=7)
     for name in ("in.csv", "in.parquet", "in.jsonl"):
@@ -356,7 +366,10 @@ def test_a_folder_of_parts_is_one_table(models, tmp_path):
 
 HEAD = "visit,day,minutes,items,member,door,payment\n"
 ROW = "1,2024-05-01,12.5,,true,north,card\n"
-JSON_ROW = '{"visit": 1, "minutes": 1.5, "items": null, "member": true, "door": "north", "payment": "card"}\n'
+JSON_ROW = (
+    '{"visit": 1, "minutes": 1.5, "items": null, "member": true, "door": "north", '
+    '"payment": "card"}\n'
+)
 BAD = {
     "t.xlsx": (b"x", "t.xlsx is none of: .csv, .csv.gz"),
     "empty.csv": (b"", "empty.csv is empty"),
@@ -535,7 +548,8 @@ scoring.score_file(sys.argv[1], sys.argv[2], Predictor(sys.argv[3]), chunk_size=
 
 @pytest.mark.parametrize("signal", [2, 15, 9])
 def test_a_run_that_is_stopped_leaves_the_old_output(signal, models, tmp_path):
-    source, target = write(visits()[1], tmp_path / "in.csv"), tmp_path / "out.csv"
+    source = write(visits()[1], tmp_path / "in.csv")
+    target = tmp_path / "out.csv"
     target.write_text("before")
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, source, target, models("visits", "prior")],
@@ -552,7 +566,10 @@ def test_a_run_that_is_stopped_leaves_the_old_output(signal, models, tmp_path):
 
 @pytest.mark.parametrize("number", [15, 1], ids=["SIGTERM", "SIGHUP"])
 def test_what_is_half_written_goes_with_the_command(number, models, tmp_path):
-    """A terminal that is closed, or a scheduler that ends the job; nothing but a power cut leaves the part behind."""
+    """A terminal that is closed, or a scheduler that ends the job.
+
+    Nothing but a power cut leaves the part behind.
+    """
     source = write(pd.concat([visits()[1]] * 20, ignore_index=True), tmp_path / "in.csv")
     command = [
         BIN / "mle",
@@ -614,7 +631,8 @@ def test_progress_is_a_bar_on_a_terminal(models, tmp_path):
 
     source = write(visits()[1], tmp_path / "in.parquet")
     code = (
-        "import sys; from mle_project.artifact.predictor import Predictor; from mle_project.scoring.batch import score_file; "
+        "import sys; from mle_project.artifact.predictor import Predictor; "
+        "from mle_project.scoring.batch import score_file; "
         "score_file(*sys.argv[1:3], Predictor(sys.argv[3]))"
     )
     ours, theirs = pty.openpty()
@@ -637,7 +655,8 @@ def test_memory_does_not_grow_with_the_file(models, tmp_path):
     if not os.path.exists("/proc/self/status"):
         pytest.skip("only Linux tells the peak of one process")
     code = (
-        "import sys, re; from mle_project.artifact.predictor import Predictor; from mle_project.scoring.batch import score_file; "
+        "import sys, re; from mle_project.artifact.predictor import Predictor; "
+        "from mle_project.scoring.batch import score_file; "
         "score_file(*sys.argv[1:3], Predictor(sys.argv[3]), chunk_size=5000, threads=1, progress=False); "
         r"print(int(re.search(r'VmHWM:\s+(\d+)', open('/proc/self/status').read())[1]) // 1024)"
     )

@@ -1,4 +1,7 @@
-"""The same artifact on Apache Spark: the answers of one machine to the last bit. Runs where PySpark (`make spark`) and Java are."""
+"""The same artifact on Apache Spark: the answers of one machine to the last bit.
+
+Runs where PySpark (`make spark`) and Java are.
+"""
 
 import importlib.util
 import json
@@ -35,7 +38,11 @@ except ProjectError as error:
 
 
 def spark_home(tmp_path: Path) -> Path:
-    """Spark's folder by another name: executors of a local cluster work in a folder inside it, and the installed one is to stay as it is."""
+    """Spark's folder by another name.
+
+    Executors of a local cluster work in a folder inside it, and the installed one is to stay as it
+    is.
+    """
     home = tmp_path / "spark"
     if not home.exists():
         home.mkdir()
@@ -75,7 +82,10 @@ def parts_of(frame: pd.DataFrame, folder: Path) -> Path:
 @needs_spark
 @pytest.mark.parametrize("table", ["visits", "houses"])
 def test_a_cluster_answers_as_one_machine_does(table, models, tmp_path):  # noqa: F811
-    """Two executors in processes of their own, batches of 7 rows (so some of one), five parts in, one file out."""
+    """Two executors in processes of their own, batches of 7 rows (so some of one).
+
+    Five parts in, one file out.
+    """
     _, frame = TABLES[table]()
     folder = models(table, "linear")
     score_file(write(frame, tmp_path / "in.parquet"), tmp_path / "local.parquet", Predictor(folder))
@@ -137,7 +147,8 @@ def test_broken_rows_are_one_message(models, tmp_path):  # noqa: F811
         and "items: is an integer fails in 1 rows. row 450: 0.5" in message
     )
     assert not (tmp_path / "out.csv").exists()
-    local, spark = tmp_path / "local.jsonl", tmp_path / "spark.jsonl"
+    local = tmp_path / "local.jsonl"
+    spark = tmp_path / "spark.jsonl"
     score_file(source, tmp_path / "local.csv", Predictor(folder), rejects=local)
     process = on_spark(
         tmp_path,
@@ -176,18 +187,18 @@ def test_a_fault_on_a_worker_is_one_message(models, tmp_path):  # noqa: F811
 
 def test_nothing_but_an_earlier_answer_is_replaced(models, tmp_path):  # noqa: F811
     """Refused before Spark starts, and everything is as it was."""
-    folder, frame = models("visits", "prior"), TABLES["visits"]()[1]
-    source, inside = parts_of(frame, tmp_path / "in"), tmp_path / "in" / "answers"
+    folder = models("visits", "prior")
+    frame = TABLES["visits"]()[1]
+    source = parts_of(frame, tmp_path / "in")
+    inside = tmp_path / "in" / "answers"
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "part-0.txt").write_text("mine")
     (tmp_path / "other").mkdir()
     write(frame, tmp_path / "other" / "part-0.parquet")
     (tmp_path / "kept").write_text("mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    nested, earlier = (
-        "must be different places, none inside another",
-        "holds something else than earlier answers",
-    )
+    nested = "must be different places, none inside another"
+    earlier = "holds something else than earlier answers"
     cases = [
         (source, nested),
         (tmp_path, nested),
@@ -214,7 +225,8 @@ def test_nothing_but_an_earlier_answer_is_replaced(models, tmp_path):  # noqa: F
 @pytest.mark.parametrize("change", ["lost", "strange", "differ"])
 def test_every_part_has_the_columns(change, models, tmp_path):  # noqa: F811
     """Refused with the words of local scoring."""
-    folder, frame = models("visits", "prior"), TABLES["visits"]()[1]
+    folder = models("visits", "prior")
+    frame = TABLES["visits"]()[1]
     source = parts_of(frame, tmp_path / "in")
     later = {
         "lost": frame.drop(columns="minutes"),
