@@ -171,7 +171,7 @@ def test_columns_of_text_are_typed_as_cells_are(kind):
 def test_json_values_are_judged_as_they_are(kind):
     """A column with a dtype breaks the contract where its values one by one do."""
     contract = parse_contract(
-        "record: r\ntask: regression\ncolumns:\n"
+        "description: r.\ntask: regression\ncolumns:\n"
         f"  v: {{type: {kind}, description: Any., role: id, available: before_prediction, nullable: true}}\n"
         "  x: {type: number, description: Any., role: feature, available: before_prediction, example: 1}\n"
         "  y: {type: number, description: Any., role: target, available: after_prediction}\n"
@@ -612,7 +612,7 @@ def slow(*given):
     time.sleep(0.3)
     return answer(*given)
 batch.prediction_table = slow
-scoring.score_file(sys.argv[1], sys.argv[2], Predictor(sys.argv[3]), chunk_size=50, threads=1)
+batch.score_file(sys.argv[1], sys.argv[2], Predictor(sys.argv[3]), chunk_size=50, threads=1)
 """
 
 
