@@ -121,7 +121,7 @@ def compare(
             source,
             source.with_name("out.parquet"),
             predictor,
-            rows=rows,
+            chunk_size=rows,
             threads=threads,
             progress=False,
         )

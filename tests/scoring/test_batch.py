@@ -542,7 +542,7 @@ def slow(*given):
     time.sleep(0.3)
     return answer(*given)
 batch.prediction_table = slow
-scoring.score_file(sys.argv[1], sys.argv[2], Predictor(sys.argv[3]), chunk_size=50, threads=1)
+batch.score_file(sys.argv[1], sys.argv[2], Predictor(sys.argv[3]), chunk_size=50, threads=1)
 """
 
 
