@@ -139,8 +139,7 @@ def test_the_commands_help_themselves(elsewhere):
     assert "score" in output and "check" in output
     words = elsewhere.run("mle", "score", "--help").stdout
     assert all(
-        option in words
-        for option in ("--model", "--engine", "--chunk-size", "--rejects", "--json")
+        option in words for option in ("--model", "--engine", "--chunk-size", "--rejects", "--json")
     )
 
 
