@@ -596,8 +596,8 @@ columns:
   payment: {type: string, description: Means of payment.,
     role: feature, available: before_prediction, nullable: true,
     categories: [card, cash], example: card}
-  back: {type: boolean, description: Came back within a month.,
-    role: target, available: after_prediction, labels: {false: gone, true: back}}
+  back: {type: boolean, role: target, available: after_prediction,
+    description: Came back within a month., labels: {false: gone, true: back}}
 """
 
 
