@@ -14,6 +14,7 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
 from tables_of_other_kinds import houses, plants
 
+import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.core.contract import EXAMPLE, parse_contract
 from mle_project.core.project import ProjectError
