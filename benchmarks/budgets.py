@@ -1,7 +1,11 @@
-"""Measure what a fresh clone costs: environment, cold graph, no-op, peak memory, and the graph against bare library calls.
+"""Measure what a fresh clone costs: environment, cold graph, no-op, peak memory.
 
-Run it from the root of a clone on a quiet machine:  python3 benchmarks/budgets.py
-It clones the committed state into a temporary folder and works there. Only ratios carry over from one machine to another.
+Also the graph against bare library calls. Run it from the root of a clone on a quiet machine:
+
+    python3 benchmarks/budgets.py
+
+It clones the committed state into a temporary folder and works there. Only ratios carry over from
+one machine to another.
 """
 
 import json
@@ -19,8 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def tree_memory(pid: int) -> int:
-    "The resident memory of a process and all its descendants, in bytes; shared pages count in each."
-    total, waiting = 0, [pid]
+    "Bytes of resident memory of a process and all its descendants; shared pages count in each."
+    total = 0
+    waiting = [pid]
     while waiting:
         one = waiting.pop()
         try:
@@ -66,7 +71,8 @@ def measure(*command: str, cwd: Path, log: Path) -> Cost:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        clone, log = Path(folder) / "clone", Path(folder) / "log"
+        clone = Path(folder) / "clone"
+        log = Path(folder) / "log"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
         (clone / "dvc.lock").unlink(missing_ok=True)
         rows = {}
@@ -80,7 +86,8 @@ def main() -> None:
         calls = json.loads(log.read_text().splitlines()[-1])
         for name, cost in rows.items():
             print(
-                f"{name:26} {cost.seconds:7.1f} s  {cost.memory:5.2f} GiB  {cost.work:7.1f} s of processor"
+                f"{name:26} {cost.seconds:7.1f} s  {cost.memory:5.2f} GiB  "
+                f"{cost.work:7.1f} s of processor"
             )
         print(
             "library calls, by kind:   ",

@@ -1,7 +1,12 @@
-"""Accidents, at random moments, on a small run of the real graph; each must end in the bytes of an undisturbed run.
+"""Accidents, at random moments, on a small run of the real graph.
 
-Run it from the root:  python benchmarks/drills.py [--rounds 10] [--seed 0] [--only kernel,ctrl-c] [--sample FOLDER]
-It clones the committed state into a temporary folder and runs the graph there on few rows, unless --sample names a finished one.
+Each must end in the bytes of an undisturbed run. Run it from the root:
+
+    python benchmarks/drills.py [--rounds 10] [--seed 0] [--only "ctrl-c,disk full"]
+                                [--sample FOLDER]
+
+It clones the committed state into a temporary folder and runs the graph there on few rows, unless
+--sample names a finished one.
 """
 
 import argparse
@@ -69,9 +74,15 @@ class Run:
             "BENTOML_HOME": str(self.top / ".mle" / "bentoml"),
         }
         return subprocess.Popen(
-            command, cwd=self.top, env={**os.environ, **mine}, start_new_session=True, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+            command,
+            cwd=self.top,
+            env={**os.environ, **mine},
+            start_new_session=True,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     def run(self, *command: str) -> tuple[int, str]:
         "The exit status of a command, and what it printed."
@@ -97,7 +108,10 @@ class Run:
         return processes
 
     def recovered(self, stage: str) -> None:
-        "Nothing works on; the stage runs again; everything is as in the undisturbed run, and nothing lies about."
+        """Nothing works on, and the stage runs again.
+
+        Everything is as in the undisturbed run, and nothing lies about.
+        """
         end = time.monotonic() + 30
         while self.processes() and time.monotonic() < end:
             time.sleep(0.1)
@@ -108,17 +122,22 @@ class Run:
 
     def settled(self) -> None:
         assert self.digests() == self.before, "the outputs are not those of the undisturbed run"
-        lie_about = [
+        paths = [
             path
             for name in ("data", "models", "reports", "metrics", ".mle/staging")
             for path in (self.top / name).rglob("*")
         ]
-        lie_about = [
+        leftover_paths = [
             path
-            for path in lie_about
+            for path in paths
             if path.name.endswith((".part", ".old")) or "staging" in path.parts
         ]
-        assert not lie_about, f"left over: {lie_about}"
+        assert not leftover_paths, f"left over: {leftover_paths}"
+
+
+def describe_outputs(run: Run) -> str:
+    "Whether an accident came before the outputs were put in place."
+    return "outputs kept" if run.digests() == run.before else "an output was on its way"
 
 
 def killed(
@@ -137,13 +156,7 @@ def killed(
         for pid in processes[:1]:
             whom(pid, how)
         process.communicate(timeout=600)
-        outcome = (
-            "it had ended"
-            if not processes
-            else "outputs kept"
-            if run.digests() == run.before
-            else "an output was on its way"
-        )
+        outcome = describe_outputs(run) if processes else "it had ended"
         run.recovered(stage)
         return outcome
 
@@ -168,7 +181,7 @@ def two_at_once(run: Run) -> str:
 
 
 def edited_meanwhile(run: Run) -> str:
-    "A literal of the notebook changes while its stage runs: what ran is not recorded as if it had been the new one."
+    "A literal of the notebook changes while its stage runs: what ran is not recorded as new."
     stage = run.dice.choice(run.stages)
     (path,) = (run.top / "nbs").glob(f"[0-9][0-9]_{stage}.ipynb")
     text = path.read_text()
@@ -176,11 +189,12 @@ def edited_meanwhile(run: Run) -> str:
     while not run.processes("ipykernel_launcher") and process.poll() is None:
         time.sleep(0.02)
     notebook = json.loads(text)
-    next(
+    first = next(
         cell
         for cell in notebook["cells"]
         if cell["cell_type"] == "code" and "import" in "".join(cell["source"])
-    )["source"].append("\nunused = 1")
+    )
+    first["source"].append("\nunused = 1")
     path.write_text(json.dumps(notebook))
     output, _ = process.communicate(timeout=900)
     assert (
@@ -204,9 +218,8 @@ def leftovers(run: Run) -> str:
         (run.top / name).parent.mkdir(parents=True, exist_ok=True)
         (run.top / name).write_text('{"cells": [')
     for name, one in lock_entries((run.top / "dvc.lock").read_text()).items():
-        if (
-            one.stage == stage
-        ):  # as if it had ended between taking the earlier output away and putting the new one in its place
+        # As if it had ended after the earlier output was taken away, and before the new one came.
+        if one.stage == stage:
             aside = (run.top / name).with_name(f".{Path(name).name}.old")
             aside.mkdir()
             (aside / "half").write_text("half")
@@ -218,7 +231,8 @@ def disk_full(run: Run) -> str:
     "No room left at a random moment; then there is room again."
     if os.getuid() or sys.platform != "linux":
         raise Skipped("a small disk needs root on Linux")
-    stage, disk = run.dice.choice(run.stages), run.top.parent / f"disk-{run.dice.randrange(10**9)}"
+    stage = run.dice.choice(run.stages)
+    disk = run.top.parent / f"disk-{run.dice.randrange(10**9)}"
     disk.mkdir()
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=4g", "tmpfs", str(disk)], capture_output=True
@@ -230,24 +244,19 @@ def disk_full(run: Run) -> str:
         room = shutil.disk_usage(disk).used + run.dice.randrange(0, 1_500_000)
         subprocess.run(["mount", "-o", f"remount,size={room}", str(disk)], check=True)
         status, output = small.run(*small.force(stage))
-        unchanged = small.digests() == small.before
+        outcome = "there was room" if status == 0 else describe_outputs(small)
         subprocess.run(["mount", "-o", "remount,size=4g", str(disk)], check=True)
         assert status == 0 or "No space left" in output or "disk" in output.lower(), output[-3000:]
         small.recovered(stage)
-        return (
-            "there was room"
-            if status == 0
-            else "outputs kept"
-            if unchanged
-            else "an output was on its way"
-        )
+        return outcome
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def flip(path: Path, dice: random.Random) -> None:
     "Flip one bit of a file and keep its times, as a failing disk does."
-    about, content = path.stat(), bytearray(path.read_bytes())
+    about = path.stat()
+    content = bytearray(path.read_bytes())
     content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
     path.chmod(0o644)
     path.write_bytes(content)
@@ -346,7 +355,7 @@ DRILLS: dict[str, Callable[[Run], str]] = {
 
 
 def hold(name: str, sample: Path, dice: random.Random, stages: tuple[str, ...] = QUICK) -> str:
-    "Hold one drill on a copy of a finished run, disturbing one of the stages; its outcome in words."
+    "Hold one drill on a copy of a finished run, on one of the stages; its outcome in words."
     with tempfile.TemporaryDirectory(prefix="mle-drill-") as folder:
         shutil.copytree(sample, Path(folder) / "project", symlinks=True)
         return DRILLS[name](Run(Path(folder) / "project", dice, stages))
@@ -372,16 +381,15 @@ def main() -> None:
             outcomes: Counter[str] = Counter()
             for number in range(args.rounds):
                 try:
-                    outcomes[hold(name, sample, random.Random(f"{args.seed}/{name}/{number}"))] += 1
+                    dice = random.Random(f"{args.seed}/{name}/{number}")
+                    outcomes[hold(name, sample, dice)] += 1
                 except Skipped as reason:
                     outcomes[f"skipped: {reason}"] += 1
                 except AssertionError as error:
                     failures += 1
                     outcomes[f"FAILED: {error}"] += 1
-            print(
-                f"{name:20} {args.rounds:3} times: {', '.join(f'{count} {words}' for words, count in outcomes.items())}",
-                flush=True,
-            )
+            counts = ", ".join(f"{count} {words}" for words, count in outcomes.items())
+            print(f"{name:20} {args.rounds:3} times: {counts}", flush=True)
     sys.exit(f"{failures} drills failed" if failures else 0)
 
 

@@ -1,8 +1,13 @@
-"""How cost grows with rows: the tables stage, selection, the final fit and scoring, on the example repeated year after year and perturbed.
+"""How cost grows with rows: the tables stage, selection, the final fit and scoring.
 
-Run it from the root after `make repro`:  python3 benchmarks/growth.py [1 3 10 30]
-It clones the committed state into a temporary folder and works there. The exponent is the slope of the
-logarithm of processor seconds over that of rows: 1 is proportional; other programs on the machine hardly change it.
+The rows are the example's, repeated year after year and perturbed. Run it from the root after
+`make repro`:
+
+    python3 benchmarks/growth.py [1 3 10 30]
+
+It clones the committed state into a temporary folder and works there. The exponent is the slope of
+the logarithm of processor seconds over that of rows: 1 is proportional. Other programs on the
+machine hardly change it.
 """
 
 import json
@@ -21,13 +26,16 @@ from pathlib import Path
 from mle_project.core.project import stage_params
 from mle_project.data.sources import local_files
 
-times, folder = int(sys.argv[1]), Path("data/raw")
+times = int(sys.argv[1])
+folder = Path("data/raw")
 sources = stage_params("tables")["sources"]
 engine = duckdb.connect()
 engine.sql("SET TimeZone = 'UTC'")
-found = {name: local_files(name, source, folder) for name, source in sources.items()}
-for name, files in found.items():
-    engine.read_csv(str(files.paths[0]), na_values=files.null_values or None, sample_size=-1).create_view(name)
+for name, source in sources.items():
+    files = local_files(name, source, folder)
+    words = files.null_values or None
+    table = engine.read_csv(str(files.paths[0]), na_values=words, sample_size=-1)
+    table.create_view(name)
 noise = "CAST(hash(flight, tailnum, time_hour, g) % 11 AS BIGINT) - 5"
 shifted = {
     "flights": f", dep_delay + {noise} AS dep_delay, arr_delay + {noise} AS arr_delay",
@@ -35,19 +43,28 @@ shifted = {
 }
 for name, perturbed in shifted.items():
     years = f"(SELECT CAST(unnest(range({times})) AS INTEGER) AS g)"
-    columns = f"* EXCLUDE (g) REPLACE (year + g AS year, time_hour + to_years(g) AS time_hour{perturbed})"
+    moved = "year + g AS year, time_hour + to_years(g) AS time_hour"
+    columns = f"* EXCLUDE (g) REPLACE ({moved}{perturbed})"
     engine.sql(f"COPY (SELECT {columns} FROM {name}, {years}) TO 'data/raw/{name}.parquet'")
     sources[name] = {"path": f"data/raw/{name}.parquet"}
+
+
+def month(twelfths):
+    months = times * twelfths
+    return f"{2013 + months // 12}-{months % 12 + 1:02d}-01"
+
+
 params = yaml.safe_load(Path("params.yaml").read_text())
-month = lambda share: f"{2013 + int(share * times * 12) // 12}-{int(share * times * 12) % 12 + 1:02d}-01"
-params["tables"] |= {"sources": sources, "split": {"kind": "time", "validation": month(8 / 12), "test": month(10 / 12)}}
+split = {"kind": "time", "validation": month(8), "test": month(10)}
+params["tables"] |= {"sources": sources, "split": split}
 Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 """
 
 
 def grown(times: int, folder: Path) -> tuple[int, dict[str, Cost]]:
     "The rows, and what each step costs, at `times` the rows."
-    clone, log = folder / f"x{times}", folder / "log"
+    clone = folder / f"x{times}"
+    log = folder / "log"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
     (clone / "dvc.lock").unlink(missing_ok=True)
     os.environ |= {"PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}", "PYTHONPATH": str(clone)}
@@ -60,9 +77,11 @@ def grown(times: int, folder: Path) -> tuple[int, dict[str, Cost]]:
     steps |= {"score": ("mle", "score", "data/tables/train.parquet", "answers.parquet")}
     costs: dict[str, Cost] = {}
     for name, command in steps.items():
-        costs[name] = cost = measure(*command, cwd=clone, log=log)
+        cost = measure(*command, cwd=clone, log=log)
+        costs[name] = cost
         print(
-            f"x{times} {name}: {cost.seconds:,.0f} s ({cost.work:,.0f} s of processor), {cost.memory:.1f} GiB",
+            f"x{times} {name}: {cost.seconds:,.0f} s ({cost.work:,.0f} s of processor), "
+            f"{cost.memory:.1f} GiB",
             flush=True,
         )
     rows = json.loads((clone / "metrics" / "tables.json").read_text())
@@ -76,7 +95,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows, costs[times] = grown(times, Path(folder))
         print(f"x{times} had {rows:,} rows", flush=True)
-    first, last = steps[0], steps[-1]
+    first = steps[0]
+    last = steps[-1]
     for name in list(costs[first]) if len(steps) > 1 else []:
         slope = math.log(costs[last][name].work / costs[first][name].work) / math.log(last / first)
         print(f"{name:16} exponent {slope:.2f}")

@@ -1,14 +1,16 @@
-"""The library calls that the graph exists to make, with nothing around them: reading and joining, fitting, scoring.
+"""The library calls that the graph exists to make: reading and joining, fitting, scoring.
 
-Run in a clone whose graph has run (it takes the hyperparameters of every trial from metrics/). Imports are not counted.
-The last line printed is JSON: seconds by kind.
+Nothing is around them. Run it in a clone whose graph has run: it takes the hyperparameters of every
+trial from metrics/. Imports are not counted. The last line printed is JSON: seconds by kind.
 """
 
 import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -35,7 +37,8 @@ from mle_project.modeling.metrics import all_metrics, predict  # noqa: E402
 seconds = {"read and join": 0.0, "fit": 0.0, "score": 0.0}
 
 
-def timed(kind, function, *arguments):
+def timed(kind: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    "What a call returns; its seconds are added to those of a kind."
     began = time.perf_counter()
     result = function(*arguments)
     seconds[kind] += time.perf_counter() - began
@@ -43,17 +46,18 @@ def timed(kind, function, *arguments):
 
 
 params = yaml.safe_load(Path("params.yaml").read_text())
-contract = read_contract("contract.yaml")
-asked = params["tables"]
+contract = read_contract(params["tables"]["contract"])
+tables = params["tables"]
 with tempfile.TemporaryDirectory() as place:
     timed(
         "read and join",
         run_query,
-        asked["sources"],
-        asked["query"],
-        asked["threads"],
+        tables["sources"],
+        tables["query"],
+        tables["threads"],
         contract,
         Path(place),
+        tables["engine"],
     )
 splits = {
     name: timed("read and join", pd.read_parquet, f"data/tables/{name}.parquet")
@@ -62,26 +66,21 @@ splits = {
 x = {name: feature_frame(frame, contract) for name, frame in splits.items()}
 y = {name: encode_target(frame, contract) for name, frame in splits.items()}
 
-chosen = params["model_selection"]
-part = systematic_sample(splits["train"], chosen["search_rows"])
-x_part, y_part, folds = (
-    feature_frame(part, contract),
-    encode_target(part, contract),
-    cv_splits(part, contract, chosen["n_folds"], chosen["seed"]),
-)
-for line in Path(chosen["trials_file"]).read_text().splitlines():
+selection = params["model_selection"]
+part = systematic_sample(splits["train"], selection["search_rows"])
+x_part = feature_frame(part, contract)
+y_part = encode_target(part, contract)
+kind = tables["split"]["kind"]
+folds = cv_splits(part, contract, selection["n_folds"], selection["seed"], kind)
+for line in Path(selection["trials_file"]).read_text().splitlines():
     trial = json.loads(line)
     for before, after in folds:
         model = build_family(trial["family"], trial["hyperparameters"], contract, 0)
         timed("fit", model.fit, x_part.iloc[before], y_part[before])
-        timed(
-            "score",
-            lambda m=model, a=after: all_metrics(
-                contract.task, y_part[a], predict(m, x_part.iloc[a], contract.task)
-            ),
-        )
+        predictions = timed("score", predict, model, x_part.iloc[after], contract.task)
+        timed("score", all_metrics, contract.task, y_part[after], predictions)
 
-best = json.loads(Path(chosen["hyperparameters"]).read_text())
+best = json.loads(Path(selection["hyperparameters"]).read_text())
 for family in best["families"]:
     model = build_family(family, family_hyperparameters(best, family), contract, 0)
     timed("fit", model.fit, x["train"], y["train"])

@@ -1,10 +1,14 @@
-"""Rows per second of scoring a whole file, against the fitted pipeline alone on the same chunks; and its peak memory for N and 10 N rows.
+"""Rows per second of scoring a whole file, against the fitted pipeline alone on the same chunks.
 
-    python3 benchmarks/scoring.py [--model models/final] [--rows data/tables/test.parquet] [--rounds 3]
+Also the peak memory of scoring for N and 10 N rows:
 
-Both sides take the same Parquet file in the same chunks, in turns within one run, with one computing thread and then with all. Scoring
-reads, checks every cell against the contract, answers and writes. The pipeline is timed alone (`predict_proba` and nothing else), and with
-reading and writing around it but no checks. What is printed first is how long each part of scoring takes.
+    python3 benchmarks/scoring.py [--model models/final] [--rows data/tables/test.parquet]
+                                  [--rounds 3]
+
+Both sides take the same Parquet file in the same chunks, in turns within one run, with one
+computing thread and then with all. Scoring reads, checks every cell against the contract, answers
+and writes. The pipeline is timed alone (`predict_proba` and nothing else), and with reading and
+writing around it but no checks. What is printed first is how long each part of scoring takes.
 """
 
 import argparse
@@ -14,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.update(
     GOMP_SPINCOUNT="1000",
@@ -33,14 +39,14 @@ from threadpoolctl import threadpool_limits  # noqa: E402
 from mle_project.artifact.predictor import Predictor, run_session  # noqa: E402
 from mle_project.core.arrays import feature_frame, frame_to_arrays  # noqa: E402
 from mle_project.modeling.metrics import predict  # noqa: E402
-from mle_project.scoring.batch import (
+from mle_project.scoring.batch import (  # noqa: E402
     invalid_cells,
     prediction_schema,
     prediction_table,
     processors,
     score_file,
     writer,
-)  # noqa: E402
+)
 from mle_project.scoring.readers import read_chunks  # noqa: E402
 
 PEAK = r"""
@@ -52,27 +58,30 @@ print(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
 """
 
 
+TABLE = "table without blocks and ask"
+
+
 def native(
-    source: Path, target: Path, model, predictor: Predictor, rows: int
+    source: Path, target: Path, model: Any, predictor: Predictor, rows: int
 ) -> tuple[float, float]:
-    """Seconds that the pipeline takes to answer the chunks of a file: alone, and with reading and writing."""
-    began, alone, parts = time.perf_counter(), 0.0, []
+    """Seconds that the pipeline takes for the chunks of a file: alone, with reading and writing."""
+    began = time.perf_counter()
+    alone = 0.0
+    outputs = []
     for frame in read_chunks(source, predictor.contract, rows):
         x = feature_frame(frame, predictor.contract)
         before = time.perf_counter()
-        parts.append(predict(model, x, predictor.contract.task))
+        outputs.append(predict(model, x, predictor.contract.task))
         alone += time.perf_counter() - before
-    pd.DataFrame(np.concatenate(parts)).add_prefix("answer_").to_parquet(target)
+    pd.DataFrame(np.concatenate(outputs)).add_prefix("answer_").to_parquet(target)
     return alone, time.perf_counter() - began
 
 
 def parts(source: Path, scratch: Path, predictor: Predictor, rows: int) -> dict[str, float]:
     """Seconds by part of scoring, one chunk after the other."""
-    spent = dict.fromkeys(
-        ("read", "check", "blocks", "ask", "table without blocks and ask", "write"), 0.0
-    )
+    spent = dict.fromkeys(("read", "check", "blocks", "ask", TABLE, "write"), 0.0)
 
-    def timed(name, function, *arguments):
+    def timed(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         began = time.perf_counter()
         result = function(*arguments)
         spent[name] += time.perf_counter() - began
@@ -82,26 +91,58 @@ def parts(source: Path, scratch: Path, predictor: Predictor, rows: int) -> dict[
     schema = None
     while (frame := timed("read", next, chunks, None)) is not None:
         schema = schema or prediction_schema(predictor, list(frame))
-        timed("check", invalid_cells, frame, np.arange(len(frame)), predictor.contract)
+        numbers = np.arange(len(frame))
+        timed("check", invalid_cells, frame, numbers, predictor.contract)
         before = spent["blocks"] + spent["ask"]
-        timed(
-            "ask",
-            run_session,
-            predictor.session,
-            *timed("blocks", frame_to_arrays, frame, predictor.contract),
-        )
-        table = timed(
-            "table without blocks and ask",
-            prediction_table,
-            frame,
-            np.arange(len(frame)),
-            predictor,
-            schema,
-        )
-        spent["table without blocks and ask"] -= spent["blocks"] + spent["ask"] - before
+        blocks = timed("blocks", frame_to_arrays, frame, predictor.contract)
+        timed("ask", run_session, predictor.session, *blocks)
+        table = timed(TABLE, prediction_table, frame, numbers, predictor, schema)
+        spent[TABLE] -= spent["blocks"] + spent["ask"] - before
         with writer(scratch / "parts.parquet", "parquet", schema) as write:
             timed("write", write, table)
     return spent
+
+
+def compare(
+    source: Path, model: Any, predictor: Predictor, rows: int, threads: int, rounds: int
+) -> dict[str, float]:
+    """Rows per second of scoring and of the pipeline: the median of some rounds in turns."""
+    seconds: dict[str, list[float]] = {
+        "scoring": [],
+        "pipeline alone": [],
+        "pipeline, reading and writing": [],
+    }
+    result: dict[str, Any] = {}
+    for _ in range(rounds):
+        with threadpool_limits(threads):
+            target = source.with_name("native.parquet")
+            alone, around = native(source, target, model, predictor, rows)
+        result = score_file(
+            source,
+            source.with_name("out.parquet"),
+            predictor,
+            chunk_size=rows,
+            threads=threads,
+            progress=False,
+        )
+        seconds["scoring"].append(result["seconds"])
+        seconds["pipeline alone"].append(alone)
+        seconds["pipeline, reading and writing"].append(around)
+    return {name: result["rows"] / statistics.median(each) for name, each in seconds.items()}
+
+
+def print_peak_memory(source: Path, frame: pd.DataFrame, model: str) -> None:
+    """Score a table once and ten times as long, each in a process of its own."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    for times in (1, 10):
+        with pq.ParquetWriter(source, table.schema) as file:
+            for _ in range(times):
+                file.write_table(table)
+        target = source.with_name("out.parquet")
+        command = [sys.executable, "-c", PEAK, str(source), str(target), model]
+        process = subprocess.run(command, check=True, capture_output=True, text=True)
+        mebibytes = int(process.stdout) / 1024
+        print(f"peak memory for {len(frame) * times:,} rows: {mebibytes:,.0f} MiB")
 
 
 def main() -> None:
@@ -110,7 +151,8 @@ def main() -> None:
     parser.add_argument("--rows", default="data/tables/test.parquet")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    predictor, model = Predictor(args.model), joblib.load(Path(args.model) / "native.joblib")
+    predictor = Predictor(args.model)
+    model = joblib.load(Path(args.model) / "native.joblib")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         frame = pd.read_parquet(args.rows)
@@ -119,53 +161,18 @@ def main() -> None:
         frame.to_parquet(source)
         parts(source, scratch, predictor, 50_000)  # the first time imports pandera
         spent = parts(source, scratch, predictor, 50_000)
-        print(
-            f"{type(model).__name__}, {len(frame):,} rows; parts: "
-            + ", ".join(f"{name} {value:.3f} s" for name, value in spent.items())
-        )
+        each = ", ".join(f"{name} {value:.3f} s" for name, value in spent.items())
+        print(f"{type(model).__name__}, {len(frame):,} rows; parts: {each}")
         for threads in sorted({1, processors()}):
             for rows in (50_000, 1_000):
-                times: dict[str, list[float]] = {
-                    "scoring": [],
-                    "pipeline alone": [],
-                    "pipeline, reading and writing": [],
-                }
-                for _ in range(args.rounds):
-                    with threadpool_limits(threads):
-                        alone, around = native(
-                            source, scratch / "native.parquet", model, predictor, rows
-                        )
-                    result = score_file(
-                        source,
-                        scratch / "out.parquet",
-                        predictor,
-                        rows=rows,
-                        threads=threads,
-                        progress=False,
-                    )
-                    for durations, value in zip(
-                        times.values(), (result["seconds"], alone, around), strict=True
-                    ):
-                        durations.append(value)
-                speed = {
-                    name: len(frame) / statistics.median(durations)
-                    for name, durations in times.items()
-                }
+                speed = compare(source, model, predictor, rows, threads, args.rounds)
                 rates = ", ".join(
                     f"{name} {value:,.0f} rows/s (1 : {speed['scoring'] / value:.2f})"
                     for name, value in speed.items()
                 )
                 print(f"threads {threads}, chunks of {rows:,}: {rates}")
-        whole = pa.Table.from_pandas(frame, preserve_index=False)
-        for times in (1, 10):
-            with pq.ParquetWriter(source, whole.schema) as file:
-                for _ in range(times):
-                    file.write_table(whole)
-            command = [sys.executable, "-c", PEAK, source, scratch / "out.parquet", args.model]
-            process = subprocess.run(command, check=True, capture_output=True, text=True)
-            print(
-                f"peak memory for {len(frame) * times:,} rows: {int(process.stdout) / 1024:,.0f} MiB"
-            )
+        print_peak_memory(source, frame, args.model)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,16 @@
-"""The service beside what people would write in its place: requests a second, processor time, waiting, memory, start. One run, taking turns.
+"""The service beside what people would write in its place.
 
-    python benchmarks/service.py [--rounds 3] [--seconds 4] [--only a b c d] [--environment FOLDER] [--soak MINUTES]
+Requests a second, processor time, waiting, memory and start, in one run, taking turns:
 
-(a) `bentoml serve`; (b) FastAPI with pydantic records, a DataFrame and the pickled pipeline; (c) FastAPI with the same compiled model;
-(d) `mlflow models serve`. All of them run with one process, from one throw-away environment made from requirements/benchmark.txt (uvloop
-and httptools for all that can use them), keep running while the others are asked, and log every request to a file. `wrk` asks. On a busy
-machine the processor time of a request says more than the requests in a second, which others' work shortens.
+    python benchmarks/service.py [--rounds 3] [--seconds 4] [--only a b c d]
+                                 [--environment FOLDER] [--soak MINUTES]
+
+(a) `bentoml serve`; (b) FastAPI with pydantic records, a DataFrame and the pickled pipeline; (c)
+FastAPI with the same compiled model; (d) `mlflow models serve`. All of them run with one process,
+from one throw-away environment made from requirements/benchmark.txt (uvloop and httptools for all
+that can use them), keep running while the others are asked, and log every request to a file. `wrk`
+asks. On a busy machine the processor time of a request says more than the requests in a second,
+which others' work shortens.
 `--soak` presses (a) with good and bad requests for some minutes and prints its memory.
 """
 
@@ -24,6 +29,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.arrays import feature_frame
@@ -46,7 +52,37 @@ wrk.body = file:read("*a")
 file:close()
 """
 MLFLOW = """import joblib, mlflow, sys
-mlflow.sklearn.save_model(joblib.load(sys.argv[1]), sys.argv[2], pyfunc_predict_fn="predict_proba", serialization_format="cloudpickle")"""
+model = joblib.load(sys.argv[1])
+options = {"pyfunc_predict_fn": "predict_proba", "serialization_format": "cloudpickle"}
+mlflow.sklearn.save_model(model, sys.argv[2], **options)
+"""
+
+
+class Measurement(NamedTuple):
+    "What `wrk` and the kernel say of some seconds of requests."
+
+    rate: float  # requests a second
+    half: float  # milliseconds that half of them take at most
+    most: float  # milliseconds that 99 of 100 take at most
+    work: float  # milliseconds of processor for each
+
+
+Measurements = dict[tuple[str, int, int], list[Measurement]]  # by server, records, connections
+
+
+def first_group(pattern: str, text: str) -> str:
+    """The first group of a pattern that must be in a text."""
+    match = re.search(pattern, text, re.M)
+    if match is None:
+        raise ValueError(f"{pattern} is not in: {text[-2000:]}")
+    return match[1]
+
+
+def milliseconds(share: int, text: str) -> float:
+    """The time that a share of the requests, in percent, takes at most, as `wrk` prints it."""
+    unit = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
+    number = first_group(rf"{share}%\s+([\d.]+)(?:us|ms|s|m)\b", text)
+    return float(number) * unit[first_group(rf"{share}%\s+[\d.]+(us|ms|s|m)\b", text)]
 
 
 def environment(folder: Path) -> Path:
@@ -59,9 +95,9 @@ def environment(folder: Path) -> Path:
             "sync",
             "--quiet",
             "--python",
-            folder / "bin" / "python",
+            str(folder / "bin" / "python"),
             "--require-hashes",
-            ROOT / "requirements" / "benchmark.txt",
+            str(ROOT / "requirements" / "benchmark.txt"),
         ]
         subprocess.run(command, check=True)
     return folder / "bin"
@@ -79,14 +115,15 @@ def tree(process: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                parents.setdefault(
-                    int(re.search(r"PPid:\s+(\d+)", (entry / "status").read_text())[1]), []
-                ).append(int(entry.name))
+                parent = int(first_group(r"PPid:\s+(\d+)", (entry / "status").read_text()))
             except OSError:
                 continue
-    processes, new = [], [process]
+            parents.setdefault(parent, []).append(int(entry.name))
+    processes: list[int] = []
+    new = [process]
     while new:
-        processes, new = processes + new, [child for one in new for child in parents.get(one, [])]
+        processes += new
+        new = [child for one in new for child in parents.get(one, [])]
     return processes
 
 
@@ -95,9 +132,8 @@ def processor(process: int) -> float:
     total = 0.0
     for one in tree(process):
         with contextlib.suppress(OSError):
-            total += sum(
-                map(int, Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[11:13])
-            )
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            total += sum(int(ticks) for ticks in fields[11:13])
     return total / os.sysconf("SC_CLK_TCK")
 
 
@@ -107,9 +143,9 @@ def memory(process: int) -> float:
     for one in tree(process):
         try:
             total += int(
-                re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{one}/smaps_rollup").read_text(), re.M)[1]
+                first_group(r"^Pss:\s+(\d+)", Path(f"/proc/{one}/smaps_rollup").read_text())
             )
-        except OSError:
+        except (OSError, ValueError):  # it has ended
             continue
     return total / 1024
 
@@ -118,7 +154,8 @@ class Server:
     """One of those that are compared."""
 
     def __init__(self, kind: str, programs: Path, scratch: Path, bodies: dict[int, bytes]) -> None:
-        self.kind, self.port = kind, free_port()
+        self.kind = kind
+        self.port = free_port()
         self.log = open(scratch / f"{kind}.log", "w")  # noqa: SIM115
         self.url = f"http://127.0.0.1:{self.port}/{'invocations' if kind == 'd' else 'predict'}"
         self.files = {}
@@ -143,7 +180,9 @@ class Server:
         }
         if kind == "d":
             save = [programs / "python", "-c", MLFLOW, MODEL / "native.joblib", scratch / "mlflow"]
-            subprocess.run(save, env=env, check=True, stdout=self.log, stderr=self.log)
+            subprocess.run(
+                [str(word) for word in save], env=env, check=True, stdout=self.log, stderr=self.log
+            )
         port = ["--port", str(self.port)]
         command = {
             "a": ["bentoml", "serve", *port],
@@ -160,7 +199,8 @@ class Server:
                 *port,
             ],
         }[kind]
-        self.began, self.start = time.perf_counter(), 0.0
+        self.began = time.perf_counter()
+        self.start = 0.0
         folder = ROOT if kind == "a" else scratch
         self.process = subprocess.Popen(
             [programs / command[0], *command[1:]],
@@ -191,10 +231,8 @@ class Server:
                 raise SystemExit(f"{self.kind}: {error.code} {error.read()[:500]!r}") from None
             return False
 
-    def press(
-        self, records: int, connections: int, seconds: int, script: Path
-    ) -> tuple[float, ...]:
-        """Requests a second, milliseconds that half and 99 of 100 of them take at most, and those of processor time for each."""
+    def press(self, records: int, connections: int, seconds: int, script: Path) -> Measurement:
+        """Send requests of so many records over so many connections."""
         before = processor(self.process.pid)
         command = [
             "wrk",
@@ -205,31 +243,25 @@ class Server:
             "30s",
             "--latency",
             "-s",
-            script,
+            str(script),
             self.url,
         ]
-        process = subprocess.run(
+        output = subprocess.run(
             command,
             env=os.environ | {"BODY": str(self.files[records])},
             check=True,
             capture_output=True,
             text=True,
         ).stdout
-        if "Non-2xx" in process or "Socket errors" in process:
-            print(f"{self.kind} {records} {connections}: {process}", file=sys.stderr)
-        spent, count = (
-            processor(self.process.pid) - before,
-            int(re.search(r"(\d+) requests in", process)[1]),
-        )
-        unit = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
-        half, most = (
-            re.search(rf"{share}%\s+([\d.]+)(us|ms|s|m)\b", process) for share in (50, 99)
-        )
-        waits = [float(match[1]) * unit[match[2]] for match in (half, most)]
-        return (
-            float(re.search(r"Requests/sec:\s+([\d.]+)", process)[1]),
-            *waits,
-            1000 * spent / max(count, 1),
+        if "Non-2xx" in output or "Socket errors" in output:
+            print(f"{self.kind} {records} {connections}: {output}", file=sys.stderr)
+        spent = processor(self.process.pid) - before
+        count = int(first_group(r"(\d+) requests in", output))
+        return Measurement(
+            rate=float(first_group(r"Requests/sec:\s+([\d.]+)", output)),
+            half=milliseconds(50, output),
+            most=milliseconds(99, output),
+            work=1000 * spent / max(count, 1),
         )
 
     def end(self) -> None:
@@ -246,33 +278,26 @@ def bodies(kind: str, predictor: Predictor) -> dict[int, bytes]:
         records = sample_records(predictor.contract, count)
         body: object = {"records": records}
         if kind == "d":
-            body = {
-                "dataframe_split": json.loads(
-                    feature_frame(records_frame(records), predictor.contract).to_json(
-                        orient="split", index=False
-                    )
-                )
-            }
+            frame = feature_frame(records_frame(records), predictor.contract)
+            body = {"dataframe_split": json.loads(frame.to_json(orient="split", index=False))}
         files[count] = json.dumps(body).encode()
     return files
 
 
-def table(
-    measurements: dict[tuple[str, int, int], list[tuple[float, ...]]], kinds: list[str]
-) -> str:
+def medians(measurements: list[Measurement]) -> str:
+    """The medians of some rounds, as a cell of the table."""
+    rate, half, most, work = (statistics.median(each) for each in zip(*measurements, strict=True))
+    return f"{rate:,.0f}, {half:.1f}, {most:.0f}, {work:.2f}"
+
+
+def table(measurements: Measurements, kinds: list[str]) -> str:
     """Medians of the rounds, and the service's requests a second against the others'."""
     each = " | ".join(f"{NAMES[kind]}: requests/s, p50, p99, processor ms" for kind in kinds)
     lines = [f"| records | connections | {each} | requests/s of (a) against | processor |"]
     lines.append("|---|---|" + "---|" * len(kinds) + "---|---|")
     for records, connections in CELLS:
-        middle = {
-            kind: [
-                statistics.median(values)
-                for values in zip(*measurements[kind, records, connections], strict=True)
-            ]
-            for kind in kinds
-        }
-        ratios = {0: [], 3: []}
+        rates = []
+        works = []
         for kind in kinds[1:]:
             pairs = list(
                 zip(
@@ -281,17 +306,12 @@ def table(
                     strict=True,
                 )
             )
-            ratios[0].append(
-                f"{statistics.median(one[0] / max(other[0], 0.01) for one, other in pairs):.1f} ({kind})"
-            )
-            ratios[3].append(
-                f"{statistics.median(other[3] / one[3] for one, other in pairs):.1f} ({kind})"
-            )
-        cells = [
-            f"{values[0]:,.0f}, {values[1]:.1f}, {values[2]:.0f}, {values[3]:.2f}"
-            for values in middle.values()
-        ]
-        cells += [", ".join(ratios[0]), ", ".join(ratios[3])]
+            rate = statistics.median(one.rate / max(other.rate, 0.01) for one, other in pairs)
+            work = statistics.median(other.work / one.work for one, other in pairs)
+            rates.append(f"{rate:.1f} ({kind})")
+            works.append(f"{work:.1f} ({kind})")
+        cells = [medians(measurements[kind, records, connections]) for kind in kinds]
+        cells += [", ".join(rates), ", ".join(works)]
         lines.append(f"| {records} | {connections} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -300,17 +320,16 @@ def soak(server: Server, script: Path, minutes: float) -> None:
     """Print the memory of a server under good and bad requests."""
     bad = script.parent / "bad.json"
     bad.write_text('{"records": [{}], "x": 1}')
-    end, files = time.monotonic() + 60 * minutes, [*server.files.values(), bad]
-    while time.monotonic() < end:
+    files = [*server.files.values(), bad]
+    began = time.monotonic()
+    while time.monotonic() < began + 60 * minutes:
         for file in files:
-            command = ["wrk", "-t1", "-c16", "-d5s", "-s", script, server.url]
+            command = ["wrk", "-t1", "-c16", "-d5s", "-s", str(script), server.url]
             subprocess.run(
                 command, env=os.environ | {"BODY": str(file)}, check=True, capture_output=True
             )
-        print(
-            f"{60 * minutes - (end - time.monotonic()):6.0f} s  {memory(server.process.pid):6.1f} MB",
-            flush=True,
-        )
+        seconds = time.monotonic() - began
+        print(f"{seconds:6.0f} s  {memory(server.process.pid):6.1f} MB", flush=True)
 
 
 def main() -> None:
@@ -325,7 +344,9 @@ def main() -> None:
     args = parser.parse_args()
     if not shutil.which("wrk"):
         raise SystemExit("wrk is needed; on Debian or Ubuntu: apt-get install wrk")
-    scratch, predictor, servers = Path(tempfile.mkdtemp(prefix="service-")), Predictor(MODEL), []
+    scratch = Path(tempfile.mkdtemp(prefix="service-"))
+    predictor = Predictor(MODEL)
+    servers: list[Server] = []
     try:
         programs = environment(args.environment or scratch / "environment")
         (scratch / "post.lua").write_text(LUA)
@@ -335,7 +356,7 @@ def main() -> None:
             servers[-1].wait()
         if args.soak:
             return soak(servers[0], scratch / "post.lua", args.soak)
-        measurements: dict[tuple[str, int, int], list[tuple[float, ...]]] = {}
+        measurements: Measurements = {}
         for turn in range(args.rounds):
             for records, connections in CELLS:
                 for server in servers:
@@ -358,9 +379,8 @@ def main() -> None:
         print(table(measurements, kinds), "\n")
         print("| | ready after | memory after the load |\n|---|---|---|")
         for server in servers:
-            print(
-                f"| {NAMES[server.kind]} | {server.start:.1f} s | {memory(server.process.pid):.0f} MB |"
-            )
+            megabytes = memory(server.process.pid)
+            print(f"| {NAMES[server.kind]} | {server.start:.1f} s | {megabytes:.0f} MB |")
     finally:
         for server in servers:
             server.end()

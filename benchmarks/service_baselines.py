@@ -1,4 +1,7 @@
-"""What people would write in place of the service, for benchmarks/service.py: `uvicorn --factory service_baselines:pipeline`, or `:compiled`."""
+"""What people would write in place of the service, for benchmarks/service.py.
+
+`uvicorn --factory service_baselines:pipeline`, or `:compiled`.
+"""
 
 import os
 from pathlib import Path
@@ -25,7 +28,9 @@ def pipeline() -> FastAPI:
 
     from mle_project.core.arrays import feature_frame
 
-    app, predictor, model = FastAPI(), Predictor(FOLDER), joblib.load(FOLDER / "native.joblib")
+    app = FastAPI()
+    predictor = Predictor(FOLDER)
+    model = joblib.load(FOLDER / "native.joblib")
     request: Any = request_type(predictor)
     value = predictor.contract.task == "regression"
 
@@ -33,19 +38,16 @@ def pipeline() -> FastAPI:
     def predict(body: request) -> Any:
         frame = pd.DataFrame([record.model_dump() for record in body.records])
         x = feature_frame(frame, predictor.contract)
-        return {
-            "predictions": predictor.format_predictions(
-                model.predict(x) if value else model.predict_proba(x)
-            ),
-            "model": predictor.digest,
-        }
+        outputs = model.predict(x) if value else model.predict_proba(x)
+        return {"predictions": predictor.format_predictions(outputs), "model": predictor.digest}
 
     return app
 
 
 def compiled() -> FastAPI:
     """pydantic records, and the compiled model that the service has."""
-    app, predictor = FastAPI(), Predictor(FOLDER)
+    app = FastAPI()
+    predictor = Predictor(FOLDER)
     request: Any = request_type(predictor)
 
     @app.post("/predict")

@@ -1,7 +1,11 @@
-"""Checks the image of `make image` by running it as a cluster would: `python deploy/image/check.py [--run podman] [--image NAME:TAG]`.
+"""Checks the image of `make image` by running it as a cluster would.
 
-The container has a read-only root, no capabilities, a user that is not root and bounded memory. What it answers must be the artifact's
-numbers to the last bit. Ends with 1 and the sentences that did not hold."""
+    python deploy/image/check.py [--run podman] [--image NAME:TAG]
+
+The container has a read-only root, no capabilities, a user that is not root and bounded memory.
+What it answers must be the artifact's numbers to the last bit. Ends with 1 and the sentences that
+did not hold.
+"""
 
 import argparse
 import json
@@ -45,6 +49,8 @@ HARDENED = [
 ]
 ABSENT = ["gcc", "cc", "make", "git", "uv", "jupyter", "dvc", "papermill", "nbdev_export"]
 SECRETS = ["pip.conf", "uv.toml", ".netrc", ".pypirc", ".git-credentials", "auth.json"]
+# The most memory that a container has used, in cgroups of version 2 and of version 1.
+PEAKS = ["/sys/fs/cgroup/memory.peak", "/sys/fs/cgroup/memory/memory.max_usage_in_bytes"]
 NOT_PACKED = ["tensorflow", "sklearn", "pandas", "jupyterlab", "nbdev", "dvc", "setuptools"]
 
 
@@ -52,7 +58,8 @@ class Container:
     "One running container of the image."
 
     def __init__(self, engine: list[str], image: str) -> None:
-        self.engine, self.image = engine, image
+        self.engine = engine
+        self.image = image
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -71,12 +78,8 @@ class Container:
     def start(self) -> float:
         "Seconds from the command to the first time that the service says it is ready."
         began = time.monotonic()
-        limits = [
-            "--ulimit",
-            "nofile=20000:20000",
-            "--ulimit",
-            "nproc=20000:20000",
-        ]  # the engines' defaults can be above what the machine allows
+        # The engines' defaults can be above what the machine allows.
+        limits = ["--ulimit", "nofile=20000:20000", "--ulimit", "nproc=20000:20000"]
         self.name = self.call(
             "run",
             "-d",
@@ -127,8 +130,8 @@ class Container:
         "Seconds that a stop takes, and the exit code."
         began = time.monotonic()
         self.call("stop", "-t", "60", self.name)
-        took = time.monotonic() - began
-        return took, self.call("inspect", "-f", "{{.State.ExitCode}}", self.name)
+        seconds = time.monotonic() - began
+        return seconds, self.call("inspect", "-f", "{{.State.ExitCode}}", self.name)
 
     def remove(self) -> None:
         self.call("rm", "-f", self.name)
@@ -146,9 +149,12 @@ def running(engine: list[str], image: str) -> Iterator[tuple[Container, float]]:
 
 
 def batches(predictor: Predictor) -> dict[str, list[list[dict[str, Any]]]]:
-    "Requests to compare: real rows where there are some, drawn records, and generated ones with everything that the contract lets in."
+    """Requests to compare: real rows where there are some, random records, and generated ones.
+
+    The generated ones have everything that the contract lets in.
+    """
     contract = predictor.contract
-    drawn = sample_records(contract, 3000, seed=1)
+    random_records = sample_records(contract, 3000, seed=1)
     generated: list[dict[str, Any]] = []
 
     @hypothesis.settings(
@@ -165,8 +171,8 @@ def batches(predictor: Predictor) -> dict[str, list[list[dict[str, Any]]]]:
     collect()
     record_batches = {
         "example": [[example_record(contract)]],
-        "drawn": [drawn],
-        "one at a time": [[one] for one in drawn[:100]],
+        "random": [random_records],
+        "one at a time": [[one] for one in random_records[:100]],
         "generated": [generated],
     }
     table = ROOT / "data" / "tables" / "test.parquet"
@@ -177,25 +183,27 @@ def batches(predictor: Predictor) -> dict[str, list[list[dict[str, Any]]]]:
 
 
 def compare(container: Container, predictor: Predictor) -> tuple[dict[str, int], list[str]]:
-    "How many answers of each kind were compared, and those kinds that differ in a bit or in the digest."
-    counts, faults = {}, []
+    "How many answers of each kind were compared, and the kinds that differ in a bit or the digest."
+    counts = {}
+    faults = []
     for kind, requests in batches(predictor).items():
         counts[kind] = sum(map(len, requests))
         for records in requests:
             answer = container.ask(records)
             if answer["model"] != predictor.digest:
                 faults.append(f"{kind}: the digest is {answer['model']}, not {predictor.digest}")
-            if answer["predictions"] != predictor.format_predictions(
-                predictor.predict_records(records)
-            ):
+            outputs = predictor.predict_records(records)
+            if answer["predictions"] != predictor.format_predictions(outputs):
                 faults.append(f"{kind}: the answers are not the artifact's")
     return counts, faults
 
 
 def settings_faults(about: dict[str, Any], predictor: Predictor) -> list[str]:
     "What is wrong with the image's labels, user, command or environment."
-    config, faults = about["Config"], []
-    labels, text = config.get("Labels") or {}, json.dumps(config)
+    config = about["Config"]
+    labels = config.get("Labels") or {}
+    text = json.dumps(config)
+    faults = []
     if labels.get("mle.model.digest") != predictor.digest:
         faults.append("the label mle.model.digest is not the model's digest")
     if not labels.get("org.opencontainers.image.revision"):
@@ -215,9 +223,8 @@ def content_faults(container: Container) -> list[str]:
         if ":\t" in line
     )
     if status["Uid"].split()[0] == "0" or int(status["CapEff"], 16) or int(status["CapBnd"], 16):
-        faults.append(
-            f"the service runs as user {status['Uid'].split()[0]} with capabilities {status['CapEff']}"
-        )
+        user = status["Uid"].split()[0]
+        faults.append(f"the service runs as user {user} with capabilities {status['CapEff']}")
     if status["NoNewPrivs"] != "1" or status["Seccomp"] != "2":
         faults.append("new privileges can be had, or no system call is filtered")
     for place in ("/x", "/app/x", "/bento/x"):
@@ -234,7 +241,10 @@ def content_faults(container: Container) -> list[str]:
 
 
 def leak_faults(container: Container) -> list[str]:
-    "Files in the image that hold credentials or settings of the machine that built it, or that name the package index it used."
+    """Files in the image that hold credentials or settings of the machine that built it.
+
+    Also those that name the package index it used.
+    """
     pip_config = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True
     ).stdout
@@ -295,23 +305,23 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=450.0, help="how large the image may be")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    engine, predictor = shlex.split(args.run), Predictor(ROOT / "models" / "final")
+    engine = shlex.split(args.run)
+    predictor = Predictor(ROOT / "models" / "final")
 
     about = json.loads(Container(engine, args.image).call("image", "inspect", args.image))[0]
-    faults, starts = settings_faults(about, predictor), []
+    faults = settings_faults(about, predictor)
+    starts = []
     for _ in range(2):
-        with running(engine, args.image) as (_, took):
-            starts.append(took)
-    with running(engine, args.image) as (container, took):
-        starts.append(took)
+        with running(engine, args.image) as (_, seconds):
+            starts.append(seconds)
+    with running(engine, args.image) as (container, seconds):
+        starts.append(seconds)
         counts, differ = compare(container, predictor)
         commit = (about["Config"].get("Labels") or {}).get("org.opencontainers.image.revision")
         if container.model()["revision"] != commit:
             faults.append(f"GET /model does not say the commit {commit}")
         faults += differ + content_faults(container) + leak_faults(container)
-        memory = container.inside(
-            "cat /sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes 2> /dev/null"
-        ).split()
+        memory = container.inside(f"cat {' '.join(PEAKS)} 2> /dev/null").split()
         if not survives_a_killed_worker(container):
             faults.append("the service does not answer after kill -9 of its worker")
         _, differ = compare(container, predictor)
@@ -324,18 +334,14 @@ def main() -> None:
         faults.append(f"the image has {megabytes:.0f} MB, more than {args.megabytes:.0f}")
     if min(starts) > args.ready:
         faults.append(f"ready after {min(starts):.1f} s at best, later than {args.ready} s")
-    print(
-        f"image     {args.image}, {megabytes:.0f} MB, user {about['Config']['User']}, model {predictor.digest[:12]}"
-    )
-    print(
-        f"ready     after {', '.join(f'{s:.1f}' for s in starts)} s; stopped by SIGTERM after {stopped:.1f} s with {code}"
-    )
-    print(
-        f"memory    {', '.join(f'{int(bytes_) / 1e6:.0f} MB' for bytes_ in memory) or 'not known'} at most"
-    )
-    print(
-        f"answers   equal to the artifact's: {', '.join(f'{n} {kind}' for kind, n in counts.items())}, and again after a killed worker"
-    )
+    user = about["Config"]["User"]
+    print(f"image     {args.image}, {megabytes:.0f} MB, user {user}, model {predictor.digest[:12]}")
+    ready = ", ".join(f"{seconds:.1f}" for seconds in starts)
+    print(f"ready     after {ready} s; stopped by SIGTERM after {stopped:.1f} s with {code}")
+    peaks = ", ".join(f"{int(size) / 1e6:.0f} MB" for size in memory)
+    print(f"memory    {peaks or 'not known'} at most")
+    equal = ", ".join(f"{n} {kind}" for kind, n in counts.items())
+    print(f"answers   equal to the artifact's: {equal}, and again after a killed worker")
     for fault in faults:
         print(f"FAULT     {fault}")
     sys.exit(bool(faults))

@@ -1,7 +1,11 @@
-"""Checks manifests before a cluster sees them: `kubectl kustomize FOLDER | python deploy/kubernetes/check.py`.
+"""Checks manifests before a cluster sees them.
 
-Strictly against the schemas that Kubernetes publishes, and against each other: labels, ports, names, times, and what the image needs.
-Ends with 1 and one sentence for each fault. Kinds without a published schema (custom resources) are read, not checked."""
+    kubectl kustomize FOLDER | python deploy/kubernetes/check.py
+
+Strictly against the schemas that Kubernetes publishes, and against each other: labels, ports,
+names, times, and what the image needs. Ends with 1 and one sentence for each fault. Kinds without
+a published schema (custom resources) are read, not checked.
+"""
 
 import base64
 import re
@@ -27,15 +31,19 @@ def label(thing: Object) -> str:
 
 
 def schema_faults(objects: list[Object]) -> list[str]:
-    "What the published schemas refuse, unknown fields included, in the oldest version meant and in the newest that is known."
+    """What the published schemas refuse, unknown fields included.
+
+    In the oldest version meant, and in the newest that is known.
+    """
     errors = []
     for thing in objects:
         for version in (OLDEST, kubernetes_validate.latest_version()):
             try:
                 kubernetes_validate.validate(thing, version, strict=True)
             except kubernetes_validate.ValidationError as error:
+                place = ".".join(map(str, error.path))
                 errors.append(
-                    f"{label(thing)}: {'.'.join(map(str, error.path))}: {error.message} (Kubernetes {error.version})"
+                    f"{label(thing)}: {place}: {error.message} (Kubernetes {error.version})"
                 )
             except kubernetes_validate.SchemaNotFoundError:
                 pass
@@ -49,6 +57,11 @@ def pods(objects: list[Object]) -> list[tuple[Object, Object]]:
         for thing in objects
         if "template" in thing.get("spec", {})
     ]
+
+
+def chooses_any(selector: Object, labels: list[Object]) -> bool:
+    "Whether a selector chooses one of some pods, by their labels."
+    return any(selector.items() <= labels_of_pod.items() for labels_of_pod in labels)
 
 
 def selector_faults(objects: list[Object]) -> list[str]:
@@ -74,17 +87,21 @@ def selector_faults(objects: list[Object]) -> list[str]:
             (label(thing), spread["labelSelector"]["matchLabels"])
             for spread in pod["spec"].get("topologySpreadConstraints", [])
         ]
-    missed = [
-        (who, chosen)
-        for who, chosen in wanted
-        if not any(chosen.items() <= labels_of_pod.items() for labels_of_pod in labels)
+    return [
+        f"{who}: the selector {selector} chooses no pod"
+        for who, selector in wanted
+        if not chooses_any(selector, labels)
     ]
-    return [f"{who}: the selector {chosen} chooses no pod" for who, chosen in missed]
 
 
 def port_faults(objects: list[Object]) -> list[str]:
-    "Ports that are named where no container has them, and a container's that is not the image's or that no rule lets in."
-    faults, names, numbers = [], set(), set()
+    """Ports that are named where no container has them.
+
+    Also a container's port that is not the image's, or that no rule lets in.
+    """
+    faults: list[str] = []
+    names: set[str] = set()
+    numbers: set[int] = set()
     exposed_ports = {int(port) for port in re.findall(r"(?m)^EXPOSE (\d+)", IMAGE)}
     for thing, pod in pods(objects):
         for container in pod["spec"]["containers"]:
@@ -99,11 +116,13 @@ def port_faults(objects: list[Object]) -> list[str]:
                 probe = container.get(kind, {}).get("httpGet", {})
                 if probe.get("port") not in {*ports, *ports.values()}:
                     faults.append(
-                        f"{label(thing)}: {kind} asks the port {probe.get('port')}, which the container does not have"
+                        f"{label(thing)}: {kind} asks the port {probe.get('port')}, "
+                        "which the container does not have"
                     )
                 if probe.get("path") not in HEALTH:
                     faults.append(
-                        f"{label(thing)}: {kind} asks {probe.get('path')}; the service has {', '.join(HEALTH)}"
+                        f"{label(thing)}: {kind} asks {probe.get('path')}; "
+                        f"the service has {', '.join(HEALTH)}"
                     )
     for thing in objects:
         for port in thing["spec"].get("ports", []) if thing["kind"] == "Service" else []:
@@ -123,9 +142,13 @@ def port_faults(objects: list[Object]) -> list[str]:
 
 
 def reference_faults(objects: list[Object]) -> list[str]:
-    "Names of configuration, secrets and workloads that are not there, and two that both say how many pods there are."
+    """Names of configuration, secrets and workloads that are not there.
+
+    Also two objects that both say how many pods there are.
+    """
     there = {(thing["kind"], thing["metadata"]["name"]) for thing in objects}
-    wanted, faults = [], []
+    wanted: list[tuple[str, str, Object]] = []
+    faults: list[str] = []
     for thing, pod in pods(objects):
         for container in pod["spec"]["containers"]:
             for source in container.get("envFrom", []):
@@ -137,21 +160,19 @@ def reference_faults(objects: list[Object]) -> list[str]:
                 ]
         for volume in pod["spec"].get("volumes", []):
             if "secret" in volume:
-                wanted.append(
-                    (
-                        label(thing),
-                        "Secret",
-                        {**volume["secret"], "name": volume["secret"]["secretName"]},
-                    )
-                )
+                secret = {**volume["secret"], "name": volume["secret"]["secretName"]}
+                wanted.append((label(thing), "Secret", secret))
             if "configMap" in volume:
                 wanted.append((label(thing), "ConfigMap", volume["configMap"]))
     for thing in objects:
         if thing["kind"] == "HorizontalPodAutoscaler":
             target = thing["spec"]["scaleTargetRef"]
             wanted.append((label(thing), target["kind"], target))
-            faults += [f"{label(other)}: replicas is set, and {label(thing)} sets it too" for other, _ in pods(objects)
-                       if other["metadata"]["name"] == target["name"] and "replicas" in other["spec"]]  # fmt: skip
+            faults += [
+                f"{label(other)}: replicas is set, and {label(thing)} sets it too"
+                for other, _ in pods(objects)
+                if other["metadata"]["name"] == target["name"] and "replicas" in other["spec"]
+            ]
     missed = [
         (who, kind, ref["name"])
         for who, kind, ref in wanted
@@ -169,7 +190,8 @@ def time_faults(objects: list[Object]) -> list[str]:
         for key, value in thing["data"].items()
         if key in LONGEST
     }
-    longest, faults = sum({**LONGEST, **seconds}.values()), []
+    longest = sum({**LONGEST, **seconds}.values())
+    faults = []
     for thing, pod in pods(objects):
         sleeps = [
             container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
@@ -178,11 +200,13 @@ def time_faults(objects: list[Object]) -> list[str]:
         grace = pod["spec"].get("terminationGracePeriodSeconds", 30)
         if grace <= max(sleeps) + longest:
             faults.append(
-                f"{label(thing)}: terminationGracePeriodSeconds is {grace}; sleep ({max(sleeps)} s) and request ({longest:g} s) need more"
+                f"{label(thing)}: terminationGracePeriodSeconds is {grace}; "
+                f"sleep ({max(sleeps)} s) and request ({longest:g} s) need more"
             )
         if not min(sleeps):
             faults.append(
-                f"{label(thing)}: no preStop sleep, so requests still arrive when the service has stopped"
+                f"{label(thing)}: no preStop sleep, "
+                "so requests still arrive when the service has stopped"
             )
     return faults
 
@@ -194,22 +218,32 @@ def hardening_faults(objects: list[Object]) -> list[str]:
         spec = pod["spec"]
         general = spec.get("securityContext", {})
         writable = [volume["name"] for volume in spec.get("volumes", []) if "emptyDir" in volume]
-        bad = {"the service account's token is mounted": spec.get("automountServiceAccountToken") is not False,
-               "it may run as root": general.get("runAsNonRoot") is not True or not general.get("runAsUser"),
-               "system calls are not filtered": general.get("seccompProfile", {}).get("type") != "RuntimeDefault"}  # fmt: skip
+        token = spec.get("automountServiceAccountToken")
+        user = general.get("runAsUser")
+        profile = general.get("seccompProfile", {}).get("type")
+        bad = {
+            "the service account's token is mounted": token is not False,
+            "it may run as root": general.get("runAsNonRoot") is not True or not user,
+            "system calls are not filtered": profile != "RuntimeDefault",
+        }
         for container in spec["containers"]:
-            own, resources = container.get("securityContext", {}), container.get("resources", {})
+            own = container.get("securityContext", {})
+            resources = container.get("resources", {})
+            limits = resources.get("limits", {})
+            requests = resources.get("requests", {})
             mounts = [
                 mount["mountPath"]
                 for mount in container.get("volumeMounts", [])
                 if mount["name"] in writable
             ]
             written = re.findall(r"\b(?:BENTOML_HOME|HOME)=(/\S+)", IMAGE)
-            bad |= {"it may gain privileges": own.get("allowPrivilegeEscalation") is not False,
-                    "its root can be written": own.get("readOnlyRootFilesystem") is not True,
-                    "it keeps capabilities": own.get("capabilities") != {"drop": ["ALL"]},
-                    "it has no limit of memory": "memory" not in resources.get("limits", {}),
-                    "it asks for no processor, which the autoscaler needs": "cpu" not in resources.get("requests", {})}  # fmt: skip
+            bad |= {
+                "it may gain privileges": own.get("allowPrivilegeEscalation") is not False,
+                "its root can be written": own.get("readOnlyRootFilesystem") is not True,
+                "it keeps capabilities": own.get("capabilities") != {"drop": ["ALL"]},
+                "it has no limit of memory": "memory" not in limits,
+                "it asks for no processor, which the autoscaler needs": "cpu" not in requests,
+            }
             for path in written:
                 bad[f"{path} is not on a writable volume"] = not any(
                     path == mount or path.startswith(f"{mount}/") for mount in mounts
@@ -219,7 +253,10 @@ def hardening_faults(objects: list[Object]) -> list[str]:
 
 
 def key_faults(objects: list[Object]) -> list[str]:
-    "A file of keys that the settings name and no secret brings, or that holds something else than digests."
+    """A file of keys that the settings name and no secret brings.
+
+    Or one that holds something else than digests.
+    """
     faults = []
     named = {
         data.get("MLE_SERVICE_API_KEY_HASHES_FILE")
@@ -243,7 +280,8 @@ def key_faults(objects: list[Object]) -> list[str]:
             folder, _, name = path.rpartition("/")
             if folder not in volumes:
                 faults.append(
-                    f"{label(thing)}: MLE_SERVICE_API_KEY_HASHES_FILE is {path}, and no secret is mounted at {folder}"
+                    f"{label(thing)}: MLE_SERVICE_API_KEY_HASHES_FILE is {path}, "
+                    f"and no secret is mounted at {folder}"
                 )
             elif volumes[folder] in secrets:  # else it comes from elsewhere, sealed
                 data = secrets[volumes[folder]].get("data", {})
@@ -253,7 +291,8 @@ def key_faults(objects: list[Object]) -> list[str]:
                     re.fullmatch("[0-9a-f]{64}", digest) for digest in digests
                 ):
                     faults.append(
-                        f"Secret {volumes[folder]}: {name} must hold SHA-256 digests, one a line; never the keys themselves"
+                        f"Secret {volumes[folder]}: {name} must hold SHA-256 digests, one a line; "
+                        "never the keys themselves"
                     )
     return faults
 
@@ -275,7 +314,7 @@ def faults(objects: list[Object]) -> list[str]:
 
 
 if __name__ == "__main__":
-    given = [thing for thing in yaml.safe_load_all(sys.stdin) if thing]
-    found = faults(given)
-    print("\n".join(found) or f"{len(given)} objects, no fault")
-    sys.exit(bool(found) or not given)
+    manifests = [thing for thing in yaml.safe_load_all(sys.stdin) if thing]
+    messages = faults(manifests)
+    print("\n".join(messages) or f"{len(manifests)} objects, no fault")
+    sys.exit(bool(messages) or not manifests)

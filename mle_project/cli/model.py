@@ -35,7 +35,7 @@ def fetch(url: str, digest: str, folder: Path) -> None:
 
 # %% ../../nbs/api/cli/01_model.ipynb #eb25c2e4
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--contract",
     "contract_file",
@@ -44,40 +44,39 @@ def fetch(url: str, digest: str, folder: Path) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the violations as JSON.")
 def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
-    """Print which rules of the contract the rows of FILE (.csv or .parquet) break.
+    """Say which rules of the contract the rows of FILE break; exit 1 when one is broken.
 
-    Exit 1 when one is broken.
+    \b
+    mle check new.csv
+    mle check 'new/*.jsonl.gz' --contract models/final/contract.yaml
+
+    FILE is what `mle score` takes, of any size: .csv, .jsonl (both also .gz), .parquet, a folder of
+    Parquet files, or a pattern.
     """
     from mle_project.core.contract import describe_bounds
     from mle_project.core.contract import read_contract
     from mle_project.core.formatting import format_table
-    from mle_project.core.validation import expected_columns
-    from mle_project.core.validation import count_out_of_range
-    from mle_project.core.validation import read_file
-    from mle_project.core.validation import violations
+    from mle_project.scoring.check import check_file
 
     contract = read_contract(contract_file or root() / "contract.yaml")
-    frame = read_file(file, contract)
-    if not len(frame):
-        raise ProjectError(f"{file.name} has no rows.")
-    failures = violations(frame, contract, expected_columns(frame, contract)).to_dict("records")
+    report = check_file(file, contract)
+    violations = report.violations()
     if as_json:
-        click.echo(json.dumps(failures, indent=2))
-    elif failures:
+        click.echo(json.dumps(violations, indent=2))
+    elif violations:
         rows = [
-            [one["column"], one["rule"], f"{one['count']:,}", one["examples"]] for one in failures
+            [one["column"], one["rule"], f"{one['count']:,}", one["examples"]] for one in violations
         ]
-        click.echo(
-            format_table(["column", "rule", "count", "example rows, from 0"], rows, left=(0, 1, 3))
-        )
+        head = ["column", "rule", "count", "example rows, from 0"]
+        click.echo(format_table(head, rows, left=(0, 1, 3)))
     else:
-        click.echo(f"{file.name}: {len(frame):,} rows keep the contract")
-        for name, count in count_out_of_range(frame, contract).items():
+        click.echo(f"{file.name}: {report.n_rows:,} rows keep the contract")
+        for name, count in report.out_of_range.items():
             column = contract.columns[name]
             how = "kept" if column.out_of_range == "warn" else "treated as missing"
             bounds = describe_bounds(column)
             click.echo(f"  {name}: {count:,} values are outside {bounds}; they are {how}")
-    if failures:
+    if violations:
         raise click.exceptions.Exit(1)
 
 # %% ../../nbs/api/cli/01_model.ipynb #50572851
@@ -97,15 +96,15 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
     help="pyspark reads Parquet only.",
 )
 @click.option(
-    "--rows-per-chunk",
+    "--chunk-size",
     default=50_000,
     show_default=True,
-    help="Rows in memory at a time; answers do not depend on it.",
+    help="Rows in memory at a time; predictions do not depend on it.",
 )
 @click.option(
-    "--skip-broken",
+    "--rejects",
     type=click.Path(path_type=Path),
-    help="Write rows that break the contract to this file, and answer the others.",
+    help="Write rows that break the contract to this file, and predict the others.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def score(
@@ -113,18 +112,20 @@ def score(
     target: Path,
     model: Path | None,
     engine: str,
-    rows_per_chunk: int,
-    skip_broken: Path | None,
+    chunk_size: int,
+    rejects: Path | None,
     as_json: bool,
 ) -> None:
-    """Write the model's answers to the rows of SOURCE (.csv, .jsonl, .parquet, or a folder of Parquet files) to TARGET.
+    """Write the model's predictions for the rows of SOURCE to TARGET.
 
     \b
-    mle score new.parquet answers.parquet
-    mle score new.csv answers.csv --model /path/to/models/final --skip-broken broken.jsonl
+    mle score new.parquet predictions.parquet
+    mle score new.csv predictions.csv --model /path/to/models/final --rejects rejects.jsonl
 
-    TARGET (.csv, .jsonl or .parquet) has the key, time and group of each row, the answer, and the model's digest. It appears when every
-    row has been answered. A row that breaks the contract stops the run, unless --skip-broken names a file; then the exit status is 3.
+    SOURCE is .csv, .jsonl (both also .gz), .parquet, a folder of Parquet files, or a pattern.
+    TARGET (.csv, .jsonl or .parquet) has the key, time and group of each row, the prediction, and
+    the model's digest. It appears when every row has its prediction. A row that breaks the contract
+    stops the run, unless --rejects names a file; then the exit status is 3.
     """
     for sent in (signal.SIGTERM, signal.SIGHUP):  # so that what is half-written goes
         signal.signal(sent, lambda number, _: sys.exit(128 + number))
@@ -132,24 +133,25 @@ def score(
     if engine == "pyspark":
         from mle_project.scoring.spark import score_on_spark
 
-        result = score_on_spark(source, target, folder, broken=skip_broken)
+        result = score_on_spark(source, target, folder, rejects=rejects)
     else:
         from mle_project.artifact.predictor import Predictor
         from mle_project.scoring.batch import score_file
 
-        result = score_file(source, target, Predictor(folder), rows_per_chunk, skip_broken)
+        result = score_file(source, target, Predictor(folder), chunk_size, rejects)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
         click.echo(
-            f"{result['scored']:,} rows answered in {result['seconds']:,.1f} s ({result['rows_per_second']:,} a second) -> {target}"
+            f"{result['scored']:,} rows scored in {result['seconds']:,.1f} s "
+            f"({result['rows_per_second']:,} a second) -> {target}"
         )
         click.echo(
-            f"{result['broken']:,} rows break the contract -> {skip_broken}"
-            if result["broken"]
+            f"{result['rejected']:,} rows break the contract -> {rejects}"
+            if result["rejected"]
             else f"model {result['model']}"
         )
-    if result["broken"]:
+    if result["rejected"]:
         raise click.exceptions.Exit(3)
 
 # %% ../../nbs/api/cli/01_model.ipynb #fc3ba301
@@ -160,7 +162,7 @@ def score(
     type=click.Path(path_type=Path),
     help="The model's folder; models/final of this project by default.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print steps and reasons as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print steps and attributions as JSON.")
 def explain(record: Path, model: Path | None, as_json: bool) -> None:
     """Follow the record in RECORD (a JSON file; of a request its first) to the answer.
 
@@ -173,13 +175,13 @@ def explain(record: Path, model: Path | None, as_json: bool) -> None:
     from mle_project.core.formatting import format_value
     from mle_project.evaluation.trace import trace as steps_of
     from mle_project.evaluation.trace import read_record
-    from mle_project.core.validation import validate as refuse
     from mle_project.core.validation import records_frame
+    from mle_project.core.validation import validate
     from mle_project.evaluation.attributions import attributions
 
     predictor = Predictor(model or root() / "models" / "final")
     content = read_record(record)
-    refuse(records_frame([content]), predictor.contract, record.name)
+    validate(records_frame([content]), predictor.contract, record.name)
     steps = steps_of(
         joblib.load(predictor.folder / "native.joblib"),
         predictor.contract,
@@ -187,27 +189,27 @@ def explain(record: Path, model: Path | None, as_json: bool) -> None:
         predictor.metadata.get("threshold"),
     )
     prediction = predictor.format_predictions(predictor.predict_records([content]))[0]
-    reasons = attributions(predictor, content)
+    contributions = attributions(predictor, content)
     if as_json:
-        result = {
+        explanation = {
             "steps": [vars(step) for step in steps],
-            "reasons": reasons,
-            "answer": prediction,
+            "attributions": contributions,
+            "prediction": prediction,
             "model": predictor.digest,
         }
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(explanation, indent=2, ensure_ascii=False))
         return
     output = partial(format_value, significant=6, missing="missing")
     for number, step in enumerate(steps, 1):
         lines = [f"      {name:32} {output(value)}" for name, value in step.values.items()]
         click.echo(f"\n{number:2}  {step.name}\n" + "\n".join(lines))
     rows = [
-        [one["field"], output(one["value"]), output(one["typical"]), f"{one['effect']:+.4g}"]
-        for one in reasons[:12]
+        [one["field"], output(one["value"]), output(one["typical"]), f"{one['contribution']:+.4g}"]
+        for one in contributions[:12]
     ]
     click.echo(
         "\nWhat pushed it, strongest first\n"
-        + format_table(["field", "value", "typical", "effect"], rows)
+        + format_table(["field", "value", "typical", "contribution"], rows)
     )
     click.echo(f"\nThe compiled model says {json.dumps(prediction, ensure_ascii=False)}")
     click.echo(f"model {predictor.digest}")

@@ -185,8 +185,9 @@ def ensure_utf8(
     except ProjectError as error:
         raise ProjectError(f"{where}: {error}") from None
     except UnicodeError as error:
-        is_guess = isinstance(error, UnicodeDecodeError)
-        guess = guess_encoding(_judged_bytes(error)) if is_guess else None
+        guess = None
+        if isinstance(error, UnicodeDecodeError):
+            guess = guess_encoding(_judged_bytes(error))
         advice = (
             f"It looks like `encoding: {guess}`; look whether the letters then come out right."
             if guess not in (None, stated)

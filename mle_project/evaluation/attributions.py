@@ -30,19 +30,19 @@ def explained_output(
 def attributions(
     predictor: Predictor,
     record: Mapping[str, Any],  # one raw record that keeps the contract
-) -> list[dict[str, Any]]:  # field, value, typical, effect; the strongest first
+) -> list[dict[str, Any]]:  # field, value, typical, contribution; the strongest first
     "How much each value of a record changed its prediction, against the typical value."
     typical = {
         name: predictor.baselines[name]["typical"] for name in predictor.contract.role("feature")
     }
     variants = [record, *({**record, name: value} for name, value in typical.items())]
     outputs = explained_output(predictor, predictor.predict_records(variants))
-    effects = zip(typical.items(), (outputs[0] - outputs[1:]).tolist(), strict=True)
+    differences = zip(typical.items(), (outputs[0] - outputs[1:]).tolist(), strict=True)
     contributions = [
-        {"field": name, "value": record[name], "typical": value, "effect": effect}
-        for (name, value), effect in effects
+        {"field": name, "value": record[name], "typical": value, "contribution": contribution}
+        for (name, value), contribution in differences
     ]
-    return sorted(contributions, key=lambda contribution: -abs(contribution["effect"]))
+    return sorted(contributions, key=lambda contribution: -abs(contribution["contribution"]))
 
 # %% ../../nbs/api/evaluation/03_attributions.ipynb #c2753cdc
 def candidate_values(

@@ -126,7 +126,7 @@ def staleness_sentence(
     verdict = "it ages" if slope["low"] > 0 else "no ageing was seen"
     interval = format_interval([slope["low"], slope["high"]])
     return (
-        f"Over {len(importance['ageing'])} later periods {verdict}: "
+        f"Over {len(importance['staleness'])} later periods {verdict}: "
         f"each period since the fit cost {format_value(slope['slope'])} {importance['metric']} "
         f"against a model fitted again (95 % interval {interval})."
     )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FamilyBuilder', 'FAMILIES', 'family', 'FixedHyperParameters', 'build_family', 'group_hyperparameters',
-           'family_hyperparameters', 'selected_family']
+           'family_hyperparameters', 'selected_family', 'toy_preprocessor', 'toy_model']
 
 # %% ../../nbs/api/modeling/05_families.ipynb #5c791d44
 from collections.abc import Callable
@@ -15,8 +15,18 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OrdinalEncoder
+from sklearn.preprocessing import StandardScaler
+
 from ..core.contract import Contract
 from ..core.project import ProjectError
+from .columnar import columnar
+from .estimators import Float64LogisticRegression
+from .estimators import FrequentOneHotEncoder
 
 # %% ../../nbs/api/modeling/05_families.ipynb #a2ecac6a
 FamilyBuilder = Callable[
@@ -119,3 +129,35 @@ def selected_family(
             f"params.yaml: final_model.family: `{name}` was not tuned. Tuned families: {', '.join(chosen['families'])}."
         )
     return name, family_hyperparameters(chosen, name)
+
+# %% ../../nbs/api/modeling/05_families.ipynb #6fde0fe1
+@columnar
+def toy_preprocessor(contract: Contract, one_hot: bool = False) -> ColumnTransformer:
+    "Medians for missing numbers; strings as codes, or as scaled numbers and one column a category."
+    n_numeric = len(contract.numeric_features)
+    imputer = SimpleImputer(strategy="median", keep_empty_features=True)
+    numeric: Any = Pipeline([("impute", imputer), ("scale", StandardScaler())])
+    categorical: Any = FrequentOneHotEncoder()
+    if not one_hot:
+        numeric = imputer
+        categorical = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    steps = [
+        ("numbers", numeric, list(range(n_numeric))),
+        ("strings", categorical, list(range(n_numeric, len(contract.features)))),
+    ]
+    return ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)
+
+# %% ../../nbs/api/modeling/05_families.ipynb #0e7de0bb
+def toy_model(
+    contract: Contract,  # of a task with classes
+    linear: bool = False,  # logistic regression in place of boosted trees
+    max_iter: int = 20,  # trees
+    seed: int = 0,
+) -> Pipeline:  # unfitted; it takes what `feature_frame` returns
+    "A quick classifier for examples."
+    model = Float64LogisticRegression(max_iter=200)
+    if not linear:
+        model = HistGradientBoostingClassifier(
+            max_iter=max_iter, min_samples_leaf=20, early_stopping=False, random_state=seed
+        )
+    return Pipeline([("columns", toy_preprocessor(contract, one_hot=linear)), ("model", model)])

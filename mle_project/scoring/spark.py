@@ -172,19 +172,19 @@ def _is_earlier_output(folder: Path) -> bool:
     )
 
 
-def _check_spark_paths(source: Path, target: Path, broken: Path | None) -> None:
+def _check_spark_paths(source: Path, target: Path, rejects: Path | None) -> None:
     "Raises where an output cannot stand, or would overwrite anything but an earlier answer."
     if target.suffix:
-        check_paths(source, target, broken)
-    for place in (target, broken):
+        check_paths(source, target, rejects)
+    for place in (target, rejects):
         if place and not place.absolute().parent.is_dir():
             raise ProjectError(
                 f"{place}: there is no folder {place.absolute().parent}. Make it first."
             )
-    paths = [place.resolve() for place in (source, target, broken) if place]
+    paths = [place.resolve() for place in (source, target, rejects) if place]
     if any(one.is_relative_to(other) for one, other in permutations(paths, 2)):
         raise ProjectError(
-            f"source, output and broken rows must be different places, none inside another: {', '.join(map(str, paths))}."
+            f"source, output and rejects must be different places, none inside another: {', '.join(map(str, paths))}."
         )
     if target.suffix or not os.path.lexists(target):
         return
@@ -246,7 +246,7 @@ def _spark_table(
 
 # %% ../../nbs/api/scoring/02_spark.ipynb #88f579bc
 def _spark_cells(folder: Path) -> pd.DataFrame:
-    "The broken cells in what the workers wrote, by row."
+    "The invalid cells in what the workers wrote, by row."
     invalid = pyarrow.dataset.dataset(folder, format="parquet").to_table(
         ["row", ERROR_COLUMN], filter=pc.field(ERROR_COLUMN).is_valid()
     )
@@ -288,19 +288,19 @@ def score_on_spark(
     | Path,  # .parquet, .csv or .jsonl for one file in the order of the source; a name without ending for a folder of parts
     folder: str | Path,  # the artifact
     rows: int = 10_000,  # of a batch, at most
-    broken: str
-    | Path
-    | None = None,  # where to write rows that break the contract; without it they stop the run
+    rejects: str | Path | None = None,  # where to write invalid rows; without it they stop the run
 ) -> dict[str, Any]:  # as `score_file`
     "Answer every row of Parquet files on Apache Spark, with the answers of `score_file` to the last bit."
-    source, target, broken = Path(source), Path(target).absolute(), Path(broken) if broken else None
+    source = Path(source)
+    target = Path(target).absolute()
+    rejects = Path(rejects) if rejects else None
     if not source.exists():
         raise ProjectError(f"{source} does not exist.")
     if file_format(source) != "parquet":
         raise ProjectError(
             f"{source.name} is no Parquet, and Spark scores nothing else here. Use --engine local."
         )
-    _check_spark_paths(source, target, broken)
+    _check_spark_paths(source, target, rejects)
     predictor, began = Predictor(folder), time.perf_counter()
     with (
         tempfile.TemporaryDirectory(dir=target.parent, prefix=".mle-score-") as scratch,
@@ -310,8 +310,8 @@ def score_on_spark(
         table, schema, total = _spark_table(spark, source, predictor, Path(scratch))
         table.write.parquet(str(answered))
         cells = _spark_cells(answered)
-        if broken:
-            with landing(broken) as part, part.open("w", encoding="utf-8") as notes:
+        if rejects:
+            with landing(rejects) as part, part.open("w", encoding="utf-8") as notes:
                 write_rejects(notes, cells)
         else:
             raise_for_invalid(cells, source.name, predictor.contract, total)

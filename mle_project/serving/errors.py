@@ -13,17 +13,17 @@ from pydantic_core import to_json
 
 # %% ../../nbs/api/serving/03_errors.ipynb #1e239bf0
 ERROR_CODES = {
-    400: "bad_json",
+    400: "invalid_json",
     401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
-    408: "body_too_slow",
-    413: "too_large",
+    408: "request_timeout",
+    413: "content_too_large",
     415: "unsupported_media_type",
-    422: "invalid",
+    422: "validation_error",
     429: "too_many_requests",
-    500: "internal_error",
-    503: "overloaded",
+    500: "internal_server_error",
+    503: "service_unavailable",
     504: "timeout",
 }
 

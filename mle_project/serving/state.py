@@ -87,7 +87,7 @@ def encode_predictions(
 
 
 def explain_bytes(office: AppState, body: bytes) -> tuple[ValidatedBatch, np.ndarray, bytes]:
-    "A request with one record, answered with its reasons."
+    "A request with one record, answered with its attributions."
     checked = parse_request(office.validator, body, office.settings.max_records)
     if len(checked.records) != 1:
         raise HTTPError(
@@ -100,6 +100,6 @@ def explain_bytes(office: AppState, body: bytes) -> tuple[ValidatedBatch, np.nda
         checked,
         outputs,
         encode_predictions(
-            office.predictor, outputs, reasons=attributions(office.predictor, checked.records[0])
+            office.predictor, outputs, attributions=attributions(office.predictor, checked.records[0])
         ),
     )

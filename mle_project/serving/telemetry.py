@@ -66,7 +66,7 @@ class ServiceMetrics:
         self.contract = contract
         self.requests = Counter("requests", "Requests answered.", ["route", "status"], **where)
         self.seconds = Histogram(
-            "request_seconds",
+            "request_duration_seconds",
             "From the request's head to the end of its answer.",
             ["route"],
             buckets=LATENCY_BUCKETS,
@@ -82,13 +82,13 @@ class ServiceMetrics:
             "predictions", "Records by the label that they got.", ["label"], **where
         )
         self.rejections = Counter(
-            "rejected_fields",
+            "validation_errors",
             "Broken rules by field, at most some for each request.",
             ["field"],
             **where,
         )
         self.out_of_range = Counter(
-            "outside_range",
+            "out_of_range_values",
             "Values outside the range or the categories of the contract.",
             ["field"],
             **where,

@@ -645,7 +645,7 @@ def test_mle_check_reads_text_as_the_contract_says(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "has no rows"), ("visit\n", "has no rows"), ("visit,day\n1\n", "row 0 has 1 cells")],
+    [("", "is empty"), ("visit\n", "has no rows"), ("visit,day\n1\n", "row 0 has 1 cells")],
 )
 def test_mle_check_refuses_a_file_that_is_no_table(content, message, tmp_path):
     (tmp_path / "v.csv").write_text(content)

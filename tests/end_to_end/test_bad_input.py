@@ -89,9 +89,8 @@ def no_column(project):
 def wrap_query(condition: str):
     def change(project):
         path = project.root / QUERY
-        path.write_text(
-            f"SELECT * FROM (\n{path.read_text().rstrip().rstrip(';')}\n) AS everything WHERE {condition}\n"
-        )
+        query = path.read_text().rstrip().rstrip(";")
+        path.write_text(f"SELECT * FROM (\n{query}\n) AS everything WHERE {condition}\n")
 
     return change
 
@@ -99,10 +98,11 @@ def wrap_query(condition: str):
 def one_class(project):
     if CONTRACT.task == "regression":
         pytest.skip("a value has no classes")
-    target, first = CONTRACT.target, CONTRACT.classes[0]
-    wrap_query(f"NOT {target.name}" if target.type == "boolean" else f"{target.name} = '{first}'")(
-        project
-    )
+    target = CONTRACT.target
+    condition = f"{target.name} = '{CONTRACT.classes[0]}'"
+    if target.type == "boolean":
+        condition = f"NOT {target.name}"
+    wrap_query(condition)(project)
 
 
 def out_of_range(project):
@@ -161,7 +161,8 @@ def no_such_family(project):
             "tables",
             mistyped,
             [
-                "section `tables`: `max_rows` is 0: it should be greater than 0; `threads` is 'two'",
+                "section `tables`: `max_rows` is 0: it should be greater than 0; ",
+                "`threads` is 'two'",
                 "01_tables.ipynb",
             ],
         ),
@@ -213,7 +214,10 @@ def test_a_cell_that_takes_too_long_is_stopped(changeable):
     ("how", "whom"), [(signal.SIGINT, "group"), (signal.SIGTERM, "group"), (signal.SIGKILL, "dvc")]
 )
 def test_stopped_in_mid_stage(changeable, how, whom):
-    "Ctrl-C reaches all processes of the terminal; kill -9 reaches DVC alone. Nothing is left running, nothing is lost."
+    """Ctrl-C reaches all processes of the terminal; kill -9 reaches DVC alone.
+
+    Nothing is left running, nothing is lost.
+    """
     insert(
         changeable,
         "01_tables.ipynb",
@@ -221,10 +225,16 @@ def test_stopped_in_mid_stage(changeable, how, whom):
     )
     before = digests(changeable)
     process = subprocess.Popen(
-        ["dvc", "repro", "tables"], cwd=changeable.root, env=changeable.env, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # CI may start its commands with Ctrl-C ignored
-    )  # fmt: skip
+        ["dvc", "repro", "tables"],
+        cwd=changeable.root,
+        env=changeable.env,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # CI may start its commands with Ctrl-C ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     end = time.monotonic() + 90
     while not (changeable.root / "started").exists():
         assert time.monotonic() < end and process.poll() is None, process.communicate()[0]

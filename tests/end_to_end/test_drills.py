@@ -1,6 +1,6 @@
-"""Accidents at a random moment, each drill once and on the quickest stage; `make drills` holds them many times.
+"""Accidents at a random moment, each drill once and on the quickest stage.
 
-Ctrl-C and kill -9 of `dvc repro` are in test_bad_input.py.
+`make drills` holds them many times. Ctrl-C and kill -9 of `dvc repro` are in test_bad_input.py.
 """
 
 import random

@@ -1,5 +1,7 @@
-"""What `make image` says before an engine is needed, and what a bento's Dockerfile is made of. The image itself is built, run and asked by
-`deploy/image/without_docker.sh`, in a job of its own."""
+"""What `make image` says before an engine is needed, and what a bento's Dockerfile is made of.
+
+The image itself is built, run and asked by `deploy/image/without_docker.sh`, in a job of its own.
+"""
 
 import os
 import shutil
@@ -13,7 +15,10 @@ PROGRAMS = ("bash", "dirname", "git", "sed", "tr")
 
 
 def build(root, folder, **env) -> subprocess.CompletedProcess[str]:
-    "Run a copy of the build program in a project where only these programs can be found; none of them builds images."
+    """Run a copy of the build program in a project where only these programs can be found.
+
+    None of them builds images.
+    """
     folder.mkdir()
     for name in PROGRAMS:
         (folder / name).symlink_to(shutil.which(name))
@@ -48,7 +53,10 @@ def test_without_an_engine_it_says_what_to_install(sample, tmp_path):
 
 
 def test_the_bentos_dockerfile(sample):
-    "Locked packages only, nothing that builds in what is shipped, and a user who is not root, the one of the manifests."
+    """Locked packages only, nothing that builds in what is shipped.
+
+    Its user is not root, and the one of the manifests.
+    """
     docker = sample.root / "models" / "bento" / "env" / "docker"
     assert (docker / "Dockerfile.template").read_bytes() == (
         ROOT / "deploy" / "image" / "Dockerfile.j2"

@@ -1,4 +1,7 @@
-"""The manifests: what kustomize makes of them keeps Kubernetes' schemas and fits the service; a planted mistake is found."""
+"""The manifests: what kustomize makes of them keeps Kubernetes' schemas and fits the service.
+
+A planted mistake is found.
+"""
 
 import base64
 import copy
@@ -82,29 +85,108 @@ def container(objects: list[dict]) -> dict:
 
 
 MISTAKES = {
-    "a misspelt field": (manifests.schema_faults, lambda o: of(o, "Deployment")["spec"].update(replica=2), "replica"),
-    "a word for a number": (manifests.schema_faults, lambda o: of(o, "HorizontalPodAutoscaler")["spec"].update(maxReplicas="six"), "six"),
-    "a misplaced field": (manifests.schema_faults, lambda o: container(o).update(runAsNonRoot=True), "runAsNonRoot"),
-    "a field that is missing": (manifests.schema_faults, lambda o: of(o, "Service").pop("spec") and o[1].update(spec={"ports": [{}]}), "port"),
-    "a service of no pod": (manifests.selector_faults, lambda o: of(o, "Service")["spec"].update(selector={"app": "other"}), "Service"),
+    "a misspelt field": (
+        manifests.schema_faults,
+        lambda o: of(o, "Deployment")["spec"].update(replica=2),
+        "replica",
+    ),
+    "a word for a number": (
+        manifests.schema_faults,
+        lambda o: of(o, "HorizontalPodAutoscaler")["spec"].update(maxReplicas="six"),
+        "six",
+    ),
+    "a misplaced field": (
+        manifests.schema_faults,
+        lambda o: container(o).update(runAsNonRoot=True),
+        "runAsNonRoot",
+    ),
+    "a field that is missing": (
+        manifests.schema_faults,
+        lambda o: of(o, "Service").pop("spec") and o[1].update(spec={"ports": [{}]}),
+        "port",
+    ),
+    "a service of no pod": (
+        manifests.selector_faults,
+        lambda o: of(o, "Service")["spec"].update(selector={"app": "other"}),
+        "Service",
+    ),
     "a budget of no pod": (
-        manifests.selector_faults, lambda o: of(o, "PodDisruptionBudget")["spec"].update(selector={"matchLabels": {"a": "b"}}), "Budget"),
-    "another port": (manifests.port_faults, lambda o: container(o)["ports"][0].update(containerPort=8080), "8080"),
-    "a port of no container": (manifests.port_faults, lambda o: of(o, "Service")["spec"]["ports"][0].update(targetPort="web"), "web"),
-    "a port that is let in": (manifests.port_faults, lambda o: of(o, "NetworkPolicy")["spec"]["ingress"][0]["ports"].append({"port": 22}), "22"),
-    "a path that is not there": (manifests.port_faults, lambda o: container(o)["livenessProbe"]["httpGet"].update(path="/health"), "/health"),
-    "a lost configuration": (manifests.reference_faults, lambda o: o.remove(of(o, "ConfigMap")), "ConfigMap"),
-    "two who count pods": (manifests.reference_faults, lambda o: of(o, "Deployment")["spec"].update(replicas=2), "replicas"),
-    "an end too soon": (manifests.time_faults, lambda o: pod(o).pop("terminationGracePeriodSeconds"), "terminationGracePeriodSeconds is 30"),
-    "longer requests": (manifests.time_faults, lambda o: of(o, "ConfigMap")["data"].update(MLE_SERVICE_TIMEOUT="120"), "130 s"),
+        manifests.selector_faults,
+        lambda o: of(o, "PodDisruptionBudget")["spec"].update(selector={"matchLabels": {"a": "b"}}),
+        "Budget",
+    ),
+    "another port": (
+        manifests.port_faults,
+        lambda o: container(o)["ports"][0].update(containerPort=8080),
+        "8080",
+    ),
+    "a port of no container": (
+        manifests.port_faults,
+        lambda o: of(o, "Service")["spec"]["ports"][0].update(targetPort="web"),
+        "web",
+    ),
+    "a port that is let in": (
+        manifests.port_faults,
+        lambda o: of(o, "NetworkPolicy")["spec"]["ingress"][0]["ports"].append({"port": 22}),
+        "22",
+    ),
+    "a path that is not there": (
+        manifests.port_faults,
+        lambda o: container(o)["livenessProbe"]["httpGet"].update(path="/health"),
+        "/health",
+    ),
+    "a lost configuration": (
+        manifests.reference_faults,
+        lambda o: o.remove(of(o, "ConfigMap")),
+        "ConfigMap",
+    ),
+    "two who count pods": (
+        manifests.reference_faults,
+        lambda o: of(o, "Deployment")["spec"].update(replicas=2),
+        "replicas",
+    ),
+    "an end too soon": (
+        manifests.time_faults,
+        lambda o: pod(o).pop("terminationGracePeriodSeconds"),
+        "terminationGracePeriodSeconds is 30",
+    ),
+    "longer requests": (
+        manifests.time_faults,
+        lambda o: of(o, "ConfigMap")["data"].update(MLE_SERVICE_TIMEOUT="120"),
+        "130 s",
+    ),
     "no sleep": (manifests.time_faults, lambda o: container(o).pop("lifecycle"), "preStop"),
-    "root": (manifests.hardening_faults, lambda o: pod(o)["securityContext"].update(runAsNonRoot=False), "root"),
-    "a root that can be written": (manifests.hardening_faults, lambda o: container(o)["securityContext"].pop("readOnlyRootFilesystem"), "written"),
-    "nowhere to write": (manifests.hardening_faults, lambda o: container(o)["volumeMounts"].pop(0), "/tmp/bentoml"),
-    "capabilities": (manifests.hardening_faults, lambda o: container(o)["securityContext"].pop("capabilities"), "capabilities"),
-    "a token": (manifests.hardening_faults, lambda o: pod(o).pop("automountServiceAccountToken"), "token"),
-    "keys from nowhere": (manifests.key_faults, lambda o: of(o, "ConfigMap")["data"].update(MLE_SERVICE_API_KEY_HASHES_FILE="/keys/all"), "/keys"),
-}  # fmt: skip
+    "root": (
+        manifests.hardening_faults,
+        lambda o: pod(o)["securityContext"].update(runAsNonRoot=False),
+        "root",
+    ),
+    "a root that can be written": (
+        manifests.hardening_faults,
+        lambda o: container(o)["securityContext"].pop("readOnlyRootFilesystem"),
+        "written",
+    ),
+    "nowhere to write": (
+        manifests.hardening_faults,
+        lambda o: container(o)["volumeMounts"].pop(0),
+        "/tmp/bentoml",
+    ),
+    "capabilities": (
+        manifests.hardening_faults,
+        lambda o: container(o)["securityContext"].pop("capabilities"),
+        "capabilities",
+    ),
+    "a token": (
+        manifests.hardening_faults,
+        lambda o: pod(o).pop("automountServiceAccountToken"),
+        "token",
+    ),
+    "keys from nowhere": (
+        manifests.key_faults,
+        lambda o: of(o, "ConfigMap")["data"].update(MLE_SERVICE_API_KEY_HASHES_FILE="/keys/all"),
+        "/keys",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", MISTAKES)

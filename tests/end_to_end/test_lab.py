@@ -1,4 +1,7 @@
-"""JupyterLab as this environment starts it: opens nbs/, and a save strips outputs and exports the module."""
+"""JupyterLab as this environment starts it.
+
+It opens nbs/, and a save strips outputs and exports the module.
+"""
 
 import json
 import subprocess
@@ -63,7 +66,8 @@ def test_saving_strips_outputs_and_exports_the_module(lab, changeable):
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="seen")], 7
+            cell.outputs = [nbformat.v4.new_output("stream", text="seen")]
+            cell.execution_count = 7
     notebook.cells[-1].source += "\n"
     notebook.cells.append(
         nbformat.v4.new_code_cell('#| export\ndef newcomer() -> int:\n    "One."\n    return 1')
@@ -84,7 +88,10 @@ def test_saving_strips_outputs_and_exports_the_module(lab, changeable):
 
 
 def test_a_stage_notebook_runs_as_it_stands(changeable):
-    "Top to bottom, with the settings that JupyterLab gives its kernels: what the stage wrote is written again, byte for byte."
+    """Top to bottom, with the settings that JupyterLab gives its kernels.
+
+    What the stage wrote is written again, byte for byte.
+    """
     metrics = changeable.root / "metrics" / "final_model.json"
     before = metrics.read_bytes()
     metrics.unlink()

@@ -1,4 +1,7 @@
-"""The page in a real browser, against `bentoml serve`: two classes, more classes in a long contract, and a value behind a key."""
+"""The page in a real browser, against `bentoml serve`.
+
+Two classes, more classes in a long contract, and a value behind a key.
+"""
 
 import hashlib
 import json
@@ -24,11 +27,19 @@ from mle_project.evaluation.attributions import attributions
 from mle_project.modeling.families import build_family
 from mle_project.serving.page import content_security_policy, model_info
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+CHROMIUM = shutil.which("chromium")
+DRIVER = shutil.which("chromedriver")
 QUIET = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-)  # fmt: skip
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
 KEY = "a key for the test of the page"
 
 
@@ -44,7 +55,8 @@ class Locked(Project):
 
 def long_plants() -> Kind:
     "Leaves with 60 more readings."
-    kind, chance = plants(300), np.random.default_rng(1)
+    kind = plants(300)
+    chance = np.random.default_rng(1)
     more = pd.DataFrame(
         {
             f"reading_{number}": chance.normal(number, 1 + number, len(kind.frame)).round(2)
@@ -61,11 +73,9 @@ def long_plants() -> Kind:
 
 def with_model(project: Project, kind: Kind) -> Project:
     "The project with a small model for a table of another kind, and its contract."
-    folder, contract, about = (
-        project.root / "models" / "final",
-        kind.contract,
-        {"family": "boosting", "fitted_on": {"rows": len(kind.frame)}},
-    )
+    folder = project.root / "models" / "final"
+    contract = kind.contract
+    about = {"family": "boosting", "fitted_on": {"rows": len(kind.frame)}}
     x = feature_frame(kind.frame, contract)
     interval = {"half_width": 30_000.0, "coverage": 0.9} if contract.task == "regression" else None
     model = build_family("boosting", {"max_iter": 30}, contract, 0).fit(
@@ -105,7 +115,9 @@ class Form:
     "The page of a service, as a person uses it."
 
     def __init__(self, browser, served: Server) -> None:
-        self.browser, self.served, self.contract = browser, served, served.predictor.contract
+        self.browser = browser
+        self.served = served
+        self.contract = served.predictor.contract
         self.fields = self.contract.role("feature")
         self.size(1200, 900)
         browser.get(f"{served.url}/")
@@ -130,14 +142,17 @@ class Form:
     def put(self, name: str, text: str) -> None:
         "Type into a field, as if by hand."
         self.run(
-            "const i = inputs.get(arguments[0]); const more = i.closest('details'); if (more) more.open = true;",
+            "const more = inputs.get(arguments[0]).closest('details'); if (more) more.open = true;",
             name,
         )
         self.input(name).clear()
         self.input(name).send_keys(text)
 
     def ask(self, outcome: str, key: str = "") -> str:
-        "Press the button, or a key on it, wait for an element of the answer, and return the answer's text."
+        """Press the button, or a key on it, and wait for an element of the answer.
+
+        Return the answer's text.
+        """
         from selenium.webdriver.support.ui import WebDriverWait
 
         self.run("document.getElementById('answer').replaceChildren()")
@@ -177,7 +192,7 @@ def test_the_example_is_asked_and_explained(binary):
     assert binary.all(".field") and len(binary.all(".field")) == len(binary.fields)
     filled = json.loads(binary.run("return JSON.stringify(record())"))
     assert filled == binary.served.example and list(filled) == binary.fields
-    text = binary.ask(".reasons")
+    text = binary.ask(".attributions")
     predictor = binary.served.predictor
     prediction = predictor.format_predictions(predictor.predict_records([binary.served.example]))[0]
     assert (
@@ -186,10 +201,10 @@ def test_the_example_is_asked_and_explained(binary):
     )
     assert len(binary.all(".bars tbody tr")) == 2
     first = attributions(predictor, binary.served.example)[0]
-    row = binary.one(".reasons tbody tr")
+    row = binary.one(".attributions tbody tr")
     assert row.find_element("css selector", "th").text.startswith(f"{first['field']} = ")
     assert row.find_element("css selector", ".number").text.startswith(
-        "+" if first["effect"] > 0 else "−"
+        "+" if first["contribution"] > 0 else "−"
     )
     assert predictor.digest[:12] in text and binary.faults() == []
 
@@ -219,7 +234,10 @@ def test_nothing_strange_runs_and_nothing_else_is_asked(binary):
             == f"{content_security_policy()}; frame-ancestors 'none'"
         )
         assert answer.headers.get_content_type() == "text/html"
-    hurt = "const s = document.createElement('script'); s.textContent = 'window.hurt = 1'; document.body.append(s); return window.hurt ?? null"
+    hurt = (
+        "const s = document.createElement('script'); s.textContent = 'window.hurt = 1'; "
+        "document.body.append(s); return window.hurt ?? null"
+    )
     assert binary.run(hurt) is None and any(
         "Content Security Policy" in fault for fault in binary.faults()
     )
@@ -342,7 +360,7 @@ def test_a_long_contract(multiclass):
     )
     multiclass.one("#search").clear()
     multiclass.one("#search").send_keys(" ")
-    multiclass.ask(".reasons")
+    multiclass.ask(".attributions")
     outputs = multiclass.served.predictor.predict_records([multiclass.served.example])[0]
     table_rows = [row.text.split() for row in multiclass.all(".bars tbody tr")]
     assert [row[0] for row in table_rows] == [
@@ -383,14 +401,17 @@ def test_values_of_every_type(multiclass):
 
 
 def test_a_value_behind_a_key(browser, tmp_path):
-    "Without the key the page asks for it; with it comes the value, its interval, and commands that name the key's variable."
+    """Without the key the page asks for it.
+
+    With it comes the value, its interval, and commands that name the key's variable.
+    """
     project = with_model(copy_project(tmp_path / "houses"), houses(300))
     with serving(Locked(project.root)) as server:
         form = Form(browser, server)
         assert not form.one("#key").is_displayed()
         assert "401" in form.ask(".alert") and browser.switch_to.active_element == form.one("#key")
         form.one("#key").send_keys(KEY)
-        text = form.ask(".reasons")
+        text = form.ask(".attributions")
         prediction = server.predictor.format_predictions(
             server.predictor.predict_records([server.example])
         )[0]

@@ -23,7 +23,8 @@ ODD = """Mein "Projekt" [ä] 100% (neu)'s & #1 $HOME"""
 PYTHON = """#!{python}
 import subprocess, sys
 from pathlib import Path
-subprocess.run([{base!r}, *sys.argv[1:], *(["--without-pip"] if "venv" in sys.argv else [])], check=True)
+options = ["--without-pip"] if "venv" in sys.argv else []
+subprocess.run([{base!r}, *sys.argv[1:], *options], check=True)
 if "venv" in sys.argv:
     top = Path(sys.argv[-1])
     (top / "lib" / "python3.11" / "site-packages" / "found.pth").write_text({packages!r})

@@ -48,12 +48,20 @@ def ssh(tmp_path):
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True
         )
     shutil.copy(tmp_path / "user.pub", tmp_path / "authorized")
-    port, user = free_port(), pwd.getpwuid(os.getuid()).pw_name
+    port = free_port()
+    user = pwd.getpwuid(os.getuid()).pw_name
     options = {
-        "Port": port, "ListenAddress": "127.0.0.1", "HostKey": tmp_path / "host", "AuthorizedKeysFile": tmp_path / "authorized",
-        "PidFile": "none", "StrictModes": "no", "PasswordAuthentication": "no", "PermitRootLogin": "prohibit-password",
-        "UsePAM": "no", "Subsystem": "sftp internal-sftp",
-    }  # fmt: skip
+        "Port": port,
+        "ListenAddress": "127.0.0.1",
+        "HostKey": tmp_path / "host",
+        "AuthorizedKeysFile": tmp_path / "authorized",
+        "PidFile": "none",
+        "StrictModes": "no",
+        "PasswordAuthentication": "no",
+        "PermitRootLogin": "prohibit-password",
+        "UsePAM": "no",
+        "Subsystem": "sftp internal-sftp",
+    }
     (tmp_path / "sshd_config").write_text(
         "".join(f"{key} {value}\n" for key, value in options.items())
     )
@@ -72,7 +80,8 @@ def ssh(tmp_path):
 @pytest.fixture
 def webdav(tmp_path):
     "A WebDAV server that anybody on this machine may write to."
-    port, store = free_port(), tmp_path / "store"
+    port = free_port()
+    store = tmp_path / "store"
     store.mkdir()
     command = [
         "wsgidav",

@@ -1,4 +1,7 @@
-"""The same commit gives the same bytes: under other settings, on one processor, rebuilt from a model's digest."""
+"""The same commit gives the same bytes.
+
+Under other settings, on one processor, and rebuilt from a model's digest.
+"""
 
 import json
 import os
@@ -24,7 +27,10 @@ def commit(project: Project, message: str = "run") -> str:
 
 
 def test_a_model_is_made_again_and_every_output_with_it(changeable, tmp_path, monkeypatch):
-    "`mle rebuild` under other settings and on one processor; then the other stages in the same clone."
+    """`mle rebuild` under other settings and on one processor.
+
+    Then the other stages in the same clone.
+    """
     commit(changeable)
     other = perturbed_environments()[1]
     for name, value in other.items():
@@ -54,10 +60,8 @@ def test_where_a_model_comes_from(changeable):
     metrics.write_text(json.dumps(metrics_file | {"model": "f" * 64}))
     other = commit(changeable, "a run of which half was committed")
     facts = json.loads(changeable.run("mle", "why", metrics_file["model"][:8], "--json").stdout)
-    params, sources = (
-        facts["params"],
-        json.loads((changeable.root / "data" / "sources.json").read_text()),
-    )
+    params = facts["params"]
+    sources = json.loads((changeable.root / "data" / "sources.json").read_text())
     assert (facts["model"], facts["commit"], facts["recorded"]) == (
         metrics_file["model"],
         commit_id,
@@ -65,7 +69,7 @@ def test_where_a_model_comes_from(changeable):
     )
     assert facts["notebook"] == "nbs/07_final_model.ipynb" and facts["environment"]["same_as_now"]
     assert (
-        params["tables"]["rows"] == 8000
+        params["tables"]["max_rows"] == 8000
         and params["model_selection"]["n_folds"] == 2
         and params["final_model"]["seed"] == 0
     )
@@ -135,10 +139,13 @@ def damaged_onnx(path):
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        ("data/tables/test.parquet", damaged_table), ("reports/eda.ipynb", damaged_notebook), ("models/final/card.md", damaged_text),
-        ("metrics/final_model.json", damaged_json), ("models/final/model.onnx", damaged_onnx),
+        ("data/tables/test.parquet", damaged_table),
+        ("reports/eda.ipynb", damaged_notebook),
+        ("models/final/card.md", damaged_text),
+        ("metrics/final_model.json", damaged_json),
+        ("models/final/model.onnx", damaged_onnx),
     ],
-)  # fmt: skip
+)
 def test_a_difference_is_located(name, damage, sample, changeable):
     place = damage(changeable.root / name)
     (difference,) = compare(
@@ -154,4 +161,4 @@ def test_a_difference_is_located(name, damage, sample, changeable):
 def test_the_commands_say_when_a_project_has_not_run(changeable):
     (changeable.root / "dvc.lock").unlink()
     process = changeable.run("mle", "verify", check=False)
-    assert process.returncode == 1 and "there is no dvc.lock yet" in process.stdout
+    assert process.returncode == 1 and "There is no dvc.lock yet" in process.stdout

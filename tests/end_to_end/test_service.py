@@ -1,4 +1,7 @@
-"""The service over HTTP: everywhere the artifact's numbers; what it is made of; BentoML as it may change."""
+"""The service over HTTP: everywhere the artifact's numbers.
+
+Also what it is made of, and BentoML as it may change.
+"""
 
 import fnmatch
 import json
@@ -64,8 +67,12 @@ def test_the_example_is_answered(server, sample):
 
 
 def test_five_places_give_the_same_numbers(server, sample, records, tmp_path):
-    "The notebook's model, the artifact in a fresh process, `mle score`, and the service: a record at a time, some, and thousands."
-    predictor, task = server.predictor, server.predictor.contract.task
+    """The notebook's model, the artifact in a fresh process, `mle score`, and the service.
+
+    The service is asked for a record at a time, for some, and for thousands.
+    """
+    predictor = server.predictor
+    task = predictor.contract.task
     expected = predictor.predict_records(records)
     (tmp_path / "records.json").write_text(json.dumps(records))
     output = json.loads(
@@ -124,18 +131,20 @@ def test_requests_that_meet_get_their_own_answers(server, records):
 
 
 def test_the_quick_check_and_pydantic_agree(sample):
-    "What the quick check lets in, pydantic lets in, with the same input for the model; what breaks a rule, neither."
+    """What the quick check lets in, pydantic lets in, with the same input for the model.
+
+    What breaks a rule, neither lets in.
+    """
     contract = Predictor(sample.root / "models" / "final").contract
-    rules, record_type = BatchValidator(contract), request_model(contract)
+    rules = BatchValidator(contract)
+    record_type = request_model(contract)
 
     @settings(max_examples=300, database=None, derandomize=True, deadline=None)
     @given(valid_records(contract))
     def good(record):
         record_type.model_validate(record)
-        batch, (numbers, strings) = (
-            validate_batch(rules, [record]),
-            records_to_arrays([record], contract),
-        )
+        batch = validate_batch(rules, [record])
+        numbers, strings = records_to_arrays([record], contract)
         if batch:  # whole numbers beyond 2**53 are left to pydantic
             np.testing.assert_array_equal(batch.numbers, numbers)
             assert batch.strings.tolist() == strings.tolist()
@@ -214,11 +223,15 @@ def matches(name: str, files: set[str]) -> set[str]:
 
 
 def test_the_bento_lacks_nothing(sample):
-    "Its own source, with what its environment lacks made impossible to import, loads the service, its model and its pages."
+    """Its own source loads the service, its model and its pages.
+
+    What its environment lacks is made impossible to import.
+    """
     source = sample.root / "models" / "bento" / "src"
     program = (
         FRESH.split("import json")[0]
-        + "import mle_project.serving.service as s; print(s.__file__, s.PREDICTOR.digest, s.app_state().ready)"
+        + "import mle_project.serving.service as s; "
+        + "print(s.__file__, s.PREDICTOR.digest, s.app_state().ready)"
     )
     output = Project(source).run(sys.executable, "-c", program).stdout
     assert str(source) in output and Predictor(source / "models" / "final").digest in output
@@ -255,10 +268,14 @@ def test_the_bento_serves_the_same_model(sample):
 
 
 def test_a_model_is_never_changed_under_way(changeable, tmp_path):
-    "A folder that is replaced while the service runs changes nothing; one that is half written, or not the one that was asked for, is refused."
+    """A folder that is replaced while the service runs changes nothing.
+
+    One that is half written, or not the one that was asked for, is refused.
+    """
     folder = changeable.root / "models" / "final"
     with serving(changeable) as server:
-        digest, response = server.predictor.digest, server.post({"records": [server.example]})
+        digest = server.predictor.digest
+        response = server.post({"records": [server.example]})
         (folder / "card.md").write_text("# Another card\n")
         assert server.post({"records": [server.example]}) == response
         assert (
@@ -286,7 +303,10 @@ bentoml.service = service
 
 @pytest.mark.parametrize("how", ["gone", "unused", "chosen"])
 def test_another_bentoml_changes_nothing(sample, tmp_path, how):
-    "The undocumented argument is gone, or is not used any more, or tracing asks for the documented way: slower, and the same."
+    """The undocumented argument is gone, or is not used any more.
+
+    Or tracing asks for the documented way: slower, and the same.
+    """
     (tmp_path / "sitecustomize.py").write_text(
         HIDDEN.format(argument="" if how == "gone" else "service_class=None, ")
     )
@@ -307,9 +327,9 @@ def test_another_bentoml_changes_nothing(sample, tmp_path, how):
             server.predictor.predict_records([server.example])
         )
         for body, code, kind in (
-            ({"records": []}, 422, "invalid"),
-            (b"{", 400, "bad_json"),
-            (b" " * 6000, 413, "too_large"),
+            ({"records": []}, 422, "validation_error"),
+            (b"{", 400, "invalid_json"),
+            (b" " * 6000, 413, "content_too_large"),
         ):
             status, answer = server.post(body)
             assert status == code and answer["error"]["code"] == kind

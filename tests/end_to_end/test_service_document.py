@@ -1,4 +1,7 @@
-"""Thousands of requests made from the service's own OpenAPI document; none breaks it, none gets an answer that the document does not name."""
+"""Thousands of requests made from the service's own OpenAPI document.
+
+None breaks it, and none gets an answer that the document does not name.
+"""
 
 import hashlib
 import json

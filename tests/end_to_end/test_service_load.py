@@ -1,4 +1,7 @@
-"""The service under load: it ends without losing what it took, loses a process, and does not grow."""
+"""The service under load.
+
+It ends without losing what it took, loses a process, and does not grow.
+"""
 
 import http.client
 import json
@@ -38,17 +41,22 @@ def memory(process: int) -> float:
 
 
 def test_it_ends_without_losing_what_it_took(sample):
-    "SIGTERM while 16 callers keep asking: every request whose answer began arrives whole, and every one in the log has been answered."
+    """SIGTERM while 16 callers keep asking.
+
+    Every request whose answer began arrives whole, and every one in the log has been answered.
+    """
     with serving(sample) as server:
         expected = server.predictor.format_predictions(
             server.predictor.predict_records([server.example])
         )
         large = json.dumps({"records": sample_records(server.predictor.contract, 2000)}).encode()
-        small, stop = json.dumps({"records": [server.example]}).encode(), threading.Event()
+        small = json.dumps({"records": [server.example]}).encode()
+        stop = threading.Event()
 
         def press(body: bytes) -> list[str]:
             "Outcomes: ok, or unanswered where the connection was closed before any answer."
-            outcomes, line = [], http.client.HTTPConnection(server.address, timeout=60)
+            outcomes = []
+            line = http.client.HTTPConnection(server.address, timeout=60)
             while not stop.is_set():
                 try:
                     line.request("POST", "/predict", body, JSON)
@@ -77,8 +85,11 @@ def test_it_ends_without_losing_what_it_took(sample):
 
 @pytest.mark.parametrize("contained", [False, True], ids=["on a machine", "in a container"])
 def test_a_killed_process_is_survived(sample, contained):
-    """kill -9 of one of two: the other answers on. On a machine BentoML starts a new one; in a container it leaves that to whoever runs
-    the container, and when none is left it ends, so that the container is started anew."""
+    """kill -9 of one of two: the other answers on.
+
+    On a machine BentoML starts a new one. In a container it leaves that to whoever runs the
+    container, and when none is left it ends, so that the container is started anew.
+    """
     environment = {"BENTOML_CONTAINERIZED": "true"} if contained else {}
     with serving(sample, MLE_SERVICE_WORKERS="2", **environment) as server:
         end = time.monotonic() + 60

@@ -1,4 +1,7 @@
-"""The wheel in an empty environment, outside any project: nothing there but what the wheel declares, and an artifact."""
+"""The wheel in an empty environment, outside any project.
+
+Nothing is there but what the wheel declares, and an artifact.
+"""
 
 import json
 import os
@@ -37,7 +40,8 @@ class Elsewhere:
     """An environment with the wheel in it, and an empty folder to work in."""
 
     def __init__(self, venv: Path, folder: Path) -> None:
-        self.bin, self.folder = venv / "bin", folder
+        self.bin = venv / "bin"
+        self.folder = folder
 
     def run(self, *command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one of the environment's programs."""
@@ -91,7 +95,8 @@ def elsewhere(wheel, tmp_path_factory) -> Elsewhere:
         r"^([a-z0-9][^ ;]*==[^ ;]+)", (ROOT / "requirements" / "dev.txt").read_text(), flags=re.M
     )
     (place / "constraints.txt").write_text("\n".join(pins) + "\n")
-    venv, folder = place / "venv", place / "work"
+    venv = place / "venv"
+    folder = place / "work"
     folder.mkdir()
     uv = Path(sys.executable).with_name("uv")
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, venv], check=True, cwd=place)
@@ -118,7 +123,7 @@ def test_the_templates_are_in_it(wheel):
 
 
 def test_what_development_needs_is_not_there(elsewhere):
-    code = "import importlib.util, sys; print([name for name in sys.argv[1:] if importlib.util.find_spec(name)])"
+    code = "import sys, importlib.util as u; print([*filter(u.find_spec, sys.argv[1:])])"
     assert elsewhere.run("python", "-c", code, *ABSENT).stdout.strip() == "[]"
     where = elsewhere.run("python", "-c", "import mle_project; print(mle_project.__file__)").stdout
     assert where.startswith(str(elsewhere.bin.parent)) and str(ROOT) not in where
@@ -134,8 +139,7 @@ def test_the_commands_help_themselves(elsewhere):
     assert "score" in output and "check" in output
     words = elsewhere.run("mle", "score", "--help").stdout
     assert all(
-        option in words
-        for option in ("--model", "--engine", "--rows-per-chunk", "--skip-broken", "--json")
+        option in words for option in ("--model", "--engine", "--chunk-size", "--rejects", "--json")
     )
 
 
@@ -143,7 +147,7 @@ def test_the_commands_help_themselves(elsewhere):
     ("table", "family"),
     [("visits", "linear"), ("visits", "network"), ("plants", "boosting"), ("houses", "linear")],
 )
-def test_a_file_is_scored_with_the_projects_bits(table, family, elsewhere, models, tmp_path):  # noqa: F811
+def test_a_file_is_scored_with_the_projects_bits(table, family, elsewhere, models, tmp_path):
     _, frame = TABLES[table]()
     model = shutil.copytree(models(table, family), tmp_path / "model")
     score_file(write(frame, tmp_path / "in.parquet"), tmp_path / "here.parquet", Predictor(model))
@@ -157,12 +161,12 @@ def test_a_file_is_scored_with_the_projects_bits(table, family, elsewhere, model
             tmp_path / "there.parquet",
             "--model",
             model,
-            "--rows-per-chunk",
+            "--chunk-size",
             70,
             "--json",
         )
         result = json.loads(process.stdout)
-        assert (result["rows"], result["scored"], result["broken"], result["model"]) == (
+        assert (result["rows"], result["scored"], result["rejected"], result["model"]) == (
             900,
             900,
             0,
@@ -171,13 +175,11 @@ def test_a_file_is_scored_with_the_projects_bits(table, family, elsewhere, model
         assert same(expected, pd.read_parquet(tmp_path / "there.parquet")), source
 
 
-def test_broken_rows_and_exit_codes(elsewhere, models, tmp_path):  # noqa: F811
+def test_broken_rows_and_exit_codes(elsewhere, models, tmp_path):
     model = models("visits", "prior")
-    source, target, aside = (
-        write(invalid_visits(), tmp_path / "in.csv"),
-        tmp_path / "out.csv",
-        tmp_path / "broken.jsonl",
-    )
+    source = write(invalid_visits(), tmp_path / "in.csv")
+    target = tmp_path / "out.csv"
+    aside = tmp_path / "rejects.jsonl"
     refused = elsewhere.run("mle", "score", source, target, "--model", model, check=False)
     assert (
         refused.returncode == 1
@@ -185,12 +187,12 @@ def test_broken_rows_and_exit_codes(elsewhere, models, tmp_path):  # noqa: F811
         and not target.exists()
     )
     process = elsewhere.run(
-        "mle", "score", source, target, "--model", model, "--skip-broken", aside, check=False
+        "mle", "score", source, target, "--model", model, "--rejects", aside, check=False
     )
     assert (
         process.returncode == 3
         and "897 rows" in process.stdout
-        and "broken.jsonl" in process.stdout
+        and "rejects.jsonl" in process.stdout
     )
     assert len(aside.read_text().splitlines()) == 4 and len(pd.read_csv(target)) == 897
     fine = elsewhere.run(
@@ -204,7 +206,7 @@ def test_broken_rows_and_exit_codes(elsewhere, models, tmp_path):  # noqa: F811
     assert "900 rows" in fine.stdout and Predictor(model).digest[:12] in fine.stdout
 
 
-def test_refusals_are_sentences(elsewhere, models, tmp_path):  # noqa: F811
+def test_refusals_are_sentences(elsewhere, models, tmp_path):
     source = write(TABLES["visits"]()[1], tmp_path / "in.parquet")
     model = models("visits", "prior")
     cases = {
@@ -238,18 +240,21 @@ def test_refusals_are_sentences(elsewhere, models, tmp_path):  # noqa: F811
         assert "Traceback" not in process.stderr
 
 
-def test_what_needs_the_projects_environment_says_so(elsewhere, models):  # noqa: F811
+def test_what_needs_the_projects_environment_says_so(elsewhere, models):
     model = models("visits", "prior")
     for words in (
         ("explain", model / "example.json", "--model", model),
         ("clean", "--check", model / "example.json"),
     ):
         process = elsewhere.run("mle", *words, check=False)
-        pattern = rf"error: mle {words[0]} needs the package \w+, which is not installed here, .*`make env` in a clone.*mle score and mle check.\n"
+        pattern = (
+            rf"error: mle {words[0]} needs the package \w+, which is not installed here, "
+            r".*`make env` in a clone.*mle score and mle check.\n"
+        )
         assert process.returncode == 1 and re.fullmatch(pattern, process.stderr), process.stderr
 
 
-def test_a_file_is_checked(elsewhere, models, tmp_path):  # noqa: F811
+def test_a_file_is_checked(elsewhere, models, tmp_path):
     contract = models("visits", "prior") / "contract.yaml"
     fine = elsewhere.run(
         "mle",

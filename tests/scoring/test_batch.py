@@ -24,7 +24,6 @@ from scored_tables import TABLES, invalid_visits, same, visits, write
 from tables_of_other_kinds import houses, plants
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
-from mle_project import scoring
 from mle_project.artifact.export import save, write_manifest
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.arrays import encode_target, feature_frame
@@ -33,6 +32,7 @@ from mle_project.core.project import ProjectError
 from mle_project.core.strategies import sample_records
 from mle_project.core.validation import failure_cases, parse_cells, read_file, reject_nan
 from mle_project.modeling.families import build_family
+from mle_project.scoring import batch
 from mle_project.scoring.batch import score_file
 from mle_project.scoring.readers import json_values, parse_column, read_chunks
 
@@ -166,13 +166,13 @@ def test_a_quick_look_never_passes_what_the_contract_refuses(table):
                 **{name: pd.Series(values, dtype="object" if dtype == "strange" else dtype)}
             )[contract.features]
         broken = len(failure_cases(frame, contract))
-        counts[scoring.plainly_keeps(frame, contract)] += 1
-        assert not (broken and scoring.plainly_keeps(frame, contract)), (name, values)
+        counts[batch.fast_validate(frame, contract)] += 1
+        assert not (broken and batch.fast_validate(frame, contract)), (name, values)
 
     holds()
-    assert (
-        scoring.plainly_keeps(usual[contract.features], contract) and min(counts.values()) > 10
-    ), counts
+    assert batch.fast_validate(usual[contract.features], contract) and min(counts.values()) > 10, (
+        counts
+    )
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -215,7 +215,7 @@ def test_answers_do_not_depend_on_chunks_or_formats(table, family, models, tmp_p
     _, frame = TABLES[table]()
     predictor = Predictor(models(table, family))
     source = write(frame, tmp_path / "in.parquet")
-    score_file(source, tmp_path / "whole.parquet", predictor, rows=50_000, threads=1)
+    score_file(source, tmp_path / "whole.parquet", predictor, chunk_size=50_000, threads=1)
     few = write(frame.head(150), tmp_path / "few.parquet")
     expected = pd.read_parquet(tmp_path / "whole.parquet")
     column = "probability" if "probability" in expected else "value"
@@ -224,13 +224,15 @@ def test_answers_do_not_depend_on_chunks_or_formats(table, family, models, tmp_p
     assert expected["row"].tolist() == list(range(900)) and set(expected["model"]) == {
         predictor.digest
     }
-    score_file(few, tmp_path / "part.parquet", predictor, rows=1)
+    score_file(few, tmp_path / "part.parquet", predictor, chunk_size=1)
     assert same(expected.head(150), pd.read_parquet(tmp_path / "part.parquet"))
     for rows, threads in ((7, 1), (64, 2), (1000, 2)):
-        score_file(source, tmp_path / "part.parquet", predictor, rows=rows, threads=threads)
+        score_file(source, tmp_path / "part.parquet", predictor, chunk_size=rows, threads=threads)
         assert same(expected, pd.read_parquet(tmp_path / "part.parquet")), rows
     for name in ("in.csv", "in.jsonl"):
-        score_file(write(frame, tmp_path / name), tmp_path / "other.parquet", predictor, rows=100)
+        score_file(
+            write(frame, tmp_path / name), tmp_path / "other.parquet", predictor, chunk_size=100
+        )
         assert same(expected, pd.read_parquet(tmp_path / "other.parquet")), name
 
 
@@ -240,7 +242,7 @@ def test_every_output_format_holds_the_same_answers(table, models, tmp_path):
     predictor = Predictor(models(table, "boosting"))
     source = write(frame, tmp_path / "in.parquet")
     for name in ("out.parquet", "out.csv", "out.jsonl"):
-        score_file(source, tmp_path / name, predictor, rows=400)
+        score_file(source, tmp_path / name, predictor, chunk_size=400)
     whole = pd.read_parquet(tmp_path / "out.parquet")
     assert pq.read_schema(tmp_path / "out.parquet").metadata[b"model"] == predictor.digest.encode()
     text = whole.assign(
@@ -338,7 +340,7 @@ def test_what_is_not_needed_is_not_read(models, tmp_path):
         result = score_file(
             write(frame, tmp_path / name), tmp_path / "out.csv", predictor, progress=False
         )
-        assert (result["rows"], result["broken"]) == (900, 0)
+        assert (result["rows"], result["rejected"]) == (900, 0)
 
 
 def test_a_folder_of_parts_is_one_table(models, tmp_path):
@@ -351,7 +353,7 @@ def test_a_folder_of_parts_is_one_table(models, tmp_path):
         )
     (tmp_path / "in" / "_SUCCESS").touch()
     predictor = Predictor(models("visits", "linear"))
-    score_file(tmp_path / "in", tmp_path / "a.parquet", predictor, rows=100)
+    score_file(tmp_path / "in", tmp_path / "a.parquet", predictor, chunk_size=100)
     score_file(write(frame, tmp_path / "whole.parquet"), tmp_path / "b.parquet", predictor)
     assert same(pd.read_parquet(tmp_path / "a.parquet"), pd.read_parquet(tmp_path / "b.parquet"))
     write(frame.drop(columns="visit").head(3), tmp_path / "in" / "part-00009.snappy.parquet")
@@ -403,9 +405,9 @@ BAD = {
     ),
     "no.csv.gz": (b"not compressed", "no.csv.gz cannot be read as csv"),
     "empty.jsonl": (b"\n\n", "empty.jsonl has no rows"),
-    "broken.jsonl": (
+    "rejects.jsonl": (
         (JSON_ROW * 4 + JSON_ROW[:-3] + "\n").encode(),
-        "broken.jsonl: line 5 is not valid JSON",
+        "rejects.jsonl: line 5 is not valid JSON",
     ),
     "deep.jsonl": (b"[" * 100_000 + b"\n", "deep.jsonl: line 1 is not valid JSON"),
     "list.jsonl": (b"[1, 2]\n", "list.jsonl: line 1 holds no JSON object"),
@@ -465,13 +467,13 @@ def test_places_that_cannot_be(models, tmp_path):
         with pytest.raises(ProjectError, match=message):
             score_file(source, tmp_path / target, predictor)
     with pytest.raises(ProjectError, match="different files"):
-        score_file(source, tmp_path / "out.csv", predictor, broken=tmp_path / "out.csv")
+        score_file(source, tmp_path / "out.csv", predictor, rejects=tmp_path / "out.csv")
     (tmp_path / "parts").mkdir()
     write(visits()[1], tmp_path / "parts" / "part-0.parquet")
     with pytest.raises(ProjectError, match="lies in .*parts, whose files are the rows to score"):
         score_file(tmp_path / "parts", tmp_path / "parts" / "out.parquet", predictor)
     with pytest.raises(ProjectError, match="a chunk of 0 rows"):
-        score_file(source, tmp_path / "out.csv", predictor, rows=0)
+        score_file(source, tmp_path / "out.csv", predictor, chunk_size=0)
     with pytest.raises(ProjectError, match="gone.csv does not exist"):
         score_file(tmp_path / "gone.csv", tmp_path / "out.csv", predictor)
 
@@ -484,19 +486,23 @@ def test_broken_rows_stop_the_run_or_are_set_aside(name, rows, models, tmp_path)
     with pytest.raises(
         ContractError, match="minutes: is between 0 and 600 fails in 1 rows. row 3: -5"
     ) as refusal:
-        score_file(source, tmp_path / "out.parquet", predictor, rows=rows)
+        score_file(source, tmp_path / "out.parquet", predictor, chunk_size=rows)
     assert str(refusal.value).startswith(f"{name} breaks the model's contract.yaml in its first ")
     assert "payment: is one of card, cash fails in 1 rows. row 3: 'beans'" in str(
         refusal.value
-    ) and "--skip-broken" in str(refusal.value)
+    ) and "--rejects" in str(refusal.value)
     assert not (tmp_path / "out.parquet").exists()
     result = score_file(
-        source, tmp_path / "out.parquet", predictor, rows=rows, broken=tmp_path / "broken.jsonl"
+        source,
+        tmp_path / "out.parquet",
+        predictor,
+        chunk_size=rows,
+        rejects=tmp_path / "rejects.jsonl",
     )
-    assert (result["rows"], result["scored"], result["broken"]) == (900, 897, 3)
+    assert (result["rows"], result["scored"], result["rejected"]) == (900, 897, 3)
     rejects = [
         tuple(json.loads(line).values())
-        for line in (tmp_path / "broken.jsonl").read_text().splitlines()
+        for line in (tmp_path / "rejects.jsonl").read_text().splitlines()
     ]
     assert rejects == [
         (3, "minutes", "is between 0 and 600"),
@@ -517,9 +523,9 @@ def test_nothing_but_broken_rows(models, tmp_path):
             write(frame, tmp_path / "in.csv"),
             tmp_path / target,
             Predictor(models("visits", "prior")),
-            broken=tmp_path / "b.jsonl",
+            rejects=tmp_path / "b.jsonl",
         )
-        assert (result["scored"], result["broken"]) == (0, 5)
+        assert (result["scored"], result["rejected"]) == (0, 5)
     assert (
         len(pd.read_parquet(tmp_path / "out.parquet")) == 0
         and (tmp_path / "out.jsonl").read_text() == ""
@@ -529,14 +535,14 @@ def test_nothing_but_broken_rows(models, tmp_path):
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-from mle_project import scoring
+from mle_project.scoring import batch
 from mle_project.artifact.predictor import Predictor
-answer = scoring.answer_table
+answer = batch.prediction_table
 def slow(*given):
     time.sleep(0.3)
     return answer(*given)
-scoring.answer_table = slow
-scoring.score_file(sys.argv[1], sys.argv[2], Predictor(sys.argv[3]), rows=50, threads=1)
+batch.prediction_table = slow
+batch.score_file(sys.argv[1], sys.argv[2], Predictor(sys.argv[3]), chunk_size=50, threads=1)
 """
 
 
@@ -570,7 +576,7 @@ def test_what_is_half_written_goes_with_the_command(number, models, tmp_path):
         "score",
         source,
         tmp_path / "out.csv",
-        "--rows-per-chunk",
+        "--chunk-size",
         "1",
         "--model",
         models("visits", "prior"),
@@ -591,13 +597,13 @@ def test_a_full_disk_is_a_sentence(models, tmp_path):
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
     source = write(invalid_visits(), tmp_path / "in.csv")
-    (tmp_path / f".broken.jsonl.{os.getpid()}.part").symlink_to("/dev/full")
-    with pytest.raises(ProjectError, match="broken.jsonl cannot be written: .*No space left"):
+    (tmp_path / f".rejects.jsonl.{os.getpid()}.part").symlink_to("/dev/full")
+    with pytest.raises(ProjectError, match="rejects.jsonl cannot be written: .*No space left"):
         score_file(
             source,
             tmp_path / "out.csv",
             Predictor(models("visits", "prior")),
-            broken=tmp_path / "broken.jsonl",
+            rejects=tmp_path / "rejects.jsonl",
         )
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
@@ -607,13 +613,13 @@ def test_progress_is_a_line_now_and_then_where_nobody_watches(
 ):
     source = write(visits()[1], tmp_path / "in.csv")
     predictor = Predictor(models("visits", "prior"))
-    score_file(source, tmp_path / "out.csv", predictor, rows=100)
+    score_file(source, tmp_path / "out.csv", predictor, chunk_size=100)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(scoring, "EVERY", 0.0)
-    score_file(source, tmp_path / "out.csv", predictor, rows=100)
+    monkeypatch.setattr(batch, "PROGRESS_SECONDS", 0.0)
+    score_file(source, tmp_path / "out.csv", predictor, chunk_size=100)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 9 and lines[-1].startswith("in.csv: 900 rows scored, ")
-    score_file(source, tmp_path / "out.csv", predictor, rows=100, progress=False)
+    score_file(source, tmp_path / "out.csv", predictor, chunk_size=100, progress=False)
     assert capsys.readouterr().err == ""
 
 
@@ -651,7 +657,8 @@ def test_memory_does_not_grow_with_the_file(models, tmp_path):
     code = (
         "import sys, re; from mle_project.artifact.predictor import Predictor; "
         "from mle_project.scoring.batch import score_file; "
-        "score_file(*sys.argv[1:3], Predictor(sys.argv[3]), rows=5000, threads=1, progress=False); "
+        "source, target, folder = sys.argv[1:4]; options = dict(threads=1, progress=False); "
+        "score_file(source, target, Predictor(folder), chunk_size=5000, **options); "
         r"print(int(re.search(r'VmHWM:\s+(\d+)', open('/proc/self/status').read())[1]) // 1024)"
     )
     frame = pd.concat([visits()[1]] * 45, ignore_index=True)

@@ -100,7 +100,11 @@ def test_a_cluster_answers_as_one_machine_does(table, models, tmp_path):  # noqa
     )
     assert process.returncode == 0, process.stderr[-3000:]
     result = json.loads(process.stdout.splitlines()[-1])
-    assert (result["rows"], result["broken"], result["model"]) == (900, 0, Predictor(folder).digest)
+    assert (result["rows"], result["rejected"], result["model"]) == (
+        900,
+        0,
+        Predictor(folder).digest,
+    )
     assert same(
         pd.read_parquet(tmp_path / "local.parquet"), pd.read_parquet(tmp_path / "out.parquet")
     )
@@ -145,16 +149,16 @@ def test_broken_rows_are_one_message(models, tmp_path):  # noqa: F811
     assert not (tmp_path / "out.csv").exists()
     local = tmp_path / "local.jsonl"
     spark = tmp_path / "spark.jsonl"
-    score_file(source, tmp_path / "local.csv", Predictor(folder), broken=local)
+    score_file(source, tmp_path / "local.csv", Predictor(folder), rejects=local)
     process = on_spark(
         tmp_path,
         "local[2]",
         source=source,
         target=tmp_path / "out.csv",
         folder=folder,
-        broken=spark,
+        rejects=spark,
     )
-    assert json.loads(process.stdout.splitlines()[-1])["broken"] == 3, process.stderr[-3000:]
+    assert json.loads(process.stdout.splitlines()[-1])["rejected"] == 3, process.stderr[-3000:]
     assert local.read_text() == spark.read_text()
     assert (tmp_path / "local.csv").read_text() == (tmp_path / "out.csv").read_text()
 
@@ -211,7 +215,7 @@ def test_nothing_but_an_earlier_answer_is_replaced(models, tmp_path):  # noqa: F
         with pytest.raises(ProjectError, match=words):
             score_on_spark(source, target, folder)
     with pytest.raises(ProjectError, match=nested):
-        score_on_spark(source, tmp_path / "out", folder, broken=source / "a part 0.parquet")
+        score_on_spark(source, tmp_path / "out", folder, rejects=source / "a part 0.parquet")
     with pytest.raises(ProjectError, match=nested):
         score_on_spark(source / "a part 0.parquet", source, folder)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -4,7 +4,7 @@
 const FACTS = JSON.parse(document.getElementById("facts").textContent);
 const FIRST = 18; // fields of a group that are shown at once; the others unfold
 const LONG_LIST = 30; // a longer list of categories is typed with suggestions instead of chosen
-const SHOWN = 8; // classes and reasons that are shown at once
+const SHOWN = 8; // classes and attributions that are shown at once
 const inputs = new Map(); // by field name
 const byId = (id) => document.getElementById(id);
 
@@ -162,7 +162,7 @@ function refuse(status, error, retry) {
   const parts = [element("h2", {}, status ? `No answer (${status})` : "No answer")];
   const again = retry ? ` Try again in ${retry} s.` : "";
   const marked = `${named === 1 ? "One field is" : `${named} fields are`} not as the contract says; see the marks in the form.`;
-  parts.push(element("p", { class: "alert", role: "alert" }, (named ? marked : error.message ?? "The service gave no reason.") + again));
+  parts.push(element("p", { class: "alert", role: "alert" }, (named ? marked : error.message ?? "The service gave no message.") + again));
   if (others.length) parts.push(element("ul", {}, ...others.map((line) => element("li", {}, line))));
   if (error.request_id) parts.push(element("p", { class: "quiet" }, `Request ${error.request_id}`));
   byId("answer").replaceChildren(...parts);
@@ -206,35 +206,35 @@ function verdict(found) {
   return [head, element("p", {}, said), ...classBars({ [yes]: found.probability, [no]: 1 - found.probability })];
 }
 
-function effectInWords(effect, largest) {
-  const [size, most] = FACTS.task === "regression" ? [Math.abs(effect), largest] : [100 * Math.abs(effect), 100 * largest];
+function contributionInWords(contribution, largest) {
+  const [size, most] = FACTS.task === "regression" ? [Math.abs(contribution), largest] : [100 * Math.abs(contribution), 100 * largest];
   const digits = Math.min(20, Math.max(0, 2 - Math.floor(Math.log10(most)))); // the largest has three digits, the others as many places
   const said = new Intl.NumberFormat("en", { maximumFractionDigits: digits, minimumFractionDigits: digits }).format(size);
-  return `${effect > 0 ? "+" : "−"}${said}`;
+  return `${contribution > 0 ? "+" : "−"}${said}`;
 }
 
-function reasonBars(reasons, label) {
-  const moving = reasons.filter((reason) => reason.effect !== 0);
-  const largest = Math.max(...moving.map((reason) => Math.abs(reason.effect)), 0);
+function attributionBars(attributions, label) {
+  const moving = attributions.filter((one) => one.contribution !== 0);
+  const largest = Math.max(...moving.map((one) => Math.abs(one.contribution)), 0);
   if (!moving.length) return [element("p", { class: "quiet" }, "No single value moves this answer away from that of a record with typical values.")];
   const what = FACTS.task === "regression" ? `the value${unit ? `, in${unit}` : ""}` : `the probability of “${label}”, in percentage points`;
-  const rows = moving.slice(0, SHOWN).map((reason) => {
-    const width = 48 * Math.abs(reason.effect) / largest;
-    const bar = ["rect", { class: reason.effect > 0 ? "up" : "down", x: reason.effect > 0 ? 50 : 50 - width, width, height: 10 }];
-    return element("tr", {}, element("th", { scope: "row" }, `${reason.field} = ${inWords(reason.value)}`), element("td", { class: "usual" }, inWords(reason.typical)),
-      element("td", { class: "track" }, drawing(bar, ["line", { x1: 50, x2: 50, y1: 0, y2: 10, "vector-effect": "non-scaling-stroke" }])), element("td", { class: "number" }, effectInWords(reason.effect, largest)));
+  const rows = moving.slice(0, SHOWN).map((one) => {
+    const width = 48 * Math.abs(one.contribution) / largest;
+    const bar = ["rect", { class: one.contribution > 0 ? "up" : "down", x: one.contribution > 0 ? 50 : 50 - width, width, height: 10 }];
+    return element("tr", {}, element("th", { scope: "row" }, `${one.field} = ${inWords(one.value)}`), element("td", { class: "usual" }, inWords(one.typical)),
+      element("td", { class: "track" }, drawing(bar, ["line", { x1: 50, x2: 50, y1: 0, y2: 10, "vector-effect": "non-scaling-stroke" }])), element("td", { class: "number" }, contributionInWords(one.contribution, largest)));
   });
   const caption = element("caption", {}, "What drove it", element("span", { class: "quiet" }, `How each value, against the typical one in its place, moved ${what}.`));
   const head = element("tr", {}, element("th", { scope: "col" }, "value"), element("th", { scope: "col", class: "usual" }, "typical"), element("td"), element("th", { scope: "col" }, "moved"));
   const rest = moving.length > SHOWN ? [element("p", { class: "quiet" }, `${moving.length - SHOWN} more fields moved it less.`)] : [];
-  return [element("table", { class: "reasons" }, caption, element("thead", {}, head), element("tbody", {}, ...rows)), ...rest];
+  return [element("table", { class: "attributions" }, caption, element("thead", {}, head), element("tbody", {}, ...rows)), ...rest];
 }
 
 function show(content) {
   complain([]);
   const found = content.predictions[0];
   const label = FACTS.task === "binary" ? FACTS.labels[1] : found.label;
-  const parts = [element("h2", {}, "The model says"), ...verdict(found), ...reasonBars(content.reasons ?? [], label), element("p", { class: "quiet" }, `Model ${content.model.slice(0, 12)}`)];
+  const parts = [element("h2", {}, "The model says"), ...verdict(found), ...attributionBars(content.attributions ?? [], label), element("p", { class: "quiet" }, `Model ${content.model.slice(0, 12)}`)];
   byId("answer").replaceChildren(...parts);
   if (matchMedia("(max-width: 56rem)").matches) byId("answer").scrollIntoView(); // there the answer stands below the form
 }
