@@ -19,10 +19,10 @@ ifneq ($(REFUSED),)
 $(error The path $(CURDIR) holds $(REFUSED), which not all programs used here can take. Rename the folder)
 endif
 
-.PHONY: help env repro test twice drills lab serve image spark shap hooks lock clean
+.PHONY: help env repro test test-all reproducibility twice drills lab serve image spark shap hooks lock clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 # Python before 3.11.11 writes the folder's path into bin/activate without quoting it.
 define QUOTE_ACTIVATE
@@ -55,16 +55,21 @@ repro: $(READY)  ## run the whole stage graph and print a summary
 	@dvc repro
 	@mle summary
 
-test: $(READY)  ## run every check and test: style, types, notebooks, contracts, the graph on a sample
-	ruff check mle_project tests benchmarks deploy .jupyter
-	ruff check --isolated --select F811,F821 nbs
+test: $(READY)  ## what to run before a commit: style, types, notebooks, contracts, the graph on a sample
+	ruff check mle_project nbs tests benchmarks deploy .jupyter
+	ruff format --check nbs tests benchmarks deploy .jupyter
 	mypy
 	mle clean --check
 	nbdev_test --n_workers 2
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile -m "not slow" --durations=10
 
-twice: $(READY)  ## run the graph of this commit in two clones, under other settings, and compare every byte
-	@mle twice
+test-all: test  ## all tests: `make test`, then the slow ones (tests/README.md has the table)
+	pytest -n 2 --dist loadfile -m slow --durations=10
+
+reproducibility: $(READY)  ## run the graph of this commit in two clones, and compare every byte
+	@mle reproduce
+
+twice: reproducibility  # the former word
 
 drills: $(READY)  ## hold every drill (kill -9, Ctrl-C, disk full, flipped bits, ...) ten times
 	@python benchmarks/drills.py
@@ -83,9 +88,9 @@ spark: $(READY)  ## add Apache Spark to .venv, for tables that outgrow one machi
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements/spark.txt
 	@echo "spark: ready. Set tables.engine: pyspark in params.yaml, or say mle score --engine pyspark"
 
-shap: $(READY)  ## add SHAP to .venv, for importance.shap in params.yaml
+shap: $(READY)  ## add SHAP to .venv, for importance.with_shap in params.yaml
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements/shap.txt
-	@echo "shap: ready. Set importance.shap: true in params.yaml"
+	@echo "shap: ready. Set importance.with_shap: true in params.yaml"
 
 hooks: $(READY)  ## install the git hooks of this clone: outputs stripped, package in step, ruff
 	@git config core.hooksPath .githooks && echo "hooks: git now runs .githooks/ in this clone"

@@ -1,6 +1,7 @@
-"""How JupyterLab behaves in this environment. `make env` copies the file into .venv/etc/jupyter, where `jupyter lab` finds it.
+"""How JupyterLab behaves in this environment; `make env` copies the file into .venv/etc/jupyter.
 
-It opens `nbs/`, gives kernels the settings of the stages, and on saving a notebook of `nbs/` strips its outputs and exports its module.
+`jupyter lab` finds it there. It opens `nbs/`, and gives kernels the settings of the stages. Saving
+a notebook of `nbs/` strips its outputs and exports its module.
 """
 
 import os

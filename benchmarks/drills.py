@@ -269,7 +269,7 @@ def flipped_output(run: Run) -> str:
     if name.startswith("data/tables"):
         status, output = run.run(*run.force("eda"))
         assert status and "is not what stage `tables` wrote" in output, output
-    assert run.run("mle", "verify", "--mend")[0] == 0
+    assert run.run("mle", "verify", "--repair")[0] == 0
     status, output = run.run("dvc", "repro")
     assert status == 0, output[-3000:]
     run.settled()
@@ -290,7 +290,7 @@ def flipped_cache(run: Run) -> str:
     flip(path, run.dice)
     status, output = run.run("mle", "verify")
     assert status == 1 and "is damaged" in output, output
-    assert run.run("mle", "verify", "--mend")[0] == 0 and not path.exists()
+    assert run.run("mle", "verify", "--repair")[0] == 0 and not path.exists()
     assert run.run("dvc", "repro")[0] == 0
     status, output = run.run("mle", "verify")
     assert status == 0 and path.exists(), f"the cache is not whole again: {output}"
@@ -302,7 +302,7 @@ def flipped_raw(run: Run) -> str:
     "A bit of the raw data: named; the owner brings it back."
     path = run.top / "data" / "raw" / "extra.csv"
     path.write_text("a,b\n" + "1,2\n" * 500)
-    assert run.run("dvc", "commit", "--force", "sources", "tables")[0] == 0
+    assert run.run("dvc", "commit", "--force", "fingerprint", "tables")[0] == 0
     content = path.read_bytes()
     flip(path, run.dice)
     status, output = run.run("mle", "verify")
@@ -322,7 +322,7 @@ def flipped_model(run: Run) -> str:
         raise AssertionError(f"a model with a flipped bit in {name} was loaded")
     except (ProjectError, ValueError):
         pass
-    assert run.run("mle", "verify", "--mend")[0] == 0
+    assert run.run("mle", "verify", "--repair")[0] == 0
     status, output = run.run("dvc", "checkout", "models/final")
     assert status == 0, output
     run.settled()

@@ -52,7 +52,7 @@ def grown(times: int, folder: Path) -> tuple[int, dict[str, Cost]]:
     (clone / "dvc.lock").unlink(missing_ok=True)
     os.environ |= {"PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}", "PYTHONPATH": str(clone)}
     measure(f"{ROOT}/.venv/bin/python", "-c", PREPARE, str(times), cwd=clone, log=log)
-    measure("dvc", "repro", "sources", cwd=clone, log=log)
+    measure("dvc", "repro", "fingerprint", cwd=clone, log=log)
     steps = {
         stage: ("dvc", "repro", "--single-item", stage)
         for stage in ("tables", "model_selection", "final_model")

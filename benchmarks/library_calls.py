@@ -25,7 +25,11 @@ from mle_project.core.contract import read_contract  # noqa: E402
 from mle_project.data.engines import run_query  # noqa: E402
 from mle_project.data.parquet import systematic_sample  # noqa: E402
 from mle_project.data.splits import cv_splits  # noqa: E402
-from mle_project.modeling.families import build_family  # noqa: E402
+from mle_project.modeling.families import (  # noqa: E402
+    build_family,
+    family_hyperparameters,
+    selected_family,
+)
 from mle_project.modeling.metrics import all_metrics, predict  # noqa: E402
 
 seconds = {"read and join": 0.0, "fit": 0.0, "score": 0.0}
@@ -63,7 +67,7 @@ part = systematic_sample(splits["train"], chosen["search_rows"])
 x_part, y_part, folds = (
     feature_frame(part, contract),
     encode_target(part, contract),
-    cv_splits(part, contract, chosen["folds"], chosen["seed"]),
+    cv_splits(part, contract, chosen["n_folds"], chosen["seed"]),
 )
 for line in Path(chosen["trials_file"]).read_text().splitlines():
     trial = json.loads(line)
@@ -78,11 +82,11 @@ for line in Path(chosen["trials_file"]).read_text().splitlines():
         )
 
 best = json.loads(Path(chosen["hyperparameters"]).read_text())
-for family, values in best["families"].items():
-    model = build_family(family, values, contract, 0)
+for family in best["families"]:
+    model = build_family(family, family_hyperparameters(best, family), contract, 0)
     timed("fit", model.fit, x["train"], y["train"])
     timed("score", predict, model, x["validation"], contract.task)
-model = build_family(best["winner"], best["families"][best["winner"]], contract, 0)
+model = build_family(*selected_family(best, None), contract, 0)
 timed(
     "fit",
     model.fit,

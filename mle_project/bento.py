@@ -37,9 +37,8 @@ def build(
         )
         bentos = [path.parent for path in Path(home).glob("bentos/*/*/bento.yaml")]
         if process.returncode or len(bentos) != 1:
-            raise ProjectError(
-                f"`bentoml build` failed. Look at bentofile.yaml.\n{(process.stdout + process.stderr)[-3000:]}"
-            )
+            output = process.stdout + process.stderr
+            raise ProjectError(f"`bentoml build` failed. Look at bentofile.yaml.\n{output[-3000:]}")
         shutil.copytree(bentos[0], folder, dirs_exist_ok=True)
     fix_creation_time(folder / "bento.yaml")
     (folder / "env" / "python" / "version.txt").unlink(missing_ok=True)
@@ -49,9 +48,9 @@ def fix_creation_time(
     path: Path,  # bento.yaml
 ) -> None:
     "Give a bento the date 1970-01-01, so that two builds of the same files are equal."
-    about = yaml.safe_load(path.read_text())
-    about["creation_time"] = "1970-01-01T00:00:00+00:00"
-    path.write_text(yaml.safe_dump(about, sort_keys=True))
+    description = yaml.safe_load(path.read_text())
+    description["creation_time"] = "1970-01-01T00:00:00+00:00"
+    path.write_text(yaml.safe_dump(description, sort_keys=True))
 
 # %% ../nbs/10_bento.ipynb #fc96d027
 def require_clean_leakage(
@@ -61,5 +60,6 @@ def require_clean_leakage(
     faults = [kind for kind, count in leakage["faults"].items() if count]
     if faults:
         raise ProjectError(
-            f"the stage `leakage` found {', '.join(faults)}; the model is not packed. Read reports/leakage.md and mend the cause."
+            f"the stage `leakage` found {', '.join(faults)}; the model is not packed. "
+            "Read reports/leakage.md and repair the cause."
         )

@@ -43,42 +43,42 @@ def reduction_hyperparameters(
     least: float = 0.3,  # the smallest share of the columns to keep
 ) -> dict[
     str, Any
-]:  # `reduction` and `kept`, as `linear_preprocessor` and `tree_preprocessor` take them
+]:  # `reduction` and `keep`, as `linear_preprocessor` and `tree_preprocessor` take them
     "How a pipeline takes columns away."
     ways = ["none", *ways] if len(contract.features) >= 4 else ["none"]
     reduction = hp.Choice("reduction", ways)
     with hp.conditional_scope(
         "reduction", [way for way in ways if way in SELECTION_METHODS] or ["filter"]
     ):
-        kept = hp.Float("kept", least, 0.9, step=0.1, default=0.7)
+        keep = hp.Float("keep", least, 0.9, step=0.1, default=0.7)
     with hp.conditional_scope("reduction", ["pca"]):
         variance = hp.Choice("variance", [0.9, 0.99])
-    return {"reduction": reduction, "kept": {"none": 1.0, "pca": variance}.get(reduction, kept)}
+    return {"reduction": reduction, "keep": {"none": 1.0, "pca": variance}.get(reduction, keep)}
 
 # %% ../nbs/04_candidates.ipynb #7da0a168
 @family
 def linear(hp: Any, contract: Contract, seed: int) -> Pipeline:
     "Logistic or ridge regression on scaled numbers and encoded strings."
-    shape = hp.Choice("shape", ["rank", "log", "none"])
-    with hp.conditional_scope("shape", ["log", "none"]):  # ranks have one scale
-        scale = hp.Choice("scale", ["standard", "robust"])
+    transform = hp.Choice("transform", ["quantile", "log", "none"])
+    with hp.conditional_scope("transform", ["log", "none"]):  # ranks have one scale
+        scaler = hp.Choice("scaler", ["standard", "robust"])
     columns = linear_preprocessor(
         contract,
-        shape=shape,
-        scale=scale or "standard",
+        transform=transform,
+        scaler=scaler or "standard",
         encoding=hp.Choice(
             "encoding", ["onehot"] if contract.task == "multiclass" else ["onehot", "target"]
         ),
         seed=seed,
         **reduction_hyperparameters(hp, contract, [*SELECTION_METHODS, "pca"]),
     )
-    strength = hp.Float("regularisation", 1e-4, 1e2, sampling="log", default=1.0)
+    alpha = hp.Float("alpha", 1e-4, 1e2, sampling="log", default=1.0)
     if contract.task == "regression":
-        return Pipeline([("columns", columns), ("model", Float64Ridge(alpha=strength))])
+        return Pipeline([("columns", columns), ("model", Float64Ridge(alpha=alpha))])
     return Pipeline(
         [
             ("columns", columns),
-            ("model", Float64LogisticRegression(C=1 / strength, max_iter=200, tol=1e-3)),
+            ("model", Float64LogisticRegression(C=1 / alpha, max_iter=200, tol=1e-3)),
         ]
     )
 
@@ -88,16 +88,16 @@ def forest(hp: Any, contract: Contract, seed: int) -> Pipeline:
     "A random forest on numbers without gaps, flags of the gaps, and encoded strings."
     kind = RandomForestRegressor if contract.task == "regression" else RandomForestClassifier
     model = kind(
-        n_estimators=hp.Int("trees", 40, 120, step=20, default=60),
-        max_leaf_nodes=hp.Int("leaves", 250, 1500, sampling="log", default=750),
-        min_samples_leaf=hp.Int("rows_per_leaf", 2, 50, sampling="log", default=10),
-        max_features=hp.Float("columns_per_split", 0.2, 0.8, step=0.2, default=0.4),
-        max_samples=hp.Float("rows_per_tree", 0.1, 0.5, step=0.1, default=0.3),
+        n_estimators=hp.Int("n_estimators", 40, 120, step=20, default=60),
+        max_leaf_nodes=hp.Int("max_leaf_nodes", 250, 1500, sampling="log", default=750),
+        min_samples_leaf=hp.Int("min_samples_leaf", 2, 50, sampling="log", default=10),
+        max_features=hp.Float("max_features", 0.2, 0.8, step=0.2, default=0.4),
+        max_samples=hp.Float("max_samples", 0.1, 0.5, step=0.1, default=0.3),
         random_state=seed,
     )
     encodings = ["ordinal"] if contract.task == "multiclass" else ["ordinal", "target"]
     columns = tree_preprocessor(
-        contract, encoding=hp.Choice("encoding", encodings), gaps="filled", seed=seed
+        contract, encoding=hp.Choice("encoding", encodings), missing="impute", seed=seed
     )
     return Pipeline([("columns", columns), ("model", model)])
 
@@ -112,11 +112,11 @@ def boosting(hp: Any, contract: Contract, seed: int) -> Pipeline:
     )
     model = kind(
         learning_rate=hp.Float("learning_rate", 0.03, 0.2, sampling="log", default=0.08),
-        max_iter=hp.Int("trees", 100, 400, step=50, default=200),
-        max_leaf_nodes=hp.Int("leaves", 8, 64, sampling="log", default=24),
-        min_samples_leaf=hp.Int("rows_per_leaf", 20, 400, sampling="log", default=100),
-        l2_regularization=hp.Float("l2", 1e-2, 1e2, sampling="log", default=1.0),
-        max_features=hp.Float("columns_per_split", 0.2, 1.0, step=0.2, default=0.4),
+        max_iter=hp.Int("max_iter", 100, 400, step=50, default=200),
+        max_leaf_nodes=hp.Int("max_leaf_nodes", 8, 64, sampling="log", default=24),
+        min_samples_leaf=hp.Int("min_samples_leaf", 20, 400, sampling="log", default=100),
+        l2_regularization=hp.Float("l2_regularization", 1e-2, 1e2, sampling="log", default=1.0),
+        max_features=hp.Float("max_features", 0.2, 1.0, step=0.2, default=0.4),
         early_stopping=False,
         random_state=seed,
     )

@@ -17,15 +17,15 @@ from sklearn.decomposition import PCA
 
 from .core.arrays import encode_target
 from .core.contract import Contract
-from .data.binning import _quantile_codes
 from .data.binning import bin_values
+from .data.binning import quantile_bins
 
 # %% ../nbs/02_eda.ipynb #03d95f7c
 def uncertainty_coefficient(
     codes: np.ndarray,  # (n,) the group of each row
     target: np.ndarray,  # (n,) the class of each row
 ) -> float:  # in 0 to 1
-    "Theil's uncertainty coefficient: the share of the target's entropy that groups remove, less what chance would (Miller 1955)."
+    "Theil's uncertainty coefficient of the target by group, less what chance makes (Miller 1955)."
     group, kind, both = (
         np.bincount(each) for each in (codes, target, codes * (target.max() + 1) + target)
     )
@@ -39,7 +39,7 @@ def uncertainty_coefficients(
 ) -> pd.Series:  # by feature, in 0 to 1, the strongest first
     "How much of the target's entropy each of some features removes on its own."
     most = int(np.clip(len(frame) ** 0.5 / 2, 3, 30))  # or small tables would have cells of one row
-    target = _quantile_codes(
+    target = quantile_bins(
         encode_target(frame, contract).astype(np.float64), max(min(most, 10), len(contract.classes))
     )
     coefficients = {
@@ -54,7 +54,7 @@ def uncertainty_coefficients(
 def spearman_clustered(
     frame: pd.DataFrame,
 ) -> pd.DataFrame:  # (k, k) in -1 to 1; columns that never vary are left out
-    "Correlations of ranks (Spearman; with missing values, ranks are those within each column), similar columns side by side."
+    "Spearman's correlations of ranks within each column, similar columns side by side."
     rho = frame.loc[:, frame.nunique() > 1].rank().corr(min_periods=10).fillna(0.0)
     if len(rho) < 3:
         return rho
@@ -85,7 +85,7 @@ def principal_components(
 ) -> tuple[
     np.ndarray, list[str]
 ]:  # (n, 2), and a name for each axis; none when fewer than two columns vary
-    "The first two principal components of the scaled columns; an axis is named by its share of the variance and its main columns."
+    "The first two principal components of the scaled columns; names say share and main columns."
     varied = frame.loc[:, frame.nunique() > 1]
     if varied.shape[1] < 2:
         return np.zeros((len(frame), 2)), []

@@ -27,23 +27,25 @@ from .modeling.metrics import METRICS
 # %% ../nbs/07_final_model.ipynb #f4d11c37
 def paired_improvement(
     task: str,
-    scores: Mapping[str, float],  # of one model
+    scores: Mapping[str, float],  # of one model, by metric
     other: Mapping[str, float],  # of another
-    drawn: pd.DataFrame,  # the first one's metrics on draws of the rows
-    other_drawn: pd.DataFrame,  # the other one's on the same draws
-) -> dict[
-    str, list[float]
-]:  # by metric: how much better the first is, and the ends of the 95 % interval
-    "The difference between two models; more is better, whatever the metric."
-    sign = {name: METRICS[task][name][1] for name in scores}
-    sure = percentile_intervals(
-        pd.DataFrame({name: sign[name] * (drawn[name] - other_drawn[name]) for name in scores})
-    )
-    return {name: [sign[name] * (scores[name] - other[name]), *sure[name]] for name in scores}
+    resamples: pd.DataFrame,  # (resamples, metrics) of the first model
+    other_resamples: pd.DataFrame,  # of the other one, on the same resamples of the rows
+) -> dict[str, list[float]]:  # by metric: the improvement, and the ends of its 95 % interval
+    "How much better one model is than another; positive is better, whatever the metric."
+    signs = {name: METRICS[task][name][1] for name in scores}
+    differences = {
+        name: sign * (resamples[name] - other_resamples[name]) for name, sign in signs.items()
+    }
+    intervals = percentile_intervals(pd.DataFrame(differences))
+    return {
+        name: [sign * (scores[name] - other[name]), *intervals[name]]
+        for name, sign in signs.items()
+    }
 
 # %% ../nbs/07_final_model.ipynb #acd96604
-def _mean_error(y: np.ndarray, p: np.ndarray) -> float:
-    return float(np.mean(np.asarray(p) - np.asarray(y)))
+def _mean_error(y: np.ndarray, y_pred: np.ndarray) -> float:
+    return float(np.mean(np.asarray(y_pred) - np.asarray(y)))
 
 
 FAIRNESS_METRICS: dict[str, dict[str, Callable[..., float]]] = {
@@ -56,89 +58,87 @@ FAIRNESS_METRICS: dict[str, dict[str, Callable[..., float]]] = {
     "regression": {"mean_absolute_error": skm.mean_absolute_error, "mean_error": _mean_error},
 }
 
-
+# %% ../nbs/07_final_model.ipynb #8a4f1c2b
 def group_fairness(
     frame: pd.DataFrame,  # the rows, with the protected columns
     contract: Contract,
-    y: np.ndarray,
-    y_pred: np.ndarray,  # decisions: positions of classes, or values
-    least: int = 30,  # rows of a group
-) -> tuple[
-    pd.DataFrame, dict[str, dict[str, list[float]]]
-]:  # each group's metrics; by column and metric, largest difference and smallest ratio
-    "The model's decisions for each group of the protected attributes."
-    tables, gaps = [], {}
+    y: np.ndarray,  # (n,) the target, encoded
+    y_pred: np.ndarray,  # (n,) predicted classes as positions, or values
+    min_rows: int = 30,  # of a group
+) -> tuple[pd.DataFrame, dict[str, dict[str, list[float]]]]:  # by group; by column and metric
+    "Metrics of each group of the protected attributes; largest differences and smallest ratios."
+    by_group: list[pd.DataFrame] = []
+    disparities: dict[str, dict[str, list[float]]] = {}
     for column in contract.protected:
-        groups = slice_values(frame[column])
-        large_groups = groups.map(groups.value_counts()).to_numpy() >= least
-        if large_groups.any():
-            metric_frame = flm.MetricFrame(
-                metrics=FAIRNESS_METRICS[contract.task],
-                y_true=y[large_groups],
-                y_pred=y_pred[large_groups],
-                sensitive_features=groups[large_groups].to_numpy(),
-            )
-            counts = groups[large_groups].value_counts()
-            part = metric_frame.by_group.astype(float).rename_axis("value").reset_index()
-            tables.append(part.assign(column=column, rows=part["value"].map(counts)))
-            difference, ratio = metric_frame.difference(), metric_frame.ratio()
-            gaps[column] = {
-                name: [float(difference[name]), float(ratio[name])]
-                for name in FAIRNESS_METRICS[contract.task]
-            }
-    return (
-        pd.concat(tables, ignore_index=True)
-        if tables
-        else pd.DataFrame(columns=["column", "value", "rows"])
-    ), gaps
+        groups = slice_values(frame[column], contract.columns[column])
+        large_groups = groups.map(groups.value_counts()).to_numpy() >= min_rows
+        if not large_groups.any():
+            continue
+        metric_frame = flm.MetricFrame(
+            metrics=FAIRNESS_METRICS[contract.task],
+            y_true=y[large_groups],
+            y_pred=y_pred[large_groups],
+            sensitive_features=groups[large_groups].to_numpy(),
+        )
+        counts = groups[large_groups].value_counts()
+        part = metric_frame.by_group.astype(float).rename_axis("value").reset_index()
+        by_group.append(part.assign(column=column, rows=part["value"].map(counts)))
+        difference = metric_frame.difference()
+        ratio = metric_frame.ratio()
+        disparities[column] = {
+            name: [float(difference[name]), float(ratio[name])]
+            for name in FAIRNESS_METRICS[contract.task]
+        }
+    if not by_group:
+        return pd.DataFrame(columns=["column", "value", "rows"]), disparities
+    return pd.concat(by_group, ignore_index=True), disparities
 
 # %% ../nbs/07_final_model.ipynb #6e9aee1d
 def numerical_stability(
-    answer: Callable[
-        [np.ndarray, np.ndarray], np.ndarray
-    ],  # from blocks of numbers and strings to answers
-    blocks: tuple[np.ndarray, np.ndarray],  # of real rows
-    hurt: tuple[np.ndarray, np.ndarray],  # of rows made to hurt
-    size: float,  # of a usual answer: 1 for probabilities
-    nudge: float = 1e-6,
-    bound: float = 0.01,  # in usual sizes
+    predict_arrays: Callable[[np.ndarray, np.ndarray], np.ndarray],  # numbers, strings: predictions
+    blocks: tuple[np.ndarray, np.ndarray],  # numbers and strings of real rows
+    edge_cases: tuple[np.ndarray, np.ndarray],  # numbers and strings of edge cases
+    scale: float,  # of a usual prediction: 1 for probabilities
+    perturbation: float = 1e-6,  # relative
+    bound: float = 0.01,  # a larger change counts, in units of `scale`
     seed: int = 0,
 ) -> dict[str, Any]:
-    "How far answers move when numbers do; raises where an answer is not finite."
+    "How far predictions change when numbers do; raises where a prediction is not finite."
     numbers, strings = blocks
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], numbers.shape)
-    moved = (numbers * (1 + nudge * signs)).astype(np.float32)
-    before, after = answer(numbers, strings), answer(moved, strings)
-    if not all(np.isfinite(predictions).all() for predictions in (before, after, answer(*hurt))):
+    perturbed = (numbers * (1 + perturbation * signs)).astype(np.float32)
+    before = predict_arrays(numbers, strings)
+    after = predict_arrays(perturbed, strings)
+    at_edges = predict_arrays(*edge_cases)
+    if not all(np.isfinite(predictions).all() for predictions in (before, after, at_edges)):
         raise ProjectError(
-            "an answer of the model is not finite. Choose another family or hyperparameters (final_model.family in params.yaml)."
+            "a prediction of the model is not finite. "
+            "Choose another family or hyperparameters (final_model.family in params.yaml)."
         )
-    change = np.abs(after - before).reshape(len(numbers), -1).max(axis=1) / size
-    largest, share = float(change.max(initial=0)), float((change > bound).mean())
+    change = np.abs(after - before).reshape(len(numbers), -1).max(axis=1) / scale
     return {
         "rows": len(numbers),
-        "hurt": len(hurt[0]),
-        "nudge": nudge,
+        "edge_case_rows": len(edge_cases[0]),
+        "perturbation": perturbation,
         "bound": bound,
-        "largest": largest,
-        "share_moved": share,
+        "largest": float(change.max(initial=0)),
+        "share_changed": float((change > bound).mean()),
     }
 
 # %% ../nbs/07_final_model.ipynb #92df05f9
+def _files(path: Path) -> list[Path]:
+    "The files of a folder in order, or the file itself where there is one."
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [file for file in files if file.is_file()]
+
+
 def file_digests(
     folder: Path,  # of the project
     paths: Sequence[str],  # relative to it; folders stand for the files in them
-) -> dict[str, str]:
+) -> dict[str, str]:  # by path, relative to the folder; what is not there is left out
     "The SHA-256 of files that a run depends on."
-    files = [
-        file
-        for path in paths
-        for file in (
-            sorted((folder / path).rglob("*")) if (folder / path).is_dir() else [folder / path]
-        )
-    ]
+    files = [file for path in paths for file in _files(folder / path)]
     return {
         file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in files
-        if file.is_file()
     }

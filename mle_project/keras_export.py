@@ -30,33 +30,28 @@ def export_network(
     network: Any,  # fitted, calibrated or not
     contract: Contract,
     contract_text: str,  # the contract's file
-    about: Mapping[
-        str, Any
-    ],  # what model.json says: threshold, interval, hyperparameters, the rows it was fitted on
+    metadata: Mapping[str, Any],  # for model.json; `threshold` and `interval` at least
     calibration: pd.DataFrame,  # raw rows that it was fitted on, some hundred
     x: pd.DataFrame,  # real rows to compare on, as `feature_frame` returns them
 ) -> dict[str, Any]:  # digests, sizes in bytes and differences
     "Write a network as an artifact, as a SavedModel and with 8-bit integers."
-    save(folder / "float", network, contract, contract_text, about, x)
+    save(folder / "float", network, contract, contract_text, metadata, x)
     digests = {"float": write_manifest(folder / "float")}
     version = folder / "saved_model" / "1"
-    write_saved_model(
-        version, network, contract, about["threshold"], (about["interval"] or {}).get("half_width")
-    )
-    digests["saved_model"] = hashlib.sha256((version / "saved_model.pb").read_bytes()).hexdigest()
-    difference = assert_saved_model_parity(version, Predictor(folder / "float"), x)
-    digests["int8"] = write_int8(folder / "float", folder / "int8", calibration, x)
-    (folder / "request.json").write_text(
-        json.dumps(serving_request([example_record(contract)], contract), indent=1) + "\n"
-    )
+    half_width = (metadata["interval"] or {}).get("half_width")
+    write_saved_model(version, network, contract, metadata["threshold"], half_width)
     files = {
         "saved_model": version / "saved_model.pb",
         "float": folder / "float" / "model.onnx",
         "int8": folder / "int8" / "model.onnx",
     }
-    sizes = {name: path.stat().st_size for name, path in files.items()}
+    digests["saved_model"] = hashlib.sha256(files["saved_model"].read_bytes()).hexdigest()
+    difference = assert_saved_model_parity(version, Predictor(folder / "float"), x)
+    digests["int8"] = write_int8(folder / "float", folder / "int8", calibration, x)
+    request = serving_request([example_record(contract)], contract)
+    (folder / "request.json").write_text(json.dumps(request, indent=1) + "\n")
     return {
         "digests": digests,
-        "bytes": sizes,
+        "bytes": {name: path.stat().st_size for name, path in files.items()},
         "saved_model_differs_by": float(f"{difference:.1e}"),
     }

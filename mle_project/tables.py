@@ -26,9 +26,12 @@ def describe_split(
     contract: Contract,
 ) -> dict[
     str, Any
-]:  # outside (values by column), rows, target_mean, and from and to where there is a time
+]:  # out_of_range (values by column), rows, target_mean, and from and to where there is a time
     "A few numbers about a table."
-    outside, sums, rows, ends = Counter[str](), [], 0, []
+    outside = Counter[str]()
+    sums = []
+    rows = 0
+    ends = []
     for part in batches([path]):
         frame = part.to_pandas()
         outside.update(count_out_of_range(frame, contract))
@@ -36,7 +39,8 @@ def describe_split(
         rows += len(frame)
         ends += [frame[contract.time].min(), frame[contract.time].max()] if contract.time else []
     counted = {name: outside[name] for name in contract.columns if name in outside}
-    facts = {"outside": counted, "rows": rows, "target_mean": round(math.fsum(sums) / rows, 6)}
+    target_mean = round(math.fsum(sums) / rows, 6)
+    facts = {"out_of_range": counted, "rows": rows, "target_mean": target_mean}
     return facts | (
         {"from": str(pd.Series(ends).min()), "to": str(pd.Series(ends).max())} if ends else {}
     )
@@ -48,19 +52,19 @@ def target_over_time(
     most: int = 30,  # stretches
 ) -> tuple[
     list[Any], np.ndarray
-]:  # where each of s stretches begins (a time or a row), and the share of each class or the mean (s, k)
+]:  # where each of s stretches begins (a time or a row); shares of classes, or means (s, k)
     "The target along a table."
-    total, start, begins = pq.read_metadata(path).num_rows, 0, list[Any]()
+    total = pq.read_metadata(path).num_rows
+    start = 0
+    begins = list[Any]()
     edges = np.linspace(0, total, min(most, max(2, total // 200), total) + 1).astype(int)
     sums = np.zeros((len(edges) - 1, max(1, len(contract.classes))))
     for part in batches(
         [path], [contract.target.name, *([contract.time] if contract.time else [])]
     ):
         frame = part.to_pandas()
-        target, stretch = (
-            encode_target(frame, contract),
-            np.searchsorted(edges, np.arange(start, start + len(frame)), "right") - 1,
-        )
+        target = encode_target(frame, contract)
+        stretch = np.searchsorted(edges, np.arange(start, start + len(frame)), "right") - 1
         np.add.at(
             sums,
             (stretch, target if contract.classes else np.zeros(len(frame), int)),

@@ -1,166 +1,39 @@
-"""A copy of the project in a temporary folder, and one run of the whole graph on a small sample in it."""
+"""The tiers of tests, one run of the graph on a sample, and models fitted on small tables."""
 
 import fcntl
 import os
 import shutil
-import subprocess
-import sys
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
+from projects import ROOT, Project, keep_sample, linked, make_sample, sample_folder
+from tiers import SLOW
 
-from mle_project.core.contract import read_contract
 from mle_project.core.project import DETERMINISTIC_ENV
 
 os.environ["GOMP_SPINCOUNT"] = DETERMINISTIC_ENV["GOMP_SPINCOUNT"]  # before anything loads OpenMP
 
-ROOT = Path(__file__).resolve().parents[1]
-BIN = Path(sys.executable).parent
-PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-QUERY = PARAMS["tables"]["query"]
-CONTRACT = read_contract(ROOT / PARAMS["tables"]["contract"])
-# Some tests know the example's columns. They say nothing of another table, so `mle adopt` leaves them skipped.
-example_only = pytest.mark.skipif(
-    QUERY != "sql/flights.sql",
-    reason="speaks of the example's columns; this project has a table of its own",
-)
 
-QUICK = {
-    "family": "boosting",
-    "rows": 1000,
-    "change": {"trees": 20},
-}  # what the stage importance fits again and again
-
-
-class Project:
-    "A copy of the project that a test may change."
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    @property
-    def env(self) -> dict[str, str]:
-        "The environment of commands: this environment's programs, the copy's package, a BentoML home of its own."
-        home = {"PYTHONPATH": str(self.root), "BENTOML_HOME": str(self.root / ".mle" / "bentoml")}
-        inherited = {
-            k: v for k, v in os.environ.items() if k not in ("MLE_STAGING", "BENTOML_DO_NOT_TRACK")
-        }
-        return inherited | {"PATH": f"{BIN}:{os.environ['PATH']}"} | home
-
-    def run(
-        self, *command: str, check: bool = True, timeout: int = 900
-    ) -> subprocess.CompletedProcess[str]:
-        "Run a command in the copy; its output is stdout and stderr together."
-        process = subprocess.run(
-            command,
-            cwd=self.root,
-            env=self.env,
-            text=True,
-            timeout=timeout,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert not check or process.returncode == 0, (
-            f"{' '.join(command)} ended with {process.returncode}:\n{process.stdout[-6000:]}"
-        )
-        return process
-
-    def params(self, **changes: object) -> None:
-        "Change keys of params.yaml, named section__key."
-        path = self.root / "params.yaml"
-        content = yaml.safe_load(path.read_text())
-        for name, value in changes.items():
-            section, key = name.split("__")
-            content[section][key] = value
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
-
-    def replace(self, file: str, old: str, new: str) -> None:
-        "Replace a text, which must be there once, in a file."
-        path = self.root / file
-        text = path.read_text()
-        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {file}"
-        path.write_text(text.replace(old, new))
-
-
-def package_texts(folder: Path) -> dict[str, str]:
-    "The text of each module of a package, by its path in the package; without nbdev's index, which is not in git."
-    paths = sorted(path for path in folder.rglob("*.py") if path.name != "_modidx.py")
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in paths}
-
-
-def linked(source: str, target: str) -> str:
-    "Copy a file; link those in data/raw/, which may be large and which nobody edits in place."
-    if "/data/raw/" in source:
-        with suppress(OSError):  # on another file system, or there already
-            os.link(source, target)
-            return target
-    return str(shutil.copy2(source, target))
-
-
-def copy_project(target: Path) -> Project:
-    "What git would take of this project, and its data/raw/, in a new folder with a repository of its own."
-    names = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in names.stdout.splitlines():
-        if (ROOT / name).is_file() and name != "dvc.lock":
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
-    shutil.copytree(
-        ROOT / "data" / "raw", target / "data" / "raw", copy_function=linked, dirs_exist_ok=True
-    )
-    project = Project(target)
-    commit = [
-        "git",
-        "-c",
-        "user.name=test",
-        "-c",
-        "user.email=test@example.com",
-        "commit",
-        "-qm",
-        "copy",
-    ]
-    for command in (["git", "init", "-q"], ["git", "add", "-A"], commit):
-        project.run(*command)
-    return project
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "Mark the tests of slow files. Slow tests of other files carry the marker themselves."
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").as_posix() in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
-    "The real graph, run once on some thousand real rows. Tests that change something take `changeable` instead."
-    own = tmp_path_factory.mktemp("sample") / "project"
-    if worker_id == "master":
-        return make_sample(own)
-    folder = (
-        tmp_path_factory.getbasetemp().parent / "sample"
-    )  # the folder of this run, which its workers have in common
-    with open(f"{folder}.lock", "w") as lock:
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    "The graph, run once on some thousand real rows. Tests that change it take `changeable`."
+    made = sample_folder()
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with open(made.parent / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one worker makes it, the others wait
-        if not folder.exists():
-            make_sample(own).root.rename(folder)
-    shutil.copytree(folder, own, symlinks=True, copy_function=linked)
+        if not made.exists():
+            keep_sample(make_sample(tmp_path_factory.mktemp("made") / "project"), made)
+    own = tmp_path_factory.mktemp("sample") / "project"
+    shutil.copytree(made, own, symlinks=True, copy_function=linked)
     return Project(own)
-
-
-def make_sample(target: Path) -> Project:
-    "Run the graph on the sample in a new folder."
-    project = copy_project(target)
-    trials = {"prior": 1, "linear": 1, "forest": 1, "boosting": 2, "network": 1}
-    project.params(
-        tables__rows=8000,
-        model_selection__trials=trials,
-        model_selection__folds=2,
-        model_selection__search_rows=2000,
-    )
-    project.params(importance__stand_in=QUICK)
-    project.run("dvc", "repro")
-    return project
 
 
 @pytest.fixture
@@ -169,3 +42,19 @@ def changeable(sample: Project, tmp_path: Path) -> Project:
     target = tmp_path / "project"
     shutil.copytree(sample.root, target, symlinks=True, copy_function=linked)
     return Project(target)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    "The folder of a fitted model for a table and a family; each is made once."
+    folders: dict[tuple[str, str], Path] = {}
+
+    def model(table: str, family: str) -> Path:
+        from scored_tables import fit_model
+
+        if (table, family) not in folders:
+            folder = tmp_path_factory.mktemp("model") / f"{table}-{family}"
+            folders[table, family] = fit_model(folder, table, family)
+        return folders[table, family]
+
+    return model

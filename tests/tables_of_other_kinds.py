@@ -1,4 +1,4 @@
-"""Two small tables of other kinds than the project's own: rows that come in groups, and rows without a time.
+"""Two small tables of other kinds than the project's own: rows in groups, and rows without a time.
 
 Each is a contract, a frame of raw records made from a seed, and the split that fits it.
 """
@@ -31,26 +31,26 @@ task: multiclass
 columns:
   leaf: {type: string, description: Number of the leaf., role: id, available: before_prediction,
     example: L1}
-  plant: {type: integer, description: The plant that the leaf grew on., role: group, available: before_prediction,
-    example: 4}
-  length: {type: number, description: Length of the leaf., unit: mm, role: feature, available: before_prediction,
-    range: [0, 400], example: 81.5}
-  width: {type: number, description: Its width., unit: mm, role: feature, available: before_prediction,
-    nullable: true, range: [0, 200], out_of_range: warn, example: 30}
+  plant: {type: integer, description: The plant that the leaf grew on., role: group,
+    available: before_prediction, example: 4}
+  length: {type: number, description: Length of the leaf., unit: mm, role: feature,
+    available: before_prediction, range: [0, 400], example: 81.5}
+  width: {type: number, description: Its width., unit: mm, role: feature,
+    available: before_prediction, nullable: true, range: [0, 200], out_of_range: warn, example: 30}
   lobes: {type: integer, description: Number of lobes., role: feature, available: before_prediction,
     nullable: true, range: [0, 30], out_of_range: as_missing, example: 5}
-  hairy: {type: boolean, description: Whether the leaf has hairs., role: feature, available: before_prediction,
-    nullable: true, example: false}
+  hairy: {type: boolean, description: Whether the leaf has hairs., role: feature,
+    available: before_prediction, nullable: true, example: false}
   edge: {type: string, description: Shape of its edge., role: feature, available: before_prediction,
     categories: [smooth, toothed, wavy], example: toothed, slice: true}
-  finder: {type: string, description: Who found the leaf., role: feature, available: before_prediction,
-    nullable: true, example: Ada}
+  finder: {type: string, description: Who found the leaf., role: feature,
+    available: before_prediction, nullable: true, example: Ada}
   site: {type: string, description: Where., role: feature, available: before_prediction,
     nullable: true, categories: [hill, shore], out_of_range: as_missing, example: hill}
-  note: {type: string, description: What the finder wrote., role: ignored, available: before_prediction,
-    nullable: true}
-  species: {type: string, description: What the plant turned out to be., role: target, available: after_prediction,
-    categories: [ash, oak, elm], example: oak}
+  note: {type: string, description: What the finder wrote., role: ignored,
+    available: before_prediction, nullable: true}
+  species: {type: string, description: What the plant turned out to be., role: target,
+    available: after_prediction, categories: [ash, oak, elm], example: oak}
 """
 
 HOUSES = """
@@ -59,20 +59,20 @@ task: regression
 columns:
   house: {type: integer, description: Number of the offer., role: id, available: before_prediction,
     example: 12}
-  area: {type: number, description: Floor area., unit: m2, role: feature, available: before_prediction,
-    range: [5.5, 2000], example: 120}
+  area: {type: number, description: Floor area., unit: m2, role: feature,
+    available: before_prediction, range: [5.5, 2000], example: 120}
   rooms: {type: integer, description: Number of rooms., role: feature, available: before_prediction,
     nullable: true, range: [1, 60], out_of_range: warn, example: 4}
-  altitude: {type: number, description: Altitude., unit: m, role: feature, available: before_prediction,
-    nullable: true, range: [null, 9000], example: -2.5}
-  garden: {type: boolean, description: Whether it has a garden., role: feature, available: before_prediction,
-    example: true}
-  heating: {type: string, description: What it is heated with., role: feature, available: before_prediction,
-    categories: [gas, "no", oil], out_of_range: warn, example: gas}
-  owner: {type: string, description: Sex of the seller., role: protected, available: before_prediction,
-    nullable: true, categories: [f, m]}
-  price: {type: number, description: Price it was sold for., unit: euro, role: target, available: after_prediction,
-    range: [0, null], example: 250000}
+  altitude: {type: number, description: Altitude., unit: m, role: feature,
+    available: before_prediction, nullable: true, range: [null, 9000], example: -2.5}
+  garden: {type: boolean, description: Whether it has a garden., role: feature,
+    available: before_prediction, example: true}
+  heating: {type: string, description: What it is heated with., role: feature,
+    available: before_prediction, categories: [gas, "no", oil], out_of_range: warn, example: gas}
+  owner: {type: string, description: Sex of the seller., role: protected,
+    available: before_prediction, nullable: true, categories: [f, m]}
+  price: {type: number, description: Price it was sold for., unit: euro, role: target,
+    available: after_prediction, range: [0, null], example: 250000}
 """
 
 
@@ -118,7 +118,8 @@ def plants(rows: int = 900, seed: int = 0) -> Kind:
 def houses(rows: int = 900, seed: int = 0) -> Kind:
     """Houses and their prices: a regression, no time, no group, a protected attribute."""
     chance = np.random.default_rng(seed)
-    area, garden = chance.lognormal(4.6, 0.4, rows).round(1), chance.random(rows) < 0.4
+    area = chance.lognormal(4.6, 0.4, rows).round(1)
+    garden = chance.random(rows) < 0.4
     frame = pd.DataFrame(
         {
             "house": range(rows),

@@ -1,5 +1,6 @@
-"""What is in git: the package in step with the notebooks, clean notebooks, locked requirements, true workflow files."""
+"""What is in git: package and notebooks in step, locked requirements, true workflow files."""
 
+import ast
 import json
 import re
 import shutil
@@ -9,7 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import BIN, ROOT, example_only, package_texts
+from projects import BIN, ROOT, example_only, package_texts
+from tiers import SLOW
 
 from mle_project.cli.main import main
 from mle_project.cli.pipeline import notebook_stages
@@ -40,7 +42,8 @@ def test_the_package_is_what_the_notebooks_export(tmp_path):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, tmp_path / name)
     subprocess.run(["nbdev_export"], cwd=tmp_path, check=True)
-    here, exported = package_texts(ROOT / "mle_project"), package_texts(tmp_path / "mle_project")
+    here = package_texts(ROOT / "mle_project")
+    exported = package_texts(tmp_path / "mle_project")
     for name in here | exported:
         assert exported.get(name) == here.get(name), (
             f"{name} is not what nbs/ exports; type nbdev_export"
@@ -60,6 +63,15 @@ def test_a_notebook_exports_the_module_of_its_name_and_room(path):
     assert rooms == () or (rooms[0] == "api" and len(rooms) == 2)
     (module,) = (name for name, notebook in package_modules().items() if notebook == path)
     assert module == ".".join(["mle_project", *rooms[1:], path.stem[3:]])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_line_under_the_title_is_the_modules_docstring(path):
+    title, _, purpose, *_ = nbformat.read(path, as_version=4).cells[0].source.splitlines()
+    assert title.startswith("# ") and purpose.startswith("> ")
+    (module,) = (name for name, notebook in package_modules().items() if notebook == path)
+    text = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text()
+    assert ast.get_docstring(ast.parse(text)) == purpose.removeprefix("> ")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -84,10 +96,10 @@ def test_sections_and_notebooks_name_the_same_parameters():
         check_parameters(stage, types, params[stage])
 
 
-def test_a_type_that_is_none_is_said():
+def test_an_unknown_type_is_named():
     with pytest.raises(
         ProjectError,
-        match="08_tables.ipynb names a type that is none: .*`Positive`.* Use str, bool, PositiveInt",
+        match="01_tables.ipynb names an unknown type: .*`Positive`.* Use str, bool, PositiveInt",
     ):
         check_parameters("tables", {"rows": "Positive|None"}, {"rows": 1})
 
@@ -121,9 +133,9 @@ def test_wrong_parameters_break_their_schema(stage, key, value, word, tmp_path):
 
 
 def test_every_stage_has_its_page():
-    pages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pages"]
-    assert set(pages["deps"]) == {"nbs", *(f"reports/{stage}.ipynb" for stage in notebook_stages())}
-    assert {next(iter(out)) for out in pages["outs"]} == {
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["report"]
+    assert set(stage["deps"]) == {"nbs", *(f"reports/{stage}.ipynb" for stage in notebook_stages())}
+    assert {next(iter(out)) for out in stage["outs"]} == {
         f"reports/{stage}.html" for stage in notebook_stages()
     }
 
@@ -178,7 +190,7 @@ def test_nothing_large_or_local_is_tracked():
 
 
 def test_workflows_keep_githubs_schema():
-    "The schema is the one GitHub's editors use (schemastore's github-workflow), bundled with check-jsonschema."
+    "The schema is schemastore's github-workflow, which GitHub's editors use."
     files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     assert files
     subprocess.run(
@@ -199,16 +211,16 @@ def test_make_help_lists_every_target():
     output = subprocess.run(
         ["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
-    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
-    assert {"repro", "test", "lab", "serve", "clean", "help", "hooks"} <= set(targets)
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert {"repro", "test", "test-all", "lab", "serve", "clean", "help", "hooks"} <= set(targets)
     assert all(f"make {target}" in output for target in targets)
 
 
 def test_the_readmes_commands_are_there():
-    "What the README tells a person to type is a target, a program of the environment, or a file that the run writes."
+    "What the README tells a person to type is a target, a program, or a file that a run writes."
     text = (ROOT / "README.md").read_text()
-    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
-    assert set(re.findall(r"make ([a-z]+)", text)) <= set(targets)
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert set(re.findall(r"make ([a-z-]+)", text)) <= set(targets)
     assert "-d @models/final/example.json" in text and "bentoml serve" in text
     for path in re.findall(r"\]\(([\w./]+)\)", text):
         assert (ROOT / path).exists(), path
@@ -232,3 +244,13 @@ def test_the_readmes_commands_are_there():
         assert {word for word in words if word.startswith("--")} <= set(options), (
             f"mle {name} {words}"
         )
+
+
+def test_the_table_of_tiers_has_every_test_file():
+    "And says of each file what the tests' configuration does."
+    text = (ROOT / "tests" / "README.md").read_text()
+    tiers = dict(re.findall(r"(?m)^\| `([\w/]+\.py)` \| ([\w-]+) \|", text))
+    folder = ROOT / "tests"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("test_*.py")}
+    assert set(tiers) == files
+    assert {name for name, tier in tiers.items() if tier == "test-all"} == SLOW

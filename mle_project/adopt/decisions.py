@@ -55,8 +55,13 @@ class ColumnDecision:
 
     def exclude(self, why: str, available: str = "before_prediction") -> None:
         "Keep the column from the model."
-        self.role, self.reason, self.available = "ignored", why, available
-        self.categories, self.range, self.slice, self.example = (), None, False, None
+        self.role = "ignored"
+        self.reason = why
+        self.available = available
+        self.categories = ()
+        self.range = None
+        self.slice = False
+        self.example = None
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #2a02d5b1
 @dataclass(frozen=True, order=True)
@@ -69,11 +74,13 @@ class Notice:
 
 ID_NAME_PATTERN = re.compile(r"(^|_)(id|uuid|guid|key)$")
 UNIQUE_NAME_PATTERN = re.compile(
-    r"(^|_)(id|ids|uuid|guid|key|no|nr|num|number|index|row|rownum|mail|email|phone|iban|ssn|url|hash|code|name)$"
+    r"(^|_)(id|ids|uuid|guid|key|no|nr|num|number|index|row|rownum|mail|email|phone|iban|ssn|url"
+    r"|hash|code|name)$"
 )
 CODE_PATTERN = re.compile(r"\S{1,64}")  # one word
 PROTECTED_NAME_PATTERN = re.compile(
-    r"(^|_)(sex|gender|race|racial|ethnic|ethnicity|religion|nationality|citizenship|disability|disabled|marital|orientation|pregnant)(_|$)"
+    r"(^|_)(sex|gender|race|racial|ethnic|ethnicity|religion|nationality|citizenship|disability"
+    r"|disabled|marital|orientation|pregnant)(_|$)"
 )
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #8a424515
@@ -103,12 +110,9 @@ def _parts(
     for (part, (sql, span, words)), count in zip(DATE_PART_SQL.items(), counts, strict=True):
         if count < 2 or (is_time and (part == "year" or (part == "month" and covered <= 366))):
             continue
-        name = next(
-            name
-            for name in (f"{d.name.rstrip('_')}_{part}{end}" for end in ("", "_", "__", "___"))
-            if name not in names_in_use
-        )
-        cast = f"CAST({sql.replace('{x}', d.name)} AS INTEGER)"
+        names = [f"{d.name.rstrip('_')}_{part}{end}" for end in ("", "_", "__", "___")]
+        name = next(name for name in names if name not in names_in_use)
+        cast = f"CAST({sql.replace('{x}', quote_identifier(d.name))} AS INTEGER)"
         parts.append(
             ColumnDecision(
                 name,
@@ -147,12 +151,10 @@ def _initial_decision(reading: InferredColumn, name: str, title: str, rows: int)
         and reading.n_distinct <= 50
         and reading.n_distinct * 3 < rows
     ):
-        d.kind, d.cast, d.unit, d.reason = (
-            "string",
-            f"CAST({reading.cast} AS VARCHAR)",
-            "",
-            "whole numbers that name something: as categories",
-        )
+        d.kind = "string"
+        d.cast = f"CAST({reading.cast} AS VARCHAR)"
+        d.unit = ""
+        d.reason = "whole numbers that name something: as categories"
     return d
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #20e2d0ea
@@ -163,41 +165,58 @@ def _is_later(engine: duckdb.DuckDBPyConnection, cast: str, time: str) -> float:
     )["x"]
     return later / max(1, filled)
 
+# %% ../../nbs/api/adopt/03_decisions.ipynb #81d3c5fe
+def _as_target(d: ColumnDecision, target: Target) -> None:
+    "Make a column the target."
+    d.role = "target"
+    d.available = "after_prediction"
+    d.kind = target.kind
+    d.date_part = target.cast
+    d.reason = target.why
+    d.labels = target.labels
+    d.categories = target.categories
+
+
+def _as_group(d: ColumnDecision) -> None:
+    "Make a column the group; its values are whole numbers or texts."
+    d.role = "group"
+    d.unit = ""
+    if d.kind not in ("string", "integer"):
+        d.kind = "string"
+        d.cast = f"CAST({d.cast} AS VARCHAR)"
+
 # %% ../../nbs/api/adopt/03_decisions.ipynb #f3e74e07
 def propose_columns(
     engine: duckdb.DuckDBPyConnection,  # with the table `raw`
     readings: Sequence[InferredColumn],
     names: Mapping[str, str],  # in the contract, by those in the file
     target: Target,
-    chosen: Mapping[str, str],  # target, and perhaps time and group: names in the file
+    selection: Mapping[str, str],  # target, and perhaps time and group: names in the file
     title: str,  # what the table is called in meanings
 ) -> tuple[list[ColumnDecision], list[Notice]]:
     "Decisions that the spelling allows, with the derived features."
     rows = engine.execute("SELECT count(*) FROM raw").fetchall()[0][0]
     by_name = {reading.name: reading for reading in readings}
-    time = by_name.get(chosen.get("time", ""))
+    time = by_name.get(selection.get("time", ""))
     if time and time.kind not in ("timestamp", "integer"):
-        why = f"the column holds {time.reason}, neither moments nor whole numbers. Choose another, or mend its values."
+        why = (
+            f"the column holds {time.reason}, neither moments nor whole numbers. Choose another, "
+            "or correct its values."
+        )
         raise ProjectError(
             " ".join([f"--time {time.name}: {why}", *(f"{note}." for note in time.notes)])
         )
-    decisions, notes = [], [Notice(2, note) for reading in readings for note in reading.notes]
+    decisions: list[ColumnDecision] = []
+    notes = [Notice(2, note) for reading in readings for note in reading.notes]
     for reading in readings:
         d = _initial_decision(reading, names[reading.name], title, rows)
         decisions.append(d)
-        if reading.name == chosen["target"]:
-            d.kind, d.role, d.available = target.kind, "target", "after_prediction"
-            d.date_part, d.reason = target.cast, target.why
-            d.labels, d.categories = target.labels, target.categories
+        if reading.name == selection["target"]:
+            _as_target(d, target)
         elif time and reading is time:
             d.role = "time"
-        elif reading.name == chosen.get("group"):
-            d.role, d.unit = "group", ""
-            d.kind, d.cast = (
-                (d.kind, d.cast)
-                if d.kind in ("string", "integer")
-                else ("string", f"CAST({d.cast} AS VARCHAR)")
-            )
+        elif reading.name == selection.get("group"):
+            _as_group(d)
         elif d.kind == "timestamp":
             d.exclude(f"a moment ({d.reason})")
         if d.kind == "timestamp" and d.role != "target":
@@ -226,7 +245,8 @@ def _expand_timestamp(
         return [
             Notice(
                 0,
-                f"`{d.name}` is later than the time in {share:.0%} of the rows, so it is known only afterwards and kept out",
+                f"`{d.name}` is later than the time in {share:.0%} of the rows, so it is known "
+                "only afterwards and kept out",
             )
         ]
     parts = _parts(engine, d, d.role == "time", names_in_use)
@@ -237,7 +257,8 @@ def _expand_timestamp(
         else [
             Notice(
                 1,
-                f"`{d.name}` holds moments. If later rows are to be predicted from earlier ones, adopt again with --time",
+                f"`{d.name}` holds moments. If later rows are to be predicted from earlier ones, "
+                "adopt again with --time",
             )
         ]
     )
@@ -247,21 +268,45 @@ def query_text(
     decisions: Sequence[ColumnDecision],
     table: str,  # the source's name
     inner: str = "",  # a person's query over several sources, whose rows are the file then
+    sources: Sequence[str] = (),  # the names of these sources, for which no part may be called
 ) -> str:
     "The SQL of `sql/NAME.sql`."
-    needed = [d.name for d in decisions if d.role in ("target", "time", "group")]
-    typed = ",\n    ".join(f"{d.cast} AS {d.name}" for d in decisions if d.cast)
-    selected = ",\n  ".join(
-        f"{d.date_part} AS {d.name}"
-        if d.date_part and d.date_part != quote_identifier(d.name)
-        else d.name
+    rows = quote_identifier(_part_name(f"{table}_query", sources))
+    typed = quote_identifier(_part_name(f"{table}_typed", sources))
+    casts = [f"{d.cast} AS {quote_identifier(d.name)}" for d in decisions if d.cast]
+    required = [
+        f"{quote_identifier(d.name)} IS NOT NULL"
         for d in decisions
-    )
-    first = f"{table}_asked AS (\n{inner.strip().rstrip(';')}\n),\n" if inner else ""
-    start = "-- Written by `mle adopt`: one line for each column. A value that does not fit its cast stops the stage.\n"
-    source = f"{table}_asked" if inner else table
-    body = f"WITH {first}{table}_typed AS (\n  SELECT\n    {typed}\n  FROM {source}\n)\nSELECT\n  {selected}\nFROM {table}_typed\n"
-    return start + body + "WHERE " + " AND ".join(f"{name} IS NOT NULL" for name in needed) + "\n"
+        if d.role in ("target", "time", "group")
+    ]
+    lines = [
+        "-- Written by `mle adopt`: one line for each column.",
+        "-- A value that does not fit its cast stops the stage.",
+        f"WITH {rows} AS (\n{inner.strip().rstrip(';')}\n),\n{typed} AS ("
+        if inner
+        else f"WITH {typed} AS (",
+        "  SELECT\n    " + ",\n    ".join(casts),
+        f"  FROM {rows if inner else quote_identifier(table)}",
+        ")",
+        "SELECT\n  " + ",\n  ".join(map(_selected, decisions)),
+        f"FROM {typed}",
+        f"WHERE {' AND '.join(required)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _part_name(name: str, sources: Sequence[str]) -> str:
+    "A name for a part of the query that no source has."
+    in_use = {source.casefold() for source in sources}
+    while name.casefold() in in_use:
+        name += "_"
+    return name
+
+
+def _selected(d: ColumnDecision) -> str:
+    "One column of the query's result."
+    name = quote_identifier(d.name)
+    return f"{d.date_part} AS {name}" if d.date_part not in ("", name) else name
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #a1822014
 MOST_CATEGORIES = 50
@@ -288,7 +333,9 @@ def finalize_column(
     d: ColumnDecision, facts: ColumnStats, sample: pd.DataFrame, has_key: bool
 ) -> list[Notice]:
     "Give a column that may be a feature its role, its bounds and its example."
-    distinct, filled, rows = facts.n_distinct, facts.n_filled, facts.rows
+    distinct = facts.n_distinct
+    filled = facts.n_filled
+    rows = facts.rows
     d.nullable = filled < rows
     if d.role != "feature":
         return []
@@ -305,7 +352,10 @@ def finalize_column(
         distinct > 0.9 * filled > 20 or (facts.length > 40 and distinct > 0.5 * filled)
     ):
         d.exclude("free text: nearly every row has its own")
-        text = f"`{d.name}` is free text ({_format_distinct(distinct)} different values) and no feature"
+        text = (
+            f"`{d.name}` is free text ({_format_distinct(distinct)} different values) and no "
+            "feature"
+        )
         return [Notice(3, f"{text}; derive something from it in sql/ if it matters")]
     else:
         return _feature(d, facts, sample[d.name].dropna())
@@ -313,7 +363,7 @@ def finalize_column(
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #15bac3f3
 def _feature(d: ColumnDecision, facts: ColumnStats, values: pd.Series) -> list[Notice]:
-    "The bounds of a feature, its example (a usual value, no one's in particular) and what is odd about it."
+    "The bounds of a feature, its example (a usual value) and what is odd about it."
     notes = []
     if d.kind == "string" and len(facts.counts) and facts.n_distinct <= MOST_CATEGORIES:
         d.categories = tuple(sorted(facts.counts))
@@ -323,33 +373,34 @@ def _feature(d: ColumnDecision, facts: ColumnStats, values: pd.Series) -> list[N
         usual = min(max(usual, d.range[0]), d.range[1])
         d.example = round(usual) if d.kind == "integer" else usual
     else:
-        d.example = (
-            next(iter(facts.counts), None)
-            if facts.counts
-            else values.mode().iloc[0]
-            if len(values)
-            else None
-        )
+        d.example = next(iter(facts.counts), None)
+        if not facts.counts and len(values):
+            d.example = values.mode().iloc[0]
         d.example = d.example == "true" if d.kind == "boolean" else d.example
     if facts.counts and max(facts.counts.values()) > 0.999 * facts.rows:
         notes.append(
             Notice(
                 4,
-                f"`{d.name}` is `{next(iter(facts.counts))}` in nearly every row; it can tell little",
+                f"`{d.name}` is `{next(iter(facts.counts))}` in nearly every row; it can tell "
+                "little",
             )
         )
     if d.kind == "string" and facts.n_distinct > 1000:
         notes.append(
             Notice(
                 3,
-                f"`{d.name}` has {_format_distinct(facts.n_distinct)} different values; rare ones teach the model nothing",
+                f"`{d.name}` has {_format_distinct(facts.n_distinct)} different values; rare ones "
+                "teach the model nothing",
             )
         )
     if PROTECTED_NAME_PATTERN.search(d.name):
         d.slice = d.kind == "string" and 0 < len(d.categories) <= 10
         d.protected = True
-        sentence = f"`{d.name}` may be a protected attribute: its groups are compared. Whether a model may use it is for you to say: "
-        notes.append(Notice(1, sentence + "role `protected` keeps it out"))
+        sentence = (
+            f"`{d.name}` may be a protected attribute: its groups are compared. Whether a model "
+            "may use it is for you to say: role `protected` keeps it out"
+        )
+        notes.append(Notice(1, sentence))
     return notes
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #eec08ba1
@@ -357,15 +408,14 @@ LEAK_SCORE = 0.988  # a little below the limit of the stage `leakage`, which see
 
 
 def _missingness_leak(sample: pd.DataFrame, name: str, target: str) -> str:
-    "How the gaps of a column give a class away; empty when they do not."
+    "How the gaps of a column reveal the class; empty when they do not."
     by_class = sample[name].notna().groupby(sample[target]).agg(["mean", "size"])
     filled = sample[name].notna().mean()
     for word, end, other in (("filled in", 0.0, filled), ("missing", 1.0, 1 - filled)):
         never = by_class[by_class["mean"] == end]
         rest = by_class.index.difference(never.index)
-        expected = float(
-            never["size"].sum() * other
-        )  # were there no connection; 0 of 14 has the chance of one in a million
+        # were there no connection; 0 of 14 has the chance of one in a million
+        expected = float(never["size"].sum() * other)
         if expected > 14 and len(rest) and (len(rest) == 1 or len(never) == 1):
             return f"{word} only where the target is {', '.join(str(value) for value in rest[:3])}"
     return ""
@@ -375,7 +425,8 @@ def flag_target_leaks(
     decisions: Sequence[ColumnDecision], sample: pd.DataFrame, task: str, record: str
 ) -> list[Notice]:
     "Keep columns out that must know the answer; a note for each."
-    notes, target = [], next(d.name for d in decisions if d.role == "target")
+    notes = []
+    target = next(d.name for d in decisions if d.role == "target")
     strength = single_feature_scores(sample, parse_contract(contract_text(decisions, task, record)))
     metric = "R2" if task == "regression" else "ROC AUC"
     for d in decisions:
@@ -390,7 +441,8 @@ def flag_target_leaks(
             notes.append(
                 Notice(
                     0,
-                    f"`{d.name}` was kept out: {why}, so it knows the answer. If it is truly known before, make it a feature again",
+                    f"`{d.name}` was kept out: {why}, so it knows the answer. If it is truly "
+                    "known before, make it a feature again",
                 )
             )
     return notes
@@ -435,10 +487,12 @@ def contract_text(
 ) -> str:
     "The text of `contract.yaml`."
     head = schema_comment(CONTRACT_SCHEMA)
-    head += "# Written by `mle adopt` from the values of the table. Please review: it knows values, not meanings. Say what each column means, widen\n"
-    head += "# ranges to what is possible, and check what is `available` before the prediction.\n"
+    head += "# Written by `mle adopt` from the values of the table. Please review: it knows\n"
+    head += "# values, not meanings. Say what each column means, widen ranges to what is\n"
+    head += "# possible, and check what is `available` before the prediction.\n"
     order = [d for role in ("id", "time", "group", "target") for d in decisions if d.role == role]
-    entries = [_entry(d) for d in [*order, *(d for d in decisions if d not in order)]]
+    order += [d for d in decisions if d not in order]
+    entries = [_entry(d) for d in order]
     return (
         head + f"description: {_yaml(record)}\ntask: {task}\ncolumns:\n" + "\n".join(entries) + "\n"
     )

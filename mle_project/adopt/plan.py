@@ -35,6 +35,7 @@ from .decisions import propose_columns
 from .decisions import query_text
 from .decisions import finalize_column
 from .decisions import flag_target_leaks
+from .profiling import ROW_NUMBER
 from .profiling import Target
 from .profiling import contract_names
 from .profiling import decide_split
@@ -83,9 +84,8 @@ class Plan:
 def _paths(files: Sequence[str]) -> list[Path]:
     "The files that a person named, patterns resolved."
     paths = []
-    for (
-        pattern
-    ) in files:  # a file of just this name is meant, also where its name would do for a pattern
+    for pattern in files:
+        # a file of just this name is meant, also where its name would do for a pattern
         names = [] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
         paths += [Path(name) for name in names or [pattern]]
     if not paths:
@@ -112,16 +112,13 @@ def _raw_data_paths(
         )
         if len(here) < len(paths) or others:
             raise ProjectError(
-                f"data/raw/{name}: {', '.join(others[:3]) or 'two files of one name'} would be in the way. Say another --name."
+                f"data/raw/{name}: {', '.join(others[:3]) or 'two files of one name'} would be in "
+                "the way. Say another --name."
             )
-        suffix = (
-            "".join(paths[0].suffixes[-2:])
-            if paths[0].suffix in (".gz", ".zip")
-            else paths[0].suffix
-        )
-        return f"data/raw/{name}/*{suffix}", {
-            place: path for place, path in here.items() if (folder / place).resolve() != path
-        }
+        is_packed = paths[0].suffix in (".gz", ".zip")
+        suffix = "".join(paths[0].suffixes[-2:]) if is_packed else paths[0].suffix
+        copies = {place: path for place, path in here.items() if (folder / place).resolve() != path}
+        return f"data/raw/{name}/*{suffix}", copies
     path = paths[0]
     if path.is_relative_to(raw):
         return str(path.relative_to(folder.resolve())), {}
@@ -154,7 +151,8 @@ def _load_raw(
         table = re.sub(r"\W", "_", path.name.split(".")[0])
         if table.lower() in ("raw", "record", "few", *(name.lower() for name in tables)):
             raise ProjectError(
-                f"{path.name}: the table would be called `{table}`, which is taken. Rename the file."
+                f"{path.name}: the table would be called `{table}`, which is the name of another. "
+                "Rename the file."
             )
         options, files = find_source(table, [path], folder)
         options = {key: value for key, value in options.items() if key != "all_text"}
@@ -167,7 +165,8 @@ def _load_raw(
         engine.execute(f"CREATE TABLE raw AS SELECT * FROM (\n{inner.strip().rstrip(';')}\n)")
     except duckdb.Error as error:
         raise ProjectError(
-            f"--query failed on the tables {', '.join(tables)}: {' '.join(str(error).split())[:400]}"
+            f"--query failed on the tables {', '.join(tables)}: "
+            f"{' '.join(str(error).split())[:400]}"
         ) from None
     return tables
 
@@ -180,7 +179,8 @@ def _selected_columns(columns: Sequence[str], options: Mapping[str, str | None])
     values = looks_headerless(columns)
     if values and str(options["target"]) not in columns:
         raise ProjectError(
-            f"the first line holds values ({', '.join(values[:3])}) and no names. Put a line with the names of the columns first."
+            f"the first line holds values ({', '.join(values[:3])}) and no names. Put a line with "
+            "the names of the columns first."
         )
     columns_by_option = {
         option: find_column(name, columns, f"--{option}")
@@ -189,7 +189,8 @@ def _selected_columns(columns: Sequence[str], options: Mapping[str, str | None])
     }
     if len(set(columns_by_option.values())) < len(columns_by_option):
         raise ProjectError(
-            f"{', '.join('--' + option for option in columns_by_option)}: one column cannot be two of them."
+            f"{', '.join('--' + option for option in columns_by_option)}: one column cannot be "
+            "two of them."
         )
     return columns_by_option
 
@@ -208,12 +209,10 @@ def _sample(
         f"WHEN {quote_literal(value)} THEN {max(1, min(step, count // 2000))}"
         for value, count in classes.items()
     )
-    every = (
-        f"CASE CAST({quote_identifier(name)} AS VARCHAR) {rare} ELSE {step} END"
-        if rare
-        else str(step)
-    )
-    return engine.sql(f"SELECT * FROM record WHERE rowid % {every} = 0").df()
+    every = str(step)
+    if rare:
+        every = f"CASE CAST({quote_identifier(name)} AS VARCHAR) {rare} ELSE {step} END"
+    return engine.sql(f"SELECT * FROM record WHERE {ROW_NUMBER} % {every} = 0").df()
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #e7dee026
 def _finalize_columns(
@@ -225,7 +224,8 @@ def _finalize_columns(
     "Roles, bounds and examples of all columns."
     facts = column_stats(engine, "record", {d.name: d.kind for d in decisions})
     name = next(d.name for d in decisions if d.role == "target")
-    rows, notes = facts[name].rows, []
+    rows = facts[name].rows
+    notes = []
     sample = _sample(engine, target, name, rows)
     for d in decisions:
         notes += finalize_column(
@@ -236,7 +236,8 @@ def _finalize_columns(
         notes.append(
             Notice(
                 1,
-                f"the rarest class has {fewest:,} of {rows:,} rows ({fewest / rows:.2%}); look at precision and recall, not accuracy",
+                f"the rarest class has {fewest:,} of {rows:,} rows ({fewest / rows:.2%}); look at "
+                "precision and recall, not accuracy",
             )
         )
     if any(d.role == "feature" for d in decisions):
@@ -254,7 +255,10 @@ def _duplicate_share(
 ) -> float:
     "The share of rows that equal another one in every feature."
     features = ", ".join(quote_identifier(d.name) for d in decisions if d.role == "feature")
-    query = f"SELECT COALESCE(sum(n), 0) FROM (SELECT count(*) AS n FROM record GROUP BY hash({features})) WHERE n > 1"
+    # each query sees the names of the one inside, and the innermost those of the columns alone
+    hashes = f"SELECT hash({features}) AS row_hash FROM record"
+    counts = f"SELECT count(*) AS n_rows FROM ({hashes}) GROUP BY row_hash"
+    query = f"SELECT COALESCE(sum(n_rows), 0) FROM ({counts}) WHERE n_rows > 1"
     return float(engine.execute(query).fetchall()[0][0]) / rows
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #60eca266
@@ -268,32 +272,28 @@ def plan(
     name: str | None = None,  # of the table; the first file's by default
 ) -> Plan:
     "Look at the files and decide everything; the project is not changed."
-    folder, paths = root(), _paths(files)
+    folder = root()
+    paths = _paths(files)
     inner = _query(query) if query else ""
     table = _table_name(name or (Path(query).stem if query else paths[0].name))
-    title = (
-        Path(query).name
-        if query
-        else paths[0].name
-        if len(paths) == 1
-        else f"{table} ({len(paths)} files)"
-    )
+    title = paths[0].name if len(paths) == 1 else f"{table} ({len(paths)} files)"
+    title = Path(query).name if query else title
     size = sum(path.stat().st_size for path in paths)
     with scratch_database() as (engine, space):
         print_progress(f"adopt: reading {title} ({size / 1e6:,.0f} MB)", size)
-        guessed: list[Notice] = []
-        sources = _load_raw(engine, space, table, paths, inner, guessed)
+        date_notes: list[Notice] = []
+        sources = _load_raw(engine, space, table, paths, inner, date_notes)
         print_progress("adopt: looking how every value is written, and what every column is", size)
         decisions, aim, notes = _decide(
             engine, {"target": target, "time": time, "group": group}, task, title
         )
-        notes += guessed + _encoding_notice(sources)
+        notes += date_notes + _encoding_notice(sources)
         text = contract_text(decisions, aim.task, f"One row of {title}")
         contract = parse_contract(text)
         request_model(contract)
         print_progress("adopt: trying the split and the folds", size)
         rows, split, changes = _fit_split(engine, folder, contract, decisions, notes)
-    sql = query_text(decisions, table, inner)
+    sql = query_text(decisions, table, inner, list(sources))
     sqlglot.transpile(sql, read="duckdb", write="spark")
     texts, copies, removed = _new_contents(
         folder, table, contract, {"contract.yaml": text, f"sql/{table}.sql": sql}, sources, changes
@@ -323,22 +323,14 @@ def _decide(
     readings = infer_columns(engine)
     columns = [one.name for one in readings]
     names = dict(zip(columns, contract_names(columns), strict=True))
-    chosen = _selected_columns(columns, options)
-    aim = decide_target(
-        engine,
-        next(one for one in readings if one.name == chosen["target"]),
-        names[chosen["target"]],
-        task,
-    )
-    decisions, notes = propose_columns(engine, readings, names, aim, chosen, title)
+    selection = _selected_columns(columns, options)
+    reading = next(one for one in readings if one.name == selection["target"])
+    aim = decide_target(engine, reading, names[reading.name], task)
+    decisions, notes = propose_columns(engine, readings, names, aim, selection, title)
     engine.execute(f"CREATE TABLE record AS {query_text(decisions, 'raw')}")
-    return (
-        decisions,
-        aim,
-        notes
-        + _count_missing_roles(engine, decisions)
-        + _finalize_columns(engine, decisions, aim, f"One row of {title}"),
-    )
+    notes += _count_missing_roles(engine, decisions)
+    notes += _finalize_columns(engine, decisions, aim, f"One row of {title}")
+    return decisions, aim, notes
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #019083f4
 def _new_contents(
@@ -348,18 +340,18 @@ def _new_contents(
     texts: dict[str, str],  # what is written so far
     sources: Mapping[str, tuple[dict[str, Any], list[Path]]],
     changes: Mapping[str, Any],  # of params.yaml
-) -> tuple[
-    dict[str, str], dict[str, Path], list[str]
-]:  # texts to write, files to copy, files to remove
+) -> tuple[dict[str, str], dict[str, Path], list[str]]:  # texts, files to copy, files to remove
     "What the plan changes in the project."
-    specs, copies = {}, dict[str, Path]()
+    specs = {}
+    copies: dict[str, Path] = {}
     for name, (options, paths) in sources.items():
-        path, copied = _raw_data_paths(folder, name, paths, len(paths) > 1)
+        path, files = _raw_data_paths(folder, name, paths, len(paths) > 1)
         specs[name] = {"path": path, **options}
         copies |= {
-            place: source for place, source in copied.items() if not _same(folder / place, source)
+            place: source for place, source in files.items() if not _same(folder / place, source)
         }
-    query, before = f"sql/{table}.sql", read_yaml(folder / "params.yaml")["tables"]["query"]
+    query = f"sql/{table}.sql"
+    before = read_yaml(folder / "params.yaml")["tables"]["query"]
     params = _params(folder, {"tables.sources": specs, "tables.query": query, **changes})
     readme = replace_section(
         (folder / "README.md").read_text(), readme_section(contract, None, None)
@@ -396,10 +388,10 @@ def _count_missing_roles(
         for table in ("raw", "record")
     )
     needed = ", ".join(d.name for d in decisions if d.role in ("target", "time", "group"))
-    left = (
-        f"{all_rows - rows:,} of {all_rows:,} rows have no {needed} and are left out by the query"
-    )
-    return [Notice(0 if all_rows - rows > 0.2 * all_rows else 1, left)] if rows < all_rows else []
+    n_missing = all_rows - rows
+    text = f"{n_missing:,} of {all_rows:,} rows have no {needed} and are left out by the query"
+    weight = 0 if n_missing > 0.2 * all_rows else 1
+    return [Notice(weight, text)] if n_missing else []
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #aec0fd47
 def _fit_split(
@@ -408,34 +400,31 @@ def _fit_split(
     contract: Contract,
     decisions: Sequence[ColumnDecision],
     notes: list[Notice],
-) -> tuple[
-    int, dict[str, Any], dict[str, Any]
-]:  # rows, the split, and what else changes in params.yaml
+) -> tuple[int, dict[str, Any], dict[str, Any]]:  # rows, the split, changes of params.yaml
     "A split that works, and what it asks of the parameters; what is odd is added to the notes."
     columns = [name for name in (contract.target.name, contract.time, contract.group) if name]
     frame = engine.sql(f"SELECT {', '.join(map(quote_identifier, columns))} FROM record").df()
-    wanted = read_yaml(folder / "params.yaml")["model_selection"]
-    split, count, most = decide_split(frame, contract, wanted["folds"], wanted["search_rows"])
+    section = read_yaml(folder / "params.yaml")["model_selection"]
+    split, count, most = decide_split(frame, contract, section["n_folds"], section["search_rows"])
     changes = _changes(
         folder, contract, split, (count, most), _duplicate_share(engine, decisions, len(frame))
     )
-    if "leakage.identical_rows" in changes:
-        limit = changes["leakage.identical_rows"]
-        text = f"{limit - 0.02:.0%} of the rows equal another row in every feature, so the limit leakage.identical_rows was set to {limit}. "
-        notes.append(
-            Notice(
-                0,
-                text
-                + "If rows were copied by mistake, remove the copies instead: the test would know them",
-            )
+    if "leakage.max_duplicate_share" in changes:
+        limit = changes["leakage.max_duplicate_share"]
+        text = (
+            f"{limit - 0.02:.0%} of the rows equal another row in every feature, so the limit "
+            f"leakage.max_duplicate_share was set to {limit}. If rows were copied by mistake, remove "
+            "the copies instead: the test would know them"
         )
+        notes.append(Notice(0, text))
     if uneven := describe_uneven_splits(frame, contract, split):
         notes.append(Notice(0, uneven))
-    if count != wanted["folds"]:
+    if count != section["n_folds"]:
         notes.append(
             Notice(
                 1,
-                f"model_selection.folds was set to {count}: with {wanted['folds']} a fold would lack rows or a class",
+                f"model_selection.n_folds was set to {count}: with {section['n_folds']} a fold would "
+                "lack rows or a class",
             )
         )
     return len(frame), split, changes
@@ -451,7 +440,8 @@ def _encoding_notice(sources: Mapping[str, tuple[dict[str, Any], list[Path]]]) -
     return [
         Notice(
             2,
-            f"`{name}` is not UTF-8 and was read as {code}; look whether its letters come out right",
+            f"`{name}` is not UTF-8 and was read as {code}; look whether its letters come out "
+            "right",
         )
         for name, code in codes.items()
     ]
@@ -470,9 +460,13 @@ def describe(plan: Plan) -> str:
     ]
     table = format_table(["column", "type", "role", "why"], rows, left=(0, 1, 2, 3))
     classes = ", ".join(f"{label} {count:,}" for label, count in plan.target.counts.items())
-    about = f"{plan.name}: {plan.rows:,} rows, {len(plan.contract.features)} features of {len(plan.decisions)} columns. "
-    about += f"Task: {plan.target.task}, `{plan.contract.target.name}`{f' ({classes})' if classes else ''}. "
-    about += "Split: " + ", ".join(f"{key} {value}" for key, value in plan.split.items()) + "."
+    classes = f" ({classes})" if classes else ""
+    split = ", ".join(f"{key} {value}" for key, value in plan.split.items())
+    about = (
+        f"{plan.name}: {plan.rows:,} rows, {len(plan.contract.features)} features of "
+        f"{len(plan.decisions)} columns. Task: {plan.target.task}, `{plan.contract.target.name}`"
+        f"{classes}. Split: {split}."
+    )
     notes = "\n".join(f"  {number}. {note}." for number, note in enumerate(plan.notes, 1))
     changed = [
         *plan.new_contents,
@@ -526,7 +520,7 @@ def diff(plan: Plan) -> str:
 # %% ../../nbs/api/adopt/05_plan.ipynb #828c67b9
 def apply(
     plan: Plan,
-    force: bool = False,  # even where git does not have what is replaced; it is then kept as FILE.bak
+    force: bool = False,  # also where git has no copy; what was there is kept as FILE.bak
 ) -> None:
     "Write everything, or nothing."
     paths = [*plan.new_contents, *plan.removed_paths]
@@ -536,7 +530,8 @@ def apply(
     existing = [path for path in plan.data_copies if (plan.folder / path).exists()]
     if existing and not force:
         raise ProjectError(
-            f"{existing[0]} exists and holds something else. Say another name for the file, or --force: then it is kept as FILE.bak."
+            f"{existing[0]} exists and holds something else. Say another name for the file, or "
+            "--force: then it is kept as FILE.bak."
         )
     write_atomically(
         plan.folder,

@@ -36,13 +36,15 @@ def check_name(
     "Raise when a package cannot have this name."
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ProjectError(
-            f"`{name}` cannot name a package. Use small letters, digits and underscores, as in `churn_model`."
+            f"`{name}` cannot name a package. Use small letters, digits and underscores, as in "
+            "`churn_model`."
         )
     if name == package_name(folder):
         raise ProjectError(f"the package is called `{name}` already.")
     if (folder / name).exists() or importlib.util.find_spec(name):
         raise ProjectError(
-            f"`{name}` is the name of something else here: a folder, or an installed package. Choose another."
+            f"`{name}` is the name of something else here: a folder, or an installed package. "
+            "Choose another."
         )
 
 # %% ../../nbs/api/adopt/06_rename.ipynb #21eb0352
@@ -50,7 +52,8 @@ def _git(folder: Path, *words: str) -> str:
     process = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
     if process.returncode:
         raise ProjectError(
-            f"`git {' '.join(words)}` failed: {process.stderr.strip()} A new name needs a git repository, so that nothing can be lost."
+            f"`git {' '.join(words)}` failed: {process.stderr.strip()} A new name needs a git "
+            "repository, so that nothing can be lost."
         )
     return process.stdout
 
@@ -61,21 +64,17 @@ def plan_rename(
 ) -> dict[str, str]:  # the new text of each file that changes, by its path now
     "What a new name changes."
     old = package_name(folder)
-    pattern, hyphened = (
-        re.compile(rf"(?<![\w-]){old}(?![\w-])"),
-        re.compile(rf"(?<![\w-]){old.replace('_', '-')}(?![\w-])"),
-    )
+    underscored = re.compile(rf"(?<![\w-]){old}(?![\w-])")
+    hyphened = re.compile(rf"(?<![\w-]){old.replace('_', '-')}(?![\w-])")
     new_files = {}
     for path in sorted(_git(folder, "ls-files").splitlines()):
         try:
             text = (folder / path).read_text()
         except (UnicodeDecodeError, FileNotFoundError):
             continue
-        new = (
-            hyphened.sub(name.replace("_", "-"), pattern.sub(name, text))
-            if "_" in old
-            else pattern.sub(name, text)
-        )
+        new = underscored.sub(name, text)
+        if "_" in old:
+            new = hyphened.sub(name.replace("_", "-"), new)
         if new != text or path.startswith(f"{old}/"):
             new_files[path] = new
     return new_files
@@ -90,12 +89,14 @@ def rename(
     check_name(folder, name)
     if _git(folder, "status", "--porcelain", "--untracked-files=no").strip() and not force:
         raise ProjectError(
-            "git has uncommitted changes. Commit or stash them first, so that `git diff` shows the new name alone; or say --force."
+            "git has uncommitted changes. Commit or stash them first, so that `git diff` shows "
+            "the new name alone; or say --force."
         )
-    old, changed = package_name(folder), plan_rename(folder, name)
-    before = {path: (folder / path).read_text() for path in changed}
+    old = package_name(folder)
+    new_texts = plan_rename(folder, name)
+    before = {path: (folder / path).read_text() for path in new_texts}
     try:
-        for path, text in changed.items():
+        for path, text in new_texts.items():
             write_text_atomically(folder / path, text)
         os.rename(folder / old, folder / name)
         (folder / name / "_modidx.py").unlink(missing_ok=True)  # not in git; nbdev writes it again
@@ -104,4 +105,4 @@ def rename(
             if (folder / path).read_text() != text:
                 write_text_atomically(folder / path, text)
         raise ProjectError(f"{error.filename}: {error.strerror}. Nothing was changed.") from None
-    return sorted(re.sub(rf"^{old}/", f"{name}/", path) for path in changed)
+    return sorted(re.sub(rf"^{old}/", f"{name}/", path) for path in new_texts)

@@ -52,10 +52,8 @@ def _number(name: str, kind: str, regex: str, *changes: tuple[str, str]) -> Valu
     )
 
 
-WHOLE = (
-    ".",
-    " point ",
-)  # so that a later 41.7 among whole numbers fails: DuckDB's cast would round it
+# so that a later 41.7 among whole numbers fails: DuckDB's cast would round it
+WHOLE = (".", " point ")
 
 
 def _thousands_formats(
@@ -75,7 +73,10 @@ MOMENT = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d.*"
 
 def _iso(name: str, regex: str, kind: str, cast: str) -> ValueFormat:
     "Dates or moments whose text is tried only where it looks like one, as failing casts are slow."
-    test = f"CASE WHEN regexp_full_match({{x}}, '{regex}') THEN TRY_CAST({{x}} AS {kind}) IS NOT NULL ELSE FALSE END"
+    test = (
+        f"CASE WHEN regexp_full_match({{x}}, '{regex}') "
+        f"THEN TRY_CAST({{x}} AS {kind}) IS NOT NULL ELSE FALSE END"
+    )
     return ValueFormat(name, "timestamp", test, cast)
 
 
@@ -140,7 +141,10 @@ def _boolean(pair: str) -> ValueFormat:
     )
 
 
-DATE_ORDERS = "d.m.Y d/m/Y m/d/Y Y/m/d d-m-Y m-d-Y Y.m.d d.m.y d/m/y m/d/y d-b-Y d-b-y d_b_Y b_d,_Y d_B_Y B_d,_Y"
+DATE_ORDERS = (
+    "d.m.Y d/m/Y m/d/Y Y/m/d d-m-Y m-d-Y Y.m.d d.m.y d/m/y m/d/y "
+    "d-b-Y d-b-y d_b_Y b_d,_Y d_B_Y B_d,_Y"
+)
 DATE_FORMATS = [
     re.sub("([dmbBYy])", r"%\1", order).replace("_", " ") for order in DATE_ORDERS.split(" ")
 ]
@@ -207,7 +211,7 @@ class InferredColumn:
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #4229da7f
 def _text(name: str, words: Sequence[str] = ()) -> str:
-    "SQL for the text of a cell without spaces at its ends; missing where it is empty or one of some words."
+    "SQL for the trimmed text of a cell; missing where it is empty or one of some words."
     x = f"NULLIF(TRIM({quote_identifier(name)}), '')"
     gap = quote_literal("(?i)" + "|".join(map(re.escape, words)))
     return f"CASE WHEN NOT regexp_full_match({x}, {gap}) THEN {x} END" if words else x
@@ -215,7 +219,7 @@ def _text(name: str, words: Sequence[str] = ()) -> str:
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #12a73349
 def aggregate(
     engine: duckdb.DuckDBPyConnection,
-    table: str,
+    table: str,  # a table, or a query in parentheses
     expressions: Mapping[str, Sequence[str]],  # SQL expressions of each column
 ) -> dict[str, list[Any]]:  # their values
     "Evaluate many aggregates in few passes over the rows."
@@ -223,16 +227,15 @@ def aggregate(
     counts: dict[str, list[Any]] = {name: [] for name in expressions}
     for start in range(0, len(flat), 300):
         part = flat[start : start + 300]
-        row = engine.execute(f"SELECT {', '.join(sql for _, sql in part)} FROM {table}").fetchall()[
-            0
-        ]
+        query = f"SELECT {', '.join(sql for _, sql in part)} FROM {table}"
+        row = engine.execute(query).fetchall()[0]
         for (name, _), value in zip(part, row, strict=True):
             counts[name].append(value)
     return counts
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #e99d2e18
 def _engine_type(name: str, kind: str) -> tuple[str, str] | None:
-    "The contract's type of an engine's type and the SQL that gives it; None for texts, which are looked at themselves."
+    "The contract's type of an engine's type and the SQL that gives it; None for texts."
     x = quote_identifier(name)
     if kind == "VARCHAR":
         return None
@@ -242,12 +245,8 @@ def _engine_type(name: str, kind: str) -> tuple[str, str] | None:
         return "integer", f"CAST({x} AS BIGINT)"
     if re.match(r"(FLOAT|DOUBLE|DECIMAL|U?HUGEINT|UBIGINT)", kind) and not kind.endswith("]"):
         number = f"CAST({x} AS DOUBLE)"
-        return (
-            "number",
-            f"CASE WHEN {number} BETWEEN {-MAX_ABS} AND {MAX_ABS} THEN {number} END"
-            if kind in ("FLOAT", "DOUBLE")
-            else number,
-        )
+        finite = f"CASE WHEN {number} BETWEEN {-MAX_ABS} AND {MAX_ABS} THEN {number} END"
+        return "number", finite if kind in ("FLOAT", "DOUBLE") else number
     if re.match(r"(DATE|TIMESTAMP)", kind) and not kind.endswith("]"):
         return "timestamp", f"CAST({x} AS TIMESTAMP)"
     return "string", f"CAST({x} AS VARCHAR)"
@@ -258,38 +257,29 @@ def _strip_symbol(x: str, sign: str) -> str:
 
 
 def _candidates(engine: duckdb.DuckDBPyConnection, name: str) -> tuple[str, list[ValueFormat]]:
-    "The sign that numbers of a column carry, and the spellings that fit nearly all of some different values."
+    "The sign at a column's numbers, and the spellings that nearly all of some values fit."
     x = _text(name, NULL_TOKENS)
     first = f"SELECT {x} AS x FROM raw WHERE {x} IS NOT NULL LIMIT 100000"
     engine.execute(
         f"CREATE OR REPLACE TEMP TABLE few AS SELECT DISTINCT x FROM ({first}) LIMIT 1000"
     )
-    total, *signs = aggregate(
-        engine,
-        "few",
-        {
-            "x": [
-                "count(*)",
-                *(
-                    f"count(*) FILTER (WHERE contains(x, {quote_literal(sign)}))"
-                    for sign in UNIT_SYMBOLS
-                ),
-            ]
-        },
-    )["x"]
-    sign = next(
-        (sign for sign, count in zip(UNIT_SYMBOLS, signs, strict=True) if count >= 0.9 * total > 0),
-        "",
-    )
-    tried, bare = [*NUMBERS[:2], *OTHER_FORMATS], _strip_symbol("x", sign)
-    expressions = [
-        f"count(*) FILTER (WHERE {one.fits(bare if one in NUMBERS else 'x')})" for one in tried
+    with_sign = [
+        f"count(*) FILTER (WHERE contains(x, {quote_literal(sign)}))" for sign in UNIT_SYMBOLS
     ]
-    matches = [
-        one
-        for one, count in zip(tried, aggregate(engine, "few", {"x": expressions})["x"], strict=True)
+    total, *sign_counts = aggregate(engine, "few", {"x": ["count(*)", *with_sign]})["x"]
+    signs = [
+        sign
+        for sign, count in zip(UNIT_SYMBOLS, sign_counts, strict=True)
         if count >= 0.9 * total > 0
     ]
+    sign = signs[0] if signs else ""
+    formats = [*NUMBERS[:2], *OTHER_FORMATS]
+    bare = _strip_symbol("x", sign)
+    expressions = [
+        f"count(*) FILTER (WHERE {one.fits(bare if one in NUMBERS else 'x')})" for one in formats
+    ]
+    counts = aggregate(engine, "few", {"x": expressions})["x"]
+    matches = [one for one, count in zip(formats, counts, strict=True) if count >= 0.9 * total > 0]
     if sign:
         matches = [one for one in matches if one in NUMBERS]
     return (sign, matches) if matches else ("", [])
@@ -304,19 +294,22 @@ def _decide(
         first = DECIMAL_COMMA if comma_file else first
         return (
             first,
-            f"`{name}`: values such as 1,234 can be read in two ways; they were read as {first.name}",
+            f"`{name}`: values such as 1,234 can be read in two ways; they were read as "
+            f"{first.name}",
         )
     if first is PLAIN[1] and comma_file and POINT_THOUSANDS[0] in fitting:
         return (
             POINT_THOUSANDS[0],
-            f"`{name}`: values such as 1.234 can be read in two ways; as elsewhere in the file they were read as {POINT_THOUSANDS[0].name}",
+            f"`{name}`: values such as 1.234 can be read in two ways; as elsewhere in the file "
+            f"they were read as {POINT_THOUSANDS[0].name}",
         )
     months = next((one for one in fitting if one.name.startswith("dates as month-day")), first)
     if first.name.startswith("dates as day-month") and months is not first:
         first = months if month_file else first
         return (
             first,
-            f"`{name}`: no value shows whether the day or the month stands first; it was read as {first.name}",
+            f"`{name}`: no value shows whether the day or the month stands first; it was read as "
+            f"{first.name}",
         )
     return first, ""
 
@@ -333,9 +326,8 @@ def _month_first(
         f"count(DISTINCT DAY({orders[order].read(x)}))" for order in ("month", "day-m")
     )
     month, day = engine.execute(f"SELECT {expressions} FROM raw").fetchall()[0]
-    return (
-        month < day if 1 in (month, day) and month != day else None
-    )  # the days of monthly dates are all the same
+    # the days of monthly dates are all the same
+    return month < day if 1 in (month, day) and month != day else None
 
 
 def _with_words(
@@ -348,7 +340,8 @@ def _with_words(
     x = _text(name)
     if column_counts.n_texts == column_counts.n_filled:
         return x, []
-    query = f"SELECT DISTINCT {x} FROM raw WHERE LOWER({x}) IN ({', '.join(map(quote_literal, words))}) ORDER BY 1"
+    literals = ", ".join(map(quote_literal, words))
+    query = f"SELECT DISTINCT {x} FROM raw WHERE LOWER({x}) IN ({literals}) ORDER BY 1"
     matches = [str(row[0]) for row in engine.execute(query).fetchall()]
     for word in matches:
         x = f"NULLIF({x}, {quote_literal(word)})"
@@ -377,7 +370,8 @@ def _count_formats(
     counts_by_column = {}
     for start in range(0, len(names), 30):
         part = names[start : start + 30]
-        once = f"(SELECT {', '.join(f'{_text(name, NULL_TOKENS)} AS {quote_identifier(name)}' for name in part)} FROM raw)"
+        cells = [f"{_text(name, NULL_TOKENS)} AS {quote_identifier(name)}" for name in part]
+        once = f"(SELECT {', '.join(cells)} FROM raw)"
         expressions = {}
         for name in part:
             x = quote_identifier(name)
@@ -432,20 +426,41 @@ def _try_other_formats(
         if count == column_counts.n_filled
     ]
     if not candidates:
-        looks = r"regexp_matches(x, '\d[.,:/]\d|\d{4}-\d') AND NOT regexp_matches(x, '[A-Za-z]{5}')"
-        query = f"SELECT avg(CAST({looks} AS INTEGER)), {', '.join(f'{end}(x) FILTER (WHERE {looks})' for end in ('min', 'max'))} FROM few"
-        share, *ends = engine.execute(query).fetchall()[0]
-        if share is not None and share > 0.5:
-            examples = " and ".join(map(repr, dict.fromkeys(ends)))
-            column_counts.near_miss = f"`{name}` stays text: values such as {examples} look like numbers or dates written in a way that is not read"
+        column_counts.near_miss = _unread_form(engine, name)
     elif not column_counts.formats:
         best = candidates[counts.index(max(counts))]
-        both = f"SELECT {_text(name, NULL_TOKENS)} AS x, {texts[best.name]} AS y FROM raw"
-        odd = engine.execute(
-            f"SELECT DISTINCT x FROM ({both}) WHERE x IS NOT NULL AND ({best.fits('y')}) IS NOT TRUE ORDER BY x LIMIT 3"
-        ).fetchall()
-        examples = ", ".join(repr(row[0]) for row in odd)
-        column_counts.near_miss = f"`{name}` stays text: {column_counts.n_filled - max(counts):,} of {column_counts.n_filled:,} values are no {best.name} ({examples}). Mend them"
+        n_odd = column_counts.n_filled - max(counts)
+        column_counts.near_miss = (
+            f"`{name}` stays text: {n_odd:,} of {column_counts.n_filled:,} values are no "
+            f"{best.name} ({_odd_values(engine, name, texts[best.name], best)}). Correct them"
+        )
+
+# %% ../../nbs/api/adopt/01_type_inference.ipynb #3f7be204
+def _unread_form(engine: duckdb.DuckDBPyConnection, name: str) -> str:
+    "That most texts of the table `few` look like numbers or dates, in words; else empty."
+    looks = r"regexp_matches(x, '\d[.,:/]\d|\d{4}-\d') AND NOT regexp_matches(x, '[A-Za-z]{5}')"
+    ends = f"min(x) FILTER (WHERE {looks}), max(x) FILTER (WHERE {looks})"
+    query = f"SELECT avg(CAST({looks} AS INTEGER)), {ends} FROM few"
+    share, low, high = engine.execute(query).fetchall()[0]
+    if share is None or share <= 0.5:
+        return ""
+    examples = " and ".join(map(repr, dict.fromkeys([low, high])))
+    return (
+        f"`{name}` stays text: values such as {examples} look like numbers or dates written in "
+        "a way that is not read"
+    )
+
+
+def _odd_values(
+    engine: duckdb.DuckDBPyConnection, name: str, text: str, spelling: ValueFormat
+) -> str:
+    "Some values of a column that do not fit a spelling."
+    both = f"SELECT {_text(name, NULL_TOKENS)} AS x, {text} AS y FROM raw"
+    rows = engine.execute(
+        f"SELECT DISTINCT x FROM ({both}) WHERE x IS NOT NULL "
+        f"AND ({spelling.fits('y')}) IS NOT TRUE ORDER BY x LIMIT 3"
+    ).fetchall()
+    return ", ".join(repr(row[0]) for row in rows)
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #e384a33d
 def _as_text(
@@ -466,13 +481,9 @@ def _as_text(
         if words
         else column_counts.n_texts
     )
-    why = (
-        "text with leading zeros"
-        if column_counts.zeros
-        else "text"
-        if column_counts.n_filled
-        else "empty"
-    )
+    why = "text" if column_counts.n_filled else "empty"
+    if column_counts.zeros:
+        why = "text with leading zeros"
     notes = [column_counts.near_miss] if column_counts.near_miss else []
     by_others = [
         word
@@ -483,11 +494,13 @@ def _as_text(
     ]
     if by_others:
         notes.append(
-            f"`{name}`: {', '.join(by_others)} was read as missing, as it must be in other columns of the file"
+            f"`{name}`: {', '.join(by_others)} was read as missing, as it must be in other "
+            "columns of the file"
         )
     if filled > column_counts.n_filled > 0:
         notes.append(
-            f"`{name}`: words such as NA or none stand among texts and were kept as values; a gap would have to be empty"
+            f"`{name}`: words such as NA or none stand among texts and were kept as values; a gap "
+            "would have to be empty"
         )
     return InferredColumn(
         name,

@@ -24,7 +24,7 @@ from ..modeling.estimators import SignedLog
 
 # %% ../../nbs/api/artifact/00_converters.ipynb #957b1c4f
 def _converter(columns: Any, make: Any) -> tuple[Any, Any]:
-    "A shape calculator and a converter: the number of columns that come out, and the operations, both from the fitted step."
+    "A shape calculator and a converter, from the number of output columns and the operations."
 
     def shape(operator: Any) -> None:
         from skl2onnx.common.data_types import FloatTensorType
@@ -43,12 +43,12 @@ def _converter(columns: Any, make: Any) -> tuple[Any, Any]:
 
     return shape, convert
 
-
+# %% ../../nbs/api/artifact/00_converters.ipynb #71f0b6d4
 def _convert_signed_log(step: Any, x: Any, ops: Any, v: Any) -> Any:
     wide = ops.OnnxCast(x, to=11, **v)  # 64 bits
     size = ops.OnnxAdd(ops.OnnxDiv(ops.OnnxAbs(wide, **v), step.size_, **v), np.ones(1), **v)
-    bent = ops.OnnxMul(ops.OnnxSign(wide, **v), ops.OnnxLog(size, **v), **v)
-    return ops.OnnxSub(bent, step.centre_, **v)
+    log = ops.OnnxMul(ops.OnnxSign(wide, **v), ops.OnnxLog(size, **v), **v)
+    return ops.OnnxSub(log, step.centre_, **v)
 
 
 def _rotate(step: Any, x: Any, ops: Any, v: Any) -> Any:
@@ -56,18 +56,24 @@ def _rotate(step: Any, x: Any, ops: Any, v: Any) -> Any:
     return ops.OnnxMatMul(centred, step.components_.T, **v)
 
 
-def _scale(
-    step: Any, x: Any, ops: Any, v: Any
-) -> Any:  # rounded as scikit-learn rounds, which is not as ONNX's own Scaler does
+def _scale(step: Any, x: Any, ops: Any, v: Any) -> Any:
+    "Rounded as scikit-learn rounds, which is not as ONNX's own Scaler does."
     standard = isinstance(step, StandardScaler)
     centred = ops.OnnxSub(x, np.float32(step.mean_ if standard else step.center_), **v)
-    return (
-        ops.OnnxDiv(centred, np.float32(step.scale_), **v)
-        if standard
-        else ops.OnnxDiv(ops.OnnxCast(centred, to=11, **v), step.scale_, **v)
-    )
+    if standard:
+        return ops.OnnxDiv(centred, np.float32(step.scale_), **v)
+    return ops.OnnxDiv(ops.OnnxCast(centred, to=11, **v), step.scale_, **v)
 
 
+def _is_missing(step: Any, x: Any, ops: Any, v: Any) -> Any:
+    return ops.OnnxIsNaN(x, **v)
+
+
+def _select_columns(step: Any, x: Any, ops: Any, v: Any) -> Any:
+    positions = step.get_support(indices=True).astype(np.int64)
+    return ops.OnnxGather(x, positions, axis=1, **v)
+
+# %% ../../nbs/api/artifact/00_converters.ipynb #2d6f8ac1
 def _rank(scope: Any, operator: Any, container: Any) -> None:
     from skl2onnx.common._apply_operation import apply_cast
     from skl2onnx.common.data_types import DoubleTensorType
@@ -94,22 +100,18 @@ def register_onnx_converters() -> None:
         calculate_sklearn_one_hot_encoder_output_shapes,
     )
 
-    flag = lambda step, x, ops, v: ops.OnnxIsNaN(x, **v)  # noqa: E731
-    pick = lambda step, x, ops, v: ops.OnnxGather(
-        x, step.get_support(indices=True).astype(np.int64), axis=1, **v
-    )  # noqa: E731
     columnwise = (
         (SignedLog, _convert_signed_log),
         (StandardScaler, _scale),
         (RobustScaler, _scale),
-        (MissingIndicator, flag),
+        (MissingIndicator, _is_missing),
     )
     converters = {Float64PCA: _converter(lambda step: step.n_components_, _rotate)}
     converters |= {
         kind: _converter(lambda step: step.n_features_in_, make) for kind, make in columnwise
     }
     converters |= {
-        kind: _converter(lambda step: int(step.get_support().sum()), pick)
+        kind: _converter(lambda step: int(step.get_support().sum()), _select_columns)
         for kind in (LinearRFE, SelectFromModel, SelectPercentile)
     }
     converters[QuantileTransformer] = (

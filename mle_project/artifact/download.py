@@ -30,9 +30,10 @@ MAX_BYTES = 8 * 2**30  # that a model may unpack to
 def unpack(
     archive: IO[bytes],  # a tar, compressed or not
     folder: Path,  # an existing, empty one
-    most: int = MAX_BYTES,
+    max_bytes: int = MAX_BYTES,  # of all files together
 ) -> None:
     "Take the files out of an archive."
+    bytes_left = max_bytes
     with tarfile.open(fileobj=archive, mode="r|*") as tar:
         for entry in tar:
             name = Path(os.path.normpath(entry.name))
@@ -40,17 +41,19 @@ def unpack(
                 continue
             if not entry.isfile() or name.is_absolute() or ".." in name.parts:
                 raise ProjectError(
-                    f"the archive holds `{entry.name}`, which is no plain file inside the folder. It is no model; nothing was kept."
+                    f"the archive holds `{entry.name}`, which is no plain file inside the folder. "
+                    "It is no model; nothing was kept."
                 )
-            most -= entry.size
-            if most < 0:
+            bytes_left -= entry.size
+            if bytes_left < 0:
                 raise ProjectError(
                     "the archive unpacks to more than a model may have. Nothing was kept."
                 )
-            target, source = folder / name, tar.extractfile(entry)
+            target = folder / name
+            content = tar.extractfile(entry)
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as file:
-                shutil.copyfileobj(source or (), file)  # type: ignore[arg-type]
+                shutil.copyfileobj(content or (), file)  # type: ignore[arg-type]
 
 # %% ../../nbs/api/artifact/05_download.ipynb #efe6ea5c
 def verified_digest(
@@ -59,7 +62,7 @@ def verified_digest(
     "The digest that the files of a model have now; raises when the manifest names others."
     try:
         manifest: Mapping[str, Any] = json.loads((folder / "manifest.json").read_text())
-        named = dict(manifest["files"])
+        expected = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ProjectError("it holds no manifest.json of a model") from None
     names = sorted(
@@ -67,32 +70,48 @@ def verified_digest(
         for path in folder.rglob("*")
         if path.is_file() and path.name != "manifest.json"
     )
-    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    wrong = sorted(name for name in {*files, *named} if files.get(name) != named.get(name))
+    actual = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    wrong = sorted(name for name in {*actual, *expected} if actual.get(name) != expected.get(name))
     if wrong:
         raise ProjectError(f"{', '.join(wrong)} differ from what its manifest.json names")
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(actual, sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/api/artifact/05_download.ipynb #a06931ca
 def _download(url: str, folder: Path, tries: int) -> None:
-    "Unpack what a URL gives, asking again while the network fails."
-    for left in reversed(range(tries)):
+    "Unpack the archive at a URL, trying again while the network fails."
+    for tries_left in reversed(range(tries)):
         try:
-            with urllib.request.urlopen(url, timeout=60) as answer:
-                return unpack(answer, folder)
+            with urllib.request.urlopen(url, timeout=60) as response:
+                return unpack(response, folder)
         except (tarfile.TarError, EOFError) as error:
             raise ProjectError(f"it is no tar archive ({error})") from None
         except (OSError, ValueError) as error:
             final = isinstance(error, ValueError) or (
                 isinstance(error, urllib.error.HTTPError) and error.code < 500
             )
-            if final or not left:
+            if final or not tries_left:
                 raise ProjectError(f"the server said: {error}") from None
             for path in folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             time.sleep(1)
 
 
+def _download_verified(url: str, digest: str, folder: Path, tries: int) -> None:
+    "Download a model, and raise when it has another digest."
+    _download(url, folder, tries)
+    actual = verified_digest(folder)
+    if actual != digest:
+        raise ProjectError(f"its digest is {actual}, and {digest} was asked for")
+
+
+def _has_digest(folder: Path, digest: str) -> bool:
+    "Whether a whole model with this digest is in a folder."
+    try:
+        return folder.is_dir() and verified_digest(folder) == digest
+    except ProjectError:
+        return False
+
+# %% ../../nbs/api/artifact/05_download.ipynb #6c9a05e7
 def fetch(
     url: str,  # of a tar archive; http, https, file or ftp
     digest: str,  # that the model must have, all 64 digits
@@ -100,52 +119,42 @@ def fetch(
     tries: int = 5,  # while the network fails
 ) -> bool:  # whether it was fetched; False when it was there already
     "Fetch a model, and keep it when it has the right digest."
-    folder, public_url = (
-        Path(folder),
-        urllib.parse.urlsplit(url)._replace(query="", fragment="").geturl(),
-    )
-    try:
-        if folder.is_dir() and verified_digest(folder) == digest:
-            return False
-    except ProjectError:
-        pass  # what is there is no whole model
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    target = Path(folder)
+    if _has_digest(target, digest):
+        return False
+    public_url = urllib.parse.urlsplit(url)._replace(query="", fragment="").geturl()
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
-        prefix=f".{folder.name}.", suffix=".part", dir=folder.parent
+        prefix=f".{target.name}.", suffix=".part", dir=target.parent
     ) as staging:
+        new = Path(staging) / "new"
+        new.mkdir()
         try:
-            new = Path(staging) / "new"
-            new.mkdir()
-            _download(url, new, tries)
-            actual = verified_digest(new)
-            if actual != digest:
-                raise ProjectError(f"its digest is {actual}, and {digest} was asked for")
+            _download_verified(url, digest, new, tries)
         except ProjectError as error:
             raise ProjectError(
-                f"the model from {public_url} is refused: {error}. {folder} is as it was."
+                f"the model from {public_url} is refused: {error}. {target} is as it was."
             ) from None
-        if folder.exists():
-            os.replace(folder, Path(staging) / "old")
-        os.replace(new, folder)
+        if target.exists():
+            os.replace(target, Path(staging) / "old")
+        os.replace(new, target)
     return True
 
 # %% ../../nbs/api/artifact/05_download.ipynb #a875ea18
 def resolve_model_dir(
-    built: Path,  # the model inside the image
-    variables: Mapping[
-        str, str
-    ] = os.environ,  # MLE_MODEL_URL and MLE_MODEL_DIGEST; MLE_MODEL_FOLDER, where it goes
+    packed_dir: Path,  # of the model inside the image
+    variables: Mapping[str, str] = os.environ,  # MLE_MODEL_URL, MLE_MODEL_DIGEST, MLE_MODEL_FOLDER
 ) -> Path:
     "The folder of the model to serve, fetched first where the environment names one."
-    url, digest = variables.get("MLE_MODEL_URL"), variables.get("MLE_MODEL_DIGEST")
+    url = variables.get("MLE_MODEL_URL")
+    digest = variables.get("MLE_MODEL_DIGEST")
     if not url and not digest:
-        return built
+        return packed_dir
     if not url or not digest:
         raise ProjectError(
             "MLE_MODEL_URL and MLE_MODEL_DIGEST belong together; one of them is not set."
         )
-    folder = Path(
-        variables.get("MLE_MODEL_FOLDER") or Path(tempfile.gettempdir()) / "mle-model" / digest
-    )
+    default = Path(tempfile.gettempdir()) / "mle-model" / digest
+    folder = Path(variables.get("MLE_MODEL_FOLDER") or default)
     fetch(url, digest, folder)
     return folder

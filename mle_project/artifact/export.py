@@ -40,58 +40,57 @@ def write_manifest(
     return str(manifest["model"])
 
 # %% ../../nbs/api/artifact/04_export.ipynb #fcb774fa
+def _write_json(path: Path, content: Any, **options: Any) -> None:
+    path.write_text(json.dumps(content, **options) + "\n")
+
+
 def save(
     folder: Path,  # new or empty
     model: Any,  # fitted
     contract: Contract,
     contract_text: str,  # the contract's file
-    about: Mapping[str, Any],  # what model.json says besides the task and the classes
+    metadata: Mapping[str, Any],  # what model.json says besides the task and the classes
     x: "pd.DataFrame",  # rows to compare the compiled model on
     tolerance: float | None = None,  # the largest difference allowed; None takes the task's
-    fitted_on: "pd.DataFrame | None" = None,  # all rows that the model was fitted on, as x; None takes x
+    fitted_on: "pd.DataFrame | None" = None,  # all rows of the fit, like x; None takes x
 ) -> dict[str, Any]:  # what model.json says
     "Compile, compare and write a model; `write_manifest` the folder once the card is in it."
     import joblib
 
-    from mle_project.modeling.metrics import predict
     from mle_project.modeling.columnar import assert_rowwise
+    from mle_project.modeling.metrics import predict
 
-    hurt, k = edge_case_rows(x, len(contract.numeric_features)), len(contract.numeric_features)
-    size = output_scale(predict(model, x, contract.task))
+    n_numeric = len(contract.numeric_features)
+    edge_cases = edge_case_rows(x, n_numeric)
+    scale = output_scale(predict(model, x, contract.task))
     assert_rowwise(
         model,
-        lambda rows: predict(model, rows, contract.task) / size,
-        hurt.iloc[:: max(1, len(hurt) // 200)],
+        lambda rows: predict(model, rows, contract.task) / scale,
+        edge_cases.iloc[:: max(1, len(edge_cases) // 200)],
     )
-    folder.mkdir(parents=True, exist_ok=True)
     compiled = compile_model(model, contract)
+    outputs = run_session(
+        open_session(compiled),
+        edge_cases.iloc[:, :n_numeric].to_numpy(np.float32),
+        edge_cases.iloc[:, n_numeric:].to_numpy(object),
+    )
+    native = predict(model, edge_cases, contract.task)
+    difference = assert_parity(native, outputs, contract.task, scale, tolerance)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(compiled)
     joblib.dump(model, folder / "native.joblib", compress=3)
     (folder / "contract.yaml").write_text(contract_text)
-    usual = feature_baselines(x if fitted_on is None else fitted_on, contract)
-    (folder / "typical.json").write_text(json.dumps(usual, indent=1, ensure_ascii=False) + "\n")
-    (folder / "example.json").write_text(
-        json.dumps({"records": [example_record(contract)]}, indent=1) + "\n"
-    )
-    outputs = run_session(
-        open_session(compiled),
-        hurt.iloc[:, :k].to_numpy(np.float32),
-        hurt.iloc[:, k:].to_numpy(object),
-    )
-    difference = assert_parity(
-        predict(model, hurt, contract.task), outputs, contract.task, size, tolerance
-    )
-    fixed = {
+    baselines = feature_baselines(x if fitted_on is None else fitted_on, contract)
+    _write_json(folder / "typical.json", baselines, indent=1, ensure_ascii=False)
+    _write_json(folder / "example.json", {"records": [example_record(contract)]}, indent=1)
+    described = {
         "task": contract.task,
         "classes": contract.classes,
         "labels": contract.labels,
         "features": contract.features,
-    }
-    described = {
-        **fixed,
         "compiled_differs_by": float(f"{difference:.1e}"),
-        "compared_rows": len(hurt),
-        **about,
+        "compared_rows": len(edge_cases),
+        **metadata,
     }
-    (folder / "model.json").write_text(json.dumps(described, indent=2, default=str) + "\n")
+    _write_json(folder / "model.json", described, indent=2, default=str)
     return described

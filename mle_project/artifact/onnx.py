@@ -18,42 +18,40 @@ from ..modeling.calibration import PROBABILITY_FLOOR
 def calibrate_onnx(
     compiled: bytes,  # an ONNX model whose last output is the probabilities
     calibration: Calibration,
-    places: np.ndarray,  # of the output's columns among the contract's classes
-) -> bytes:  # an ONNX model whose last output is the corrected probabilities
-    "Put a correction after a compiled model."
+    positions: np.ndarray,  # of the output's columns among the contract's classes
+) -> bytes:  # an ONNX model whose last output is the calibrated probabilities
+    "Put a calibration after a compiled model."
     import onnx
 
     model = onnx.load_from_string(compiled)
-    output_name, to_node = model.graph.output[-1].name, onnx.helper.make_node
-    constants = {
-        "least": PROBABILITY_FLOOR,
-        "power": calibration["power"] - 1,
-        "factors": np.asarray(calibration["factors"])[places],
-    }
+    output_name = model.graph.output[-1].name
     bits = model.graph.output[-1].type.tensor_type.elem_type  # 32 or 64
     dtype = onnx.helper.tensor_dtype_to_np_dtype(bits)
-    initializers = [
-        onnx.numpy_helper.from_array(np.asarray(value, dtype), f"calibration_{name}")
-        for name, value in constants.items()
-    ]
+    constants = {
+        "least": np.asarray(PROBABILITY_FLOOR, dtype),
+        "power": np.asarray(calibration["power"] - 1, dtype),
+        "factors": np.asarray(np.asarray(calibration["factors"])[positions], dtype),
+        "axis": np.array([1]),
+    }
     steps = [
         ("Max", [output_name, "least"], "held"),
         ("Pow", ["held", "power"], "bent"),
         ("Mul", [output_name, "bent"], "weight"),
-    ]
-    steps += [
         ("Mul", ["weight", "factors"], "share"),
         ("ReduceSum", ["share", "axis"], "sum"),
         ("Div", ["share", "sum"], "corrected"),
     ]
-    name = lambda one: one if one == output_name else f"calibration_{one}"  # noqa: E731
+
+    def full_name(name: str) -> str:
+        return name if name == output_name else f"calibration_{name}"
+
     model.graph.initializer.extend(
-        [*initializers, onnx.numpy_helper.from_array(np.array([1]), "calibration_axis")]
+        onnx.numpy_helper.from_array(value, full_name(name)) for name, value in constants.items()
     )
-    model.graph.node.extend(
-        to_node(kind, [name(one) for one in inputs], [name(last)], name=name(last))
-        for kind, inputs, last in steps
-    )
+    for kind, inputs, output in steps:
+        input_names = [full_name(name) for name in inputs]
+        name = full_name(output)
+        model.graph.node.append(onnx.helper.make_node(kind, input_names, [name], name=name))
     model.graph.output.pop()
     model.graph.output.append(
         onnx.helper.make_tensor_value_info("calibration_corrected", bits, [None, None])
@@ -66,7 +64,7 @@ OPSET = {"": 18, "ai.onnx.ml": 3}
 
 
 def _with_float64_sums(model: Any) -> Any:
-    "A fitted pipeline, with 64-bit floats before what it ends in, which is as scikit-learn names it."
+    "A fitted pipeline with 64-bit floats before its estimator, of scikit-learn's own class."
     from skl2onnx.sklapi import CastTransformer
     from sklearn.pipeline import Pipeline
 
@@ -193,7 +191,7 @@ def _network_outputs(graph: _Graph, network: Any, hidden: str) -> str:
 
 # %% ../../nbs/api/artifact/01_onnx.ipynb #8917e576
 def _model(graph: _Graph, contract: Contract, last: str) -> bytes:
-    "An ONNX model around a graph whose answer is the output `last`."
+    "An ONNX model around a graph whose prediction is the output `last`."
     from onnx import TensorProto
     from onnx import checker
     from onnx import helper
@@ -230,7 +228,7 @@ def compile_prior(
     model: Any,  # a fitted pipeline that ends in a dummy
     contract: Contract,
 ) -> bytes:  # an ONNX model
-    "Write a model that gives every row the same answer as ONNX."
+    "Write a model that predicts the same for every row as ONNX."
     constant = model[-1].constant_ if contract.task == "regression" else model[-1].class_prior_
     graph = _Graph()
     block = "numbers" if contract.numeric_features else "strings"
@@ -251,7 +249,7 @@ def compile_prior(
 def compile_model(
     model: Any,  # a fitted pipeline or network, with or without a calibration around it
     contract: Contract,
-) -> bytes:  # an ONNX model: blocks `numbers` and `strings` in, the answer as its last output
+) -> bytes:  # an ONNX model: blocks `numbers` and `strings` in, the prediction as its last output
     "Compile a fitted model of any family."
     if hasattr(model, "calibration"):
         return calibrate_onnx(

@@ -40,38 +40,40 @@ TOLERANCE = {"binary": 1e-6, "multiclass": 1e-6, "regression": 1e-5}
 
 
 def max_difference(
-    native: np.ndarray,  # answers of the fitted model
-    compiled: np.ndarray,  # answers of the compiled model
-    size: float = 1.0,  # what a usual answer is; see `output_scale`
-) -> float:
-    "The largest difference between two sets of answers, in usual sizes; relative to the answer where that is larger."
+    native: np.ndarray,  # predictions of the fitted model
+    compiled: np.ndarray,  # predictions of the compiled model
+    scale: float = 1.0,  # of a usual prediction; see `output_scale`
+) -> float:  # in units of the scale, or of the prediction where that is larger
+    "The largest difference between two arrays of predictions."
     if native.shape != compiled.shape or not np.isfinite(compiled).all():
         return float("inf")
-    return float(np.max(np.abs(native - compiled) / np.maximum(size, np.abs(native)), initial=0.0))
+    return float(np.max(np.abs(native - compiled) / np.maximum(scale, np.abs(native)), initial=0.0))
 
 
-def output_scale(outputs: np.ndarray) -> float:
-    "What a difference between answers is measured in: 1 for probabilities, the spread for values, whatever their unit."
-    return (
-        1.0
-        if outputs.ndim == 2
-        else float(np.std(outputs) or np.abs(outputs).max(initial=0.0) or 1.0)
-    )
+def output_scale(
+    outputs: np.ndarray,  # probabilities (n, classes), or values (n,)
+) -> float:
+    "The scale of predictions: 1 for probabilities, the standard deviation of values."
+    if outputs.ndim == 2:
+        return 1.0
+    return float(np.std(outputs) or np.abs(outputs).max(initial=0.0) or 1.0)
 
 
 def assert_parity(
-    native: np.ndarray,  # answers of the fitted model
-    compiled: np.ndarray,  # answers of the compiled model
+    native: np.ndarray,  # predictions of the fitted model
+    compiled: np.ndarray,  # predictions of the compiled model
     task: str,
-    size: float,  # what a usual answer is
+    scale: float,  # of a usual prediction
     tolerance: float | None = None,  # the largest difference allowed; None takes the task's
 ) -> float:  # the largest difference
-    "Compare two sets of answers; a `ProjectError` when they differ by more than is allowed."
-    difference = max_difference(native, compiled, size)
+    "Compare two arrays of predictions; raise when they differ by more than is allowed."
+    difference = max_difference(native, compiled, scale)
     allowed = TOLERANCE[task] if tolerance is None else tolerance
     if not difference <= allowed:
         raise ProjectError(
-            f"the compiled model differs from the fitted one by {difference:.2g} on {len(native):,} rows; {allowed:g} is allowed. "
-            "Choose another family or hyperparameters in params.yaml, or raise final_model.tolerance if the difference is acceptable."
+            f"the compiled model differs from the fitted one by {difference:.2g} "
+            f"on {len(native):,} rows; {allowed:g} is allowed. "
+            "Choose another family or hyperparameters in params.yaml, "
+            "or raise final_model.tolerance if the difference is acceptable."
         )
     return difference

@@ -19,6 +19,7 @@ import onnxruntime
 
 from ..core.arrays import frame_to_arrays
 from ..core.arrays import records_to_arrays
+from ..core.classification import predicted_classes
 from ..core.contract import parse_contract
 from ..core.project import ProjectError
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/api/artifact/02_predictor.ipynb #4bfa0d37
 def open_session(
-    compiled: bytes,
-    threads: int = 1,  # of ONNX Runtime; with more, sums change in their last digits, and workers of a service fight
+    compiled: bytes,  # an ONNX model
+    threads: int = 1,  # of ONNX Runtime; with more, sums change in their last digits
 ) -> onnxruntime.InferenceSession:
     "An ONNX Runtime session on the processor."
     options = onnxruntime.SessionOptions()
@@ -37,24 +38,20 @@ def open_session(
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(compiled, options, providers=["CPUExecutionProvider"])
 
-
+# %% ../../nbs/api/artifact/02_predictor.ipynb #2e7b94a1
 def run_session(
     session: onnxruntime.InferenceSession,
     numbers: np.ndarray,  # (n, k) float32
     strings: np.ndarray,  # (n, m) object
-) -> np.ndarray:  # probabilities (n, classes), or values (n,)
-    "The compiled model's answers: 32-bit floats, given as 64-bit ones so that sums over them lose nothing."
-    if (
-        len(numbers) == 1
-    ):  # a matrix product adds in another order for one row than for several, so one row is asked twice
-        return run_session(session, np.repeat(numbers, 2, axis=0), np.repeat(strings, 2, axis=0))[
-            :1
-        ]
+) -> np.ndarray:  # probabilities (n, classes), or values (n,); float64
+    "The compiled model's predictions."
+    if len(numbers) == 1:
+        two_numbers = np.repeat(numbers, 2, axis=0)
+        two_strings = np.repeat(strings, 2, axis=0)
+        return run_session(session, two_numbers, two_strings)[:1]
     blocks = {"numbers": numbers, "strings": strings}
-    wanted = [one.name for one in session.get_inputs()]
-    outputs = session.run(
-        [session.get_outputs()[-1].name], {name: blocks[name] for name in wanted}
-    )[0]
+    inputs = {one.name: blocks[one.name] for one in session.get_inputs()}
+    outputs = session.run([session.get_outputs()[-1].name], inputs)[0]
     outputs = outputs.astype(np.float32).astype(np.float64)
     return outputs[:, 0] if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
 
@@ -62,16 +59,20 @@ def run_session(
 MANIFEST = "manifest.json"
 
 
-def read_artifact(folder: Path) -> dict[str, bytes]:
-    "The content of every file of a folder but the manifest, by name."
+def read_artifact(
+    folder: Path,
+) -> dict[str, bytes]:  # by path in the folder, in order
+    "The content of every file of a folder but the manifest."
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
     return {name: (folder / name).read_bytes() for name in names if name != MANIFEST}
 
 
-def build_manifest(files: Mapping[str, bytes]) -> dict[str, Any]:
-    "What a manifest says of these files: the SHA-256 of each, and that of them all, the model's digest."
+def build_manifest(
+    files: Mapping[str, bytes],  # content, by name
+) -> dict[str, Any]:  # `files`: the SHA-256 of each; `model`: the digest of them all
+    "The manifest of some files."
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     return {
         "model": hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(),
@@ -82,19 +83,20 @@ def build_manifest(files: Mapping[str, bytes]) -> dict[str, Any]:
 class Predictor:
     "A model loaded from its folder."
 
-    def __init__(self, folder: str | Path, threads: int = 1) -> None:
+    def __init__(
+        self,
+        folder: str | Path,  # of an artifact
+        threads: int = 1,  # of ONNX Runtime
+    ) -> None:
         self.folder = Path(folder)
         self.digest, files = self._verify()
         self.metadata = json.loads(files["model.json"])
         self.contract = parse_contract(files["contract.yaml"].decode(), "contract.yaml")
-        self.baselines = json.loads(
-            files["typical.json"]
-        )  # what is usual for each feature; see `feature_baselines`
+        self.baselines = json.loads(files["typical.json"])  # see `feature_baselines`
         self.session = open_session(files["model.onnx"], threads)
 
     def _verify(self) -> tuple[str, dict[str, bytes]]:
-        """The digest that the manifest names, and the content of every file. Each is read once, so that what is used is what was
-        compared with the manifest, also while somebody replaces the folder."""
+        "The digest and the content of every file; raises when the manifest names others."
         if not (self.folder / MANIFEST).is_file():
             raise ProjectError(
                 f"there is no model in {self.folder}. Make it with `dvc repro` (or `make repro`)."
@@ -102,31 +104,58 @@ class Predictor:
         manifest = json.loads((self.folder / MANIFEST).read_text())
         files = read_artifact(self.folder)
         actual = build_manifest(files)
-        named, digests = manifest["files"], actual["files"]
-        wrong = sorted(name for name in {*digests, *named} if digests.get(name) != named.get(name))
+        expected_digests = manifest["files"]
+        digests = actual["files"]
+        wrong = sorted(
+            name
+            for name in {*digests, *expected_digests}
+            if digests.get(name) != expected_digests.get(name)
+        )
         if wrong or actual != manifest:
             raise ProjectError(
-                f"{self.folder}: {', '.join(wrong) or MANIFEST} differ from what {MANIFEST} names; the model is damaged. "
-                "Restore it with `dvc checkout --force`, or make it again with `dvc repro --force final_model`."
+                f"{self.folder}: {', '.join(wrong) or MANIFEST} differ from what {MANIFEST} names; "
+                "the model is damaged. Restore it with `dvc checkout --force`, or make it again "
+                "with `dvc repro --force final_model`."
             )
         return str(actual["model"]), files
 
-    def predict_arrays(self, numbers: np.ndarray, strings: np.ndarray) -> np.ndarray:
-        "Answers to numbers (n, k) float32 and strings (n, m): probabilities (n, classes) or values (n,)."
+    def predict_arrays(
+        self,
+        numbers: np.ndarray,  # (n, k) float32
+        strings: np.ndarray,  # (n, m) object
+    ) -> np.ndarray:  # probabilities (n, classes), or values (n,)
+        "Predictions for the two blocks of the features."
         return run_session(self.session, numbers, strings)
 
-    def predict_frame(self, frame: "pd.DataFrame") -> np.ndarray:
-        "Answers to the rows of a frame that keeps the contract: probabilities (n, classes) or values (n,)."
+    def predict_frame(
+        self,
+        frame: "pd.DataFrame",  # raw records that keep the contract
+    ) -> np.ndarray:  # probabilities (n, classes), or values (n,)
+        "Predictions for the rows of a frame."
         return self.predict_arrays(*frame_to_arrays(frame, self.contract))
 
-    def predict_records(self, records: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        "Answers to records that keep the contract: probabilities (n, classes) or values (n,)."
+    def predict_records(
+        self,
+        records: Sequence[Mapping[str, Any]],  # raw records that keep the contract
+    ) -> np.ndarray:  # probabilities (n, classes), or values (n,)
+        "Predictions for records."
         return self.predict_arrays(*records_to_arrays(records, self.contract))
 
-    def format_predictions(self, outputs: np.ndarray) -> list[dict[str, Any]]:
-        """Answers in words. Two classes: the label at the threshold, and the probability of the second class.
-        More classes: the likeliest label, its probability, and that of every class. Regression: the value, and between which
-        two others the true one lies in so many cases as model.json says (`interval`)."""
+    def predicted_classes(
+        self,
+        outputs: np.ndarray,  # probabilities (n, classes), or values (n,)
+    ) -> np.ndarray:  # (n,) int64: positions of classes; 0 for values
+        "The predicted class of each row."
+        if self.contract.task == "regression":
+            return np.zeros(len(outputs), dtype=np.int64)
+        binary = self.contract.task == "binary"
+        return predicted_classes(outputs, self.metadata["threshold"] if binary else None)
+
+    def format_predictions(
+        self,
+        outputs: np.ndarray,  # probabilities (n, classes), or values (n,)
+    ) -> list[dict[str, Any]]:  # label and probability, or value, low and high
+        "Predictions as a caller gets them."
         if self.contract.task == "regression":
             half = (self.metadata.get("interval") or {}).get("half_width", 0.0)
             return [
@@ -134,18 +163,17 @@ class Predictor:
                 for value in outputs.tolist()
             ]
         labels = self.contract.labels
+        positions = self.predicted_classes(outputs).tolist()
         if self.contract.task == "binary":
-            threshold = self.metadata["threshold"]
             return [
-                {"label": labels[p >= threshold], "probability": p} for p in outputs[:, 1].tolist()
+                {"label": labels[position], "probability": probability}
+                for position, probability in zip(positions, outputs[:, 1].tolist(), strict=True)
             ]
-        best = outputs.argmax(axis=1)
-        rows = zip(best.tolist(), outputs.tolist(), strict=True)
         return [
             {
-                "label": labels[k],
-                "probability": row[k],
+                "label": labels[position],
+                "probability": row[position],
                 "probabilities": dict(zip(labels, row, strict=True)),
             }
-            for k, row in rows
+            for position, row in zip(positions, outputs.tolist(), strict=True)
         ]

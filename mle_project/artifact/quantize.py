@@ -38,44 +38,46 @@ def quantize(
     from onnxruntime import quantization as q
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    input_names = {one.name for one in onnx.load_from_string(compiled).graph.input}
-    batches = [
-        {
-            name: block
-            for name, block in (("numbers", numbers), ("strings", strings))
-            if name in input_names
-        }
-    ]
+    blocks = {"numbers": numbers, "strings": strings}
+    input_names = [one.name for one in onnx.load_from_string(compiled).graph.input]
+    batches = [{name: block for name, block in blocks.items() if name in input_names}]
 
     class Rows(q.CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, np.ndarray] | None:
             return batches.pop() if batches else None
 
-    kinds = {
-        "activation_type": q.QuantType.QInt8,
-        "weight_type": q.QuantType.QInt8,
-        "per_channel": True,
-        "quant_format": q.QuantFormat.QDQ,
-    }
     with tempfile.TemporaryDirectory() as scratch:
-        exact, small = f"{scratch}/float.onnx", f"{scratch}/int8.onnx"
+        float_file = f"{scratch}/float.onnx"
+        int8_file = f"{scratch}/int8.onnx"
         quant_pre_process(
-            onnx.load_from_string(compiled), exact, skip_optimization=True, skip_symbolic_shape=True
+            onnx.load_from_string(compiled),
+            float_file,
+            skip_optimization=True,
+            skip_symbolic_shape=True,
         )
-        q.quantize_static(exact, small, Rows(), op_types_to_quantize=["MatMul", "Gather"], **kinds)
-        return bytes(onnx.load(small).SerializeToString(deterministic=True))
+        q.quantize_static(
+            float_file,
+            int8_file,
+            Rows(),
+            op_types_to_quantize=["MatMul", "Gather"],
+            activation_type=q.QuantType.QInt8,
+            weight_type=q.QuantType.QInt8,
+            per_channel=True,
+            quant_format=q.QuantFormat.QDQ,
+        )
+        return bytes(onnx.load(int8_file).SerializeToString(deterministic=True))
 
 # %% ../../nbs/api/artifact/07_quantize.ipynb #293464ac
 def _predict_compiled(
     compiled: bytes, network: Any, frame: pd.DataFrame, contract: Contract
 ) -> np.ndarray:
-    "A compiled network's answers to raw rows; a class that its training rows lacked has the probability 0."
+    "Predictions for raw rows; a class that the network's training rows lacked has probability 0."
     outputs = run_session(open_session(compiled), *frame_to_arrays(frame, contract))
     if contract.task == "regression" or outputs.shape[1] == len(contract.classes):
         return outputs
-    whole = np.zeros((len(outputs), len(contract.classes)))
-    whole[:, np.asarray(network.classes_, dtype=int)] = outputs
-    return whole
+    all_classes = np.zeros((len(outputs), len(contract.classes)))
+    all_classes[:, np.asarray(network.classes_, dtype=int)] = outputs
+    return all_classes
 
 
 def quantization_loss(
@@ -84,26 +86,24 @@ def quantization_loss(
     calibration: pd.DataFrame,  # raw rows that it was fitted on
     frame: pd.DataFrame,  # raw rows that it has not seen
     y: np.ndarray,  # their target
-) -> tuple[
-    dict[str, Any], np.ndarray, np.ndarray
-]:  # metrics with floats and integers and the loss; the answers of both
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:  # scores and loss; predictions of both
     "How much worse a network is with 8-bit integers, on rows that it has not seen."
     compiled = compile_model(network, contract)
     small = quantize(compiled, *frame_to_arrays(calibration, contract))
-    exact, near = (_predict_compiled(one, network, frame, contract) for one in (compiled, small))
-    scores = {
-        "float": all_metrics(contract.task, y, exact),
-        "int8": all_metrics(contract.task, y, near),
-    }
-    lost = {
-        name: sign * (scores["float"][name] - scores["int8"][name])
+    exact = _predict_compiled(compiled, network, frame, contract)
+    near = _predict_compiled(small, network, frame, contract)
+    float_scores = all_metrics(contract.task, y, exact)
+    int8_scores = all_metrics(contract.task, y, near)
+    loss = {
+        name: sign * (float_scores[name] - int8_scores[name])
         for name, (_, sign) in METRICS[contract.task].items()
     }
-    return {"rows": len(frame), **scores, "loss": lost}, exact, near
+    results = {"rows": len(frame), "float": float_scores, "int8": int8_scores, "loss": loss}
+    return results, exact, near
 
 # %% ../../nbs/api/artifact/07_quantize.ipynb #6eb373d4
 def write_int8(
-    source: Path,  # a sealed artifact of a network
+    source: Path,  # an artifact of a network, with its manifest
     folder: Path,  # new
     calibration: pd.DataFrame,  # raw rows that it was fitted on
     x: pd.DataFrame,  # real rows to compare on, as `feature_frame` returns them
@@ -113,17 +113,17 @@ def write_int8(
     shutil.copytree(
         source, folder, ignore=shutil.ignore_patterns("native.joblib", "card.md", "manifest.json")
     )
-    small = quantize(
-        (source / "model.onnx").read_bytes(), *frame_to_arrays(calibration, exact.contract)
-    )
+    arrays = frame_to_arrays(calibration, exact.contract)
+    small = quantize((source / "model.onnx").read_bytes(), *arrays)
     (folder / "model.onnx").write_bytes(small)
     write_manifest(folder)
-    expected, outputs = exact.predict_frame(x), Predictor(folder).predict_frame(x)
+    expected = exact.predict_frame(x)
+    outputs = Predictor(folder).predict_frame(x)
     difference = max_difference(expected, outputs, output_scale(expected))
-    about = exact.metadata | {
-        "quantised": "int8",
+    metadata = exact.metadata | {
+        "quantized": "int8",
         "compiled_differs_by": float(f"{difference:.1e}"),
         "compared_rows": len(x),
     }
-    (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n")
+    (folder / "model.json").write_text(json.dumps(metadata, indent=2) + "\n")
     return write_manifest(folder)

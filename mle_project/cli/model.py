@@ -14,9 +14,6 @@ from pathlib import Path
 
 import click
 
-from ..core.formatting import format_table
-from ..core.formatting import format_value
-from ..core.project import ProjectError
 from ..core.project import root
 
 # %% ../../nbs/api/cli/01_model.ipynb #dba618f7
@@ -25,7 +22,7 @@ from ..core.project import root
 @click.argument("digest")
 @click.argument("folder", type=click.Path(path_type=Path))
 def fetch(url: str, digest: str, folder: Path) -> None:
-    """Fetch a model (a tar archive) from URL into FOLDER, and refuse it when it is not the one with DIGEST.
+    """Fetch a model (a tar archive) from URL into FOLDER; refuse one that has not DIGEST.
 
     \b
     tar -czf model.tar.gz -C models/final .        packs one
@@ -57,6 +54,7 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
     """
     from mle_project.core.contract import describe_bounds
     from mle_project.core.contract import read_contract
+    from mle_project.core.formatting import format_table
     from mle_project.scoring.check import check_file
 
     contract = read_contract(contract_file or root() / "contract.yaml")
@@ -165,13 +163,15 @@ def score(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print steps and attributions as JSON.")
 def explain(record: Path, model: Path | None, as_json: bool) -> None:
-    """Follow the record in RECORD (a JSON file; of a request its first record) step by step to the answer.
+    """Follow the record in RECORD (a JSON file; of a request its first) to the answer.
 
     mle explain models/final/example.json
     """
     import joblib
 
     from mle_project.artifact.predictor import Predictor
+    from mle_project.core.formatting import format_table
+    from mle_project.core.formatting import format_value
     from mle_project.evaluation.trace import trace as steps_of
     from mle_project.evaluation.trace import read_record
     from mle_project.core.validation import records_frame
@@ -210,6 +210,5 @@ def explain(record: Path, model: Path | None, as_json: bool) -> None:
         "\nWhat pushed it, strongest first\n"
         + format_table(["field", "value", "typical", "contribution"], rows)
     )
-    click.echo(
-        f"\nThe compiled model says {json.dumps(prediction, ensure_ascii=False)}\nmodel {predictor.digest}"
-    )
+    click.echo(f"\nThe compiled model says {json.dumps(prediction, ensure_ascii=False)}")
+    click.echo(f"model {predictor.digest}")

@@ -49,15 +49,15 @@ from ..core.project import root
 def adopt(
     files: tuple[str, ...], dry_run: bool, force: bool, as_json: bool, **options: str | None
 ) -> None:
-    """Make this project one for the table in FILES (.csv, .tsv, .parquet, .jsonl; patterns are fine).
+    """Make this project one for the table in FILES (.csv, .tsv, .parquet, .jsonl, or patterns).
 
     \b
     mle adopt customers.csv --target churned
     mle adopt readings.csv --target defect --time measured_at --group machine
     mle adopt orders.csv customers.csv --query first_order.sql --target returned
 
-    It reads every row, decides for each column what it is, and writes contract.yaml, params.yaml, sql/ and the README's example for you
-    to review. It asks nothing. Then: dvc repro.
+    It reads every row, decides for each column what it is, and writes contract.yaml, params.yaml,
+    sql/ and the README's example for you to review. It asks nothing. Then: dvc repro.
     """
     from mle_project.adopt import plan as module
 
@@ -96,5 +96,6 @@ def rename(name: str, force: bool) -> None:
         check=True,
     )
     click.echo(
-        f"The package is called {name}. Type `make env`, then `dvc repro`: the environment has to know it, and all code changed."
+        f"The package is called {name}. Type `make env`, then `dvc repro`: "
+        "the environment has to know it, and all code changed."
     )

@@ -27,13 +27,14 @@ from .encodings import spark_path
 from .parquet import _normalize_timestamps
 from .parquet import write_query
 from .sources import local_files
+from .sql import quote_identifier
 
 # %% ../../nbs/api/data/05_engines.ipynb #2a4ede94
 ENGINES = ("duckdb", "pyspark")
 
 
 def engine_memory(kind: str = "duckdb") -> str:
-    "How much memory an engine may take, a number and `g` or `m`: MLE_MEMORY, or half of the machine's for DuckDB, and 4g for Spark's driver."
+    "What an engine may take, as in 4g: MLE_MEMORY, or half of the machine's (DuckDB), 4g (Spark)."
     half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     return os.environ.get("MLE_MEMORY", "4g" if kind == "pyspark" else f"{half >> 20}m")
 
@@ -198,9 +199,8 @@ def load(
         }
         read.withColumns(zoned).createOrReplaceTempView(name)
     elif files.format == "parquet":
-        engine.raw_sql(
-            f'CREATE OR REPLACE TEMP VIEW "{name}" AS {engine.compile(_normalize_timestamps(_read(engine, files)))}'
-        )
+        select = engine.compile(_normalize_timestamps(_read(engine, files)))
+        engine.raw_sql(f"CREATE OR REPLACE TEMP VIEW {quote_identifier(name)} AS {select}")
     else:
         engine.create_table(name, _normalize_timestamps(_read(engine, files)), overwrite=True)
 

@@ -19,7 +19,8 @@ from .binning import group_means
 
 # %% ../../nbs/api/data/09_plots.ipynb #0b2ceb27
 MAX_BARS = 40  # columns in one picture; more cannot be read
-COLOR, MUTED = "tab:blue", "0.75"
+COLOR = "tab:blue"
+MUTED = "0.75"
 
 
 def figure_height(lines: int) -> float:
@@ -52,7 +53,9 @@ def plot_heatmap(
     colours: str = "Blues",  # the name of a colour map
 ) -> None:
     "A picture of a table as colours; a narrow table shows its numbers too."
-    values, wide, (low, high) = table.to_numpy(dtype=float), table.shape[1] > 12, limits
+    values = table.to_numpy(dtype=float)
+    wide = table.shape[1] > 12
+    low, high = limits
     _, axes = plt.subplots(
         figsize=(figure_height(len(table)) + 2 if wide else 10, figure_height(len(table)) + wide)
     )
@@ -79,7 +82,8 @@ def subplots_grid(
     count: int, title: str, size: tuple[float, float] = (4.4, 2.7), across: int = 3
 ) -> list[Axes]:
     "A figure of `count` small pictures, each of this size in inches, so many in a line."
-    across, down = min(across, count), -(-count // min(across, count))
+    across = min(across, count)
+    down = -(-count // across)
     figure, axes = plt.subplots(
         down,
         across,
@@ -94,7 +98,7 @@ def subplots_grid(
 
 # %% ../../nbs/api/data/09_plots.ipynb #d3976aac
 def plot_distribution(axes: Axes, values: pd.Series, column: Column) -> None:
-    "Draw a histogram of a number between its 1st and 99th percentile, or bars of the commonest values."
+    "Draw a histogram of a number, or bars of the commonest values."
     axes.set_title(
         column.name + (f", {values.isna().mean():.1%} missing" if values.isna().any() else "")
     )
@@ -124,16 +128,15 @@ def plot_distribution(axes: Axes, values: pd.Series, column: Column) -> None:
 
 # %% ../../nbs/api/data/09_plots.ipynb #1bc91394
 def plot_means(axes: Axes, grouped: Groups, followed: pd.DataFrame, upright: bool = False) -> None:
-    "Draw the mean of each outcome in each group with its interval; upright, groups stand from left to right and are joined by lines."
-    places, words = (
-        np.arange(len(grouped[1])),
-        followed.columns[0] if followed.shape[1] == 1 else "share of rows",
-    )
+    "Draw the mean of each outcome in each group with its interval; upright, joined by lines."
+    places = np.arange(len(grouped[1]))
+    words = followed.columns[0] if followed.shape[1] == 1 else "share of rows"
     aside = np.linspace(-0.3, 0.3, followed.shape[1] + 2)[
         1:-1
     ]  # so that classes do not hide each other
     for position, name in enumerate(followed):
-        (mean, reach), colour = group_means(grouped[0], followed[name].to_numpy()), f"C{position}"
+        mean, reach = group_means(grouped[0], followed[name].to_numpy())
+        colour = f"C{position}"
         if upright:
             axes.errorbar(
                 places + aside[position],
@@ -165,12 +168,11 @@ def plot_means(axes: Axes, grouped: Groups, followed: pd.DataFrame, upright: boo
 # %% ../../nbs/api/data/09_plots.ipynb #685e18c5
 def plot_components(axes: Axes, places: np.ndarray, followed: pd.DataFrame) -> None:
     "Draw rows (n, 2): one outcome as its mean in hexagons, several classes as points."
-    (x, y), name = places.T, followed.columns[0]
+    x, y = places.T
+    name = followed.columns[0]
     if followed.shape[1] == 1:
-        size, extent = (
-            int(np.clip(len(x) ** 0.5 / 4, 8, 35)),
-            np.quantile(places, [0.003, 0.997], axis=0).T.ravel().tolist(),
-        )
+        size = int(np.clip(len(x) ** 0.5 / 4, 8, 35))
+        extent = np.quantile(places, [0.003, 0.997], axis=0).T.ravel().tolist()
         image = axes.hexbin(
             x,
             y,

@@ -52,7 +52,7 @@ def profile_columns(
     frame: pd.DataFrame,  # raw records with all columns of the contract
     contract: Contract,
 ) -> pd.DataFrame:  # one line for each column, in the order of the contract
-    "What each column is and holds: type, unit, missing share, distinct values, the ends or the commonest values, a note."
+    "What each column is and holds: unit, missing share, ends or commonest values, a note."
     lines = []
     for name, column in contract.columns.items():
         present = frame[name].dropna()

@@ -32,6 +32,7 @@ from .encodings import duckdb_path
 from .engines import engine_memory
 from .parquet import ROW_GROUP_SIZE
 from .parquet import batches
+from .sql import quote_identifier
 
 # %% ../../nbs/api/data/07_splits.ipynb #fb76de39
 SPLITS = ("train", "validation", "test")
@@ -95,10 +96,10 @@ def _by_group(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any])
 
 
 def _random_split(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any]) -> pd.Series:
-    if contract.time and not split.get("anyway"):
+    if contract.time and not split.get("allow_random_over_time"):
         raise ProjectError(
             f"params.yaml: tables.split: rows have a time ({contract.time}); a random split lets the model learn from the future. "
-            "Use kind: time, or say anyway: true."
+            "Use kind: time, or say allow_random_over_time: true."
         )
     generator = np.random.default_rng(split.get("seed", 0))
     target = encode_target(frame, contract)
@@ -166,7 +167,7 @@ def _with_splits(
 # %% ../../nbs/api/data/07_splits.ipynb #f22a24ef
 def _check_target(engine: Any, name: str, contract: Contract) -> None:
     "Raise when a split is empty, or when its target cannot be learnt or judged."
-    target = f'"{contract.target.name}"'
+    target = quote_identifier(contract.target.name)
     count, least, greatest = engine.sql(
         f"SELECT count(*), min({target}), max({target}) FROM {name}"
     ).fetchone()
@@ -213,7 +214,7 @@ def check_splits(
             else:
                 engine.read_parquet(duckdb_path(table), hive_partitioning=False).create_view(name)
             _check_target(engine, name, contract)
-        columns = ", ".join(f'"{key}"' for key in keys)
+        columns = ", ".join(map(quote_identifier, keys))
         everything = " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in splits)
         shared = f"SELECT {columns}, count(*) AS n FROM ({everything}) GROUP BY ALL HAVING n > 1"
         count = engine.sql(f"SELECT sum(n) FROM ({shared})").fetchall()[0][0] if keys else 0
@@ -317,14 +318,14 @@ def cv_splits(
     kind = kind or ("time" if contract.time else "group" if contract.group else "random")
     if count < 2 or len(frame) < 2 * count:
         raise ProjectError(
-            f"params.yaml: model_selection.folds is {count}: at least 2, and at most half of the {len(frame):,} training rows."
+            f"params.yaml: model_selection.n_folds is {count}: at least 2, and at most half of the {len(frame):,} training rows."
         )
     if kind == "time":
         return _time_folds(frame[contract.time], count)
     if kind == "group":
         if frame[contract.group].nunique() < count:
             raise ProjectError(
-                f"params.yaml: model_selection.folds is {count}, and `{contract.group}` has fewer values in the training rows."
+                f"params.yaml: model_selection.n_folds is {count}, and `{contract.group}` has fewer values in the training rows."
             )
         return list(GroupKFold(count).split(frame, groups=frame[contract.group]))
     if contract.task == "regression":

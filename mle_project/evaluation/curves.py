@@ -21,62 +21,63 @@ def _downsample(curve: pd.DataFrame, points: int = 100) -> pd.DataFrame:
     keep = np.unique(np.linspace(0, len(curve) - 1, min(points, len(curve))).astype(int))
     return curve.iloc[keep].reset_index(drop=True).map(lambda value: float(f"{value:.5g}"))
 
-
+# %% ../../nbs/api/evaluation/00_curves.ipynb #8d3f6a15
 def _class_curves(y: np.ndarray, p: np.ndarray) -> dict[str, pd.DataFrame]:
     false_positive, true_positive, _ = skm.roc_curve(y, p)
     precision, recall, _ = skm.precision_recall_curve(y, p)
-    # the curve begins at the most certain answers; scikit-learn's own first point, precision 1 at recall 0, is an invention
-    recall, precision = np.append(recall[:-1], 0.0), np.append(precision[:-1], precision[-2])
+    precision[-1] = precision[-2]
     observed, predicted = calibration_curve(y, p, n_bins=12, strategy="quantile")
-    return {
-        "roc": _downsample(
-            pd.DataFrame(
-                {"false_positive_rate": false_positive, "true_positive_rate": true_positive}
-            )
-        ),
-        "precision_recall": _downsample(
-            pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]})
-        ),
-        "calibration": _downsample(pd.DataFrame({"predicted": predicted, "observed": observed})),
+    by_kind = {
+        "roc": {"false_positive_rate": false_positive, "true_positive_rate": true_positive},
+        "precision_recall": {"recall": recall[::-1], "precision": precision[::-1]},
+        "calibration": {"predicted": predicted, "observed": observed},
     }
+    return {kind: _downsample(pd.DataFrame(columns)) for kind, columns in by_kind.items()}
 
 # %% ../../nbs/api/evaluation/00_curves.ipynb #7466e33e
+def _value_curves(y: np.ndarray, y_pred: np.ndarray) -> dict[str, pd.DataFrame]:
+    ranks = pd.Series(y_pred).rank(method="first")
+    deciles = pd.qcut(ranks, min(10, len(y_pred)), labels=False)
+    pairs = pd.DataFrame({"predicted": y_pred, "observed": y})
+    errors = pd.DataFrame(
+        {
+            "share_of_rows": np.arange(1, len(y) + 1) / len(y),
+            "absolute_error": np.sort(np.abs(y - y_pred)),
+        }
+    )
+    return {
+        "errors": _downsample(errors),
+        "calibration": _downsample(pairs.groupby(deciles.to_numpy()).mean()),
+    }
+
+
 def curves(
     task: str,
     y: np.ndarray,  # (n,): positions of classes, or values
-    p: np.ndarray,  # answers
+    predictions: np.ndarray,  # probabilities (n, classes), or values (n,)
     labels: list[str],  # of the classes
-) -> dict[str, pd.DataFrame]:  # by name; the columns are x, y and, with many classes, the class
-    "ROC, precision-recall and calibration of classes; calibration by tenths and errors of values."
+) -> dict[str, pd.DataFrame]:  # by kind; columns x, y and, with many classes, label
+    "ROC, precision-recall and calibration of classes; calibration and errors of values."
     if task == "regression":
-        tenth = pd.qcut(pd.Series(p).rank(method="first"), min(10, len(p)), labels=False)
-        means = pd.DataFrame({"predicted": p, "observed": y}).groupby(tenth.to_numpy()).mean()
-        errors = pd.DataFrame(
-            {
-                "share_of_rows": np.arange(1, len(y) + 1) / len(y),
-                "absolute_error": np.sort(np.abs(y - p)),
-            }
-        )
-        return {"errors": _downsample(errors), "calibration": _downsample(means)}
+        return _value_curves(y, predictions)
     if task == "binary":
-        return _class_curves(y, p[:, 1])
+        return _class_curves(y, predictions[:, 1])
     counts = np.bincount(y, minlength=len(labels))
-    drawn = [i for i in sorted(np.argsort(-counts, kind="stable")[:10]) if 0 < counts[i] < len(y)]
-    each = [
-        {
-            k: v.assign(label=labels[i])
-            for k, v in _class_curves((y == i).astype(int), p[:, i]).items()
-        }
-        for i in drawn
-    ]
-    return {name: pd.concat([one[name] for one in each], ignore_index=True) for name in each[0]}
+    most_frequent = sorted(np.argsort(-counts, kind="stable")[:10])
+    by_kind: dict[str, list[pd.DataFrame]] = {}
+    for position in most_frequent:
+        if 0 < counts[position] < len(y):
+            one_against_rest = _class_curves((y == position).astype(int), predictions[:, position])
+            for kind, curve in one_against_rest.items():
+                by_kind.setdefault(kind, []).append(curve.assign(label=labels[position]))
+    return {kind: pd.concat(parts, ignore_index=True) for kind, parts in by_kind.items()}
 
 # %% ../../nbs/api/evaluation/00_curves.ipynb #2b2f2f91
 CURVE_LABELS = {
     "roc": (
-        "ROC: positives found against false alarms",
-        "share of negatives called positive",
-        "share of positives found",
+        "ROC: true positives against false positives",
+        "false positive rate",
+        "true positive rate",
     ),
     "precision_recall": (
         "Precision against recall",
@@ -84,65 +85,60 @@ CURVE_LABELS = {
         "precision: share of alarms that are right",
     ),
     "errors": (
-        "Errors: how far off, for which share of the rows",
+        "Errors: how large, for which share of the rows",
         "share of rows, best first",
         "absolute error",
     ),
-    "calibration": ("Calibration: what was said against what came", "mean answer", "observed mean"),
+    "calibration": (
+        "Calibration: predicted against observed",
+        "mean prediction",
+        "observed mean",
+    ),
 }
 
 
 def plot_curve(
     axes: Axes,
-    name: str,  # a key of TITLES
+    kind: str,  # a key of CURVE_LABELS
     curves_by_model: Mapping[str, pd.DataFrame],  # the curve of each model, by the model's name
 ) -> None:
     "Draw one kind of curve for some models."
-    title, x_label, y_label = CURVE_LABELS[name]
+    title, x_label, y_label = CURVE_LABELS[kind]
+    marker = "o" if kind == "calibration" else None
     for model, curve in curves_by_model.items():
         x, y, *classes = curve.columns
         for label, part in curve.groupby("label") if classes else [("", curve)]:
-            axes.plot(
-                part[x],
-                part[y],
-                marker="o" if name == "calibration" else None,
-                label=f"{model} {label}".strip(),
-                linewidth=1.5,
-            )
-    if name in ("roc", "calibration"):
-        low, high = axes.get_xlim()
-        axes.plot(
-            [low, high],
-            [low, high],
-            color="grey",
-            linewidth=0.8,
-            linestyle="--",
-            label="chance" if name == "roc" else "perfect",
-        )
+            name = f"{model} {label}".strip()
+            axes.plot(part[x], part[y], marker=marker, label=name, linewidth=1.5)
+    if kind in ("roc", "calibration"):
+        ends = list(axes.get_xlim())
+        reference = "chance" if kind == "roc" else "perfect"
+        axes.plot(ends, ends, color="grey", linewidth=0.8, linestyle="--", label=reference)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.legend(fontsize=8)
 
 # %% ../../nbs/api/evaluation/00_curves.ipynb #e5e191ec
 def reliability_curve(
     y: np.ndarray,  # (n,) positions of classes
-    p: np.ndarray,  # (n, classes) answers
+    p: np.ndarray,  # (n, classes) probabilities
 ) -> pd.DataFrame:  # predicted, observed: the means of each group
-    "What was said against what came."
-    truth, probabilities = (
-        (y, p[:, 1])
-        if p.shape[1] == 2
-        else ((y[:, None] == np.arange(p.shape[1])).ravel(), p.ravel())
-    )
-    observed, predicted = calibration_curve(truth, probabilities, n_bins=12, strategy="quantile")
+    "Mean prediction and observed share of groups of equal size."
+    if p.shape[1] == 2:
+        happened = y
+        probabilities = p[:, 1]
+    else:
+        happened = (y[:, None] == np.arange(p.shape[1])).ravel()
+        probabilities = p.ravel()
+    observed, predicted = calibration_curve(happened, probabilities, n_bins=12, strategy="quantile")
     return pd.DataFrame({"predicted": predicted, "observed": observed})
 
 
 def plot_reliability(
     axes: Axes,
-    y: np.ndarray,
-    probabilities: Mapping[str, np.ndarray],  # answers, by what they are
+    y: np.ndarray,  # (n,) positions of classes
+    probabilities: Mapping[str, np.ndarray],  # (n, classes), by the name of the model
 ) -> None:
-    "Draw the reliability of some answers to the same rows."
+    "Draw the reliability of some models' predictions for the same rows."
     plot_curve(
         axes,
         "calibration",

@@ -39,9 +39,7 @@ def permutation_importance(
     name: str,  # a metric of the task
     repeats: int = 5,
     seed: int = 0,
-) -> (
-    pd.DataFrame
-):  # index: features, the most important first; importance and its spread over the repeats
+) -> pd.DataFrame:  # index: features, the most important first; importance and its standard deviation over the repeats
     "How much of its quality the model loses when one feature is shuffled."
     whole, results = score(task, name, y, answer(x)), {}
     orders = [np.random.default_rng([seed, k]).permutation(len(x)) for k in range(repeats)]
@@ -50,7 +48,7 @@ def permutation_importance(
             whole - score(task, name, y, answer(x.assign(**{column: x[column].to_numpy()[order]})))
             for order in orders
         ]
-        results[column] = {"importance": float(np.mean(lost)), "spread": float(np.std(lost))}
+        results[column] = {"importance": float(np.mean(lost)), "std": float(np.std(lost))}
     return pd.DataFrame(results).T.sort_values("importance", ascending=False, kind="stable")
 
 # %% ../../nbs/api/evaluation/02_importance.ipynb #1dd47dc6
@@ -134,7 +132,7 @@ def ablation(
     unclear = table.index[table["verdict"] != "earns its place"].tolist()
     if 1 < len(unclear) < len(contract.features):
         table.loc[f"these {len(unclear)} together"] = row(unclear)
-    return table, {"score": base, "seed_spread": noise}
+    return table, {"score": base, "seed_std": noise}
 
 # %% ../../nbs/api/evaluation/02_importance.ipynb #ce9d5f55
 def value_grid(values: pd.Series, points: int = 15) -> list[Any]:
@@ -204,7 +202,7 @@ def shap_values(
         import shap
     except ImportError:
         raise ProjectError(
-            "params.yaml: importance.shap is true, and shap is not installed. Type `make shap`, or set it to false."
+            "params.yaml: importance.with_shap is true, and shap is not installed. Type `make shap`, or set it to false."
         ) from None
     words = {
         name: sorted({*x[name], *background[name]}) for name in x.columns if x[name].dtype == object

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -34,19 +35,21 @@ from ..modeling.metrics import all_metrics
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #f5185dbf
 @dataclass(frozen=True)
 class Finding:
-    "What one guard found."
+    "The result of one check."
 
     type: str  # as numbered by Kapoor and Narayanan
     name: str
-    guard: str  # what makes the mistake impossible, or finds it
+    guard: str  # what makes the mistake impossible, or detects it
     evidence: str  # on these data
     violations: tuple[str, ...] = ()  # empty when all is well
     needs_review: bool = False  # no machine can say whether it is a mistake
 
     @property
     def state(self) -> str:
-        "One word."
-        return "fault" if self.violations else "to judge" if self.needs_review else "clean"
+        "fault, to judge or clean."
+        if self.violations:
+            return "fault"
+        return "to judge" if self.needs_review else "clean"
 
 
 def _share(part: float, whole: float, what: str) -> str:
@@ -60,6 +63,20 @@ ALLOWED_TEST_READERS = {
 }
 
 
+def _names_test(node: ast.AST) -> bool:
+    "Whether a node is a string that names the test split."
+    if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+        return False
+    return re.search(r"(^|/)test(\.parquet)?$", node.value) is not None
+
+
+def _reads_file(node: ast.AST) -> bool:
+    "Whether a node calls a method whose name begins with `read_`."
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return False
+    return node.func.attr.startswith("read_")
+
+
 def readers_of_test(
     code: Mapping[str, str],  # the plain code of each stage
 ) -> list[str]:  # names of stages
@@ -67,38 +84,32 @@ def readers_of_test(
     stages = []
     for stage, text in code.items():
         nodes = list(ast.walk(ast.parse(text.split("\n# mle_project.")[0])))
-        words = [
-            node.value
-            for node in nodes
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        ]
-        calls = {
-            node.func.attr
-            for node in nodes
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-        }
-        if any(re.search(r"(^|/)test(\.parquet)?$", word) for word in words) and any(
-            name.startswith("read_") for name in calls
-        ):
+        if any(map(_names_test, nodes)) and any(map(_reads_file, nodes)):
             stages.append(stage)
     return stages
 
-
-def check_test_set(splits: Splits, code: Mapping[str, str]) -> Finding:
+# %% ../../nbs/api/evaluation/05_leakage.ipynb #1b94d8c2
+def check_test_set(
+    splits: Splits,  # train, validation and test
+    code: Mapping[str, str],  # the plain code of each stage
+) -> Finding:
     "L1.1: is there a test split, and who reads it?"
-    rows, readers = {name: len(frame) for name, frame in splits.items()}, readers_of_test(code)
-    faults = [
+    rows = {name: len(frame) for name, frame in splits.items()}
+    readers = readers_of_test(code)
+    violations = [
         f"the stage `{stage}` reads the test split; only {', '.join(ALLOWED_TEST_READERS)} may"
         for stage in readers
         if stage not in ALLOWED_TEST_READERS
     ]
-    faults += [] if rows.get("test") else ["there is no test split, or it has no rows"]
+    if not rows.get("test"):
+        violations.append("there is no test split, or it has no rows")
     reasons = "; ".join(
         f"`{stage}` {ALLOWED_TEST_READERS.get(stage, 'reads it')}" for stage in readers
     )
     guard = "The split is a stage output; the code of every stage is searched for the test split."
-    evidence = f"The test split holds {_share(rows.get('test', 0), sum(rows.values()), 'rows')}. {reasons}. {len(code)} stages were read."
-    return Finding("L1.1", "no test set", guard, evidence, tuple(faults))
+    share = _share(rows.get("test", 0), sum(rows.values()), "rows")
+    evidence = f"The test split holds {share}. {reasons}. {len(code)} stages were read."
+    return Finding("L1.1", "no test set", guard, evidence, tuple(violations))
 
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #4ca0f50f
 def _operations(model: Any) -> list[tuple[str, Any]]:
@@ -112,120 +123,143 @@ def refit_differences(
     y: np.ndarray,  # their target
     rows: pd.DataFrame,  # rows to compare on
 ) -> list[str]:  # names of operations
-    "The operations of a model that are not what fitting on these rows gives."
-    differing, current, compared = [], x, rows
+    "The operations of a model that differ from the same ones fitted on these rows."
+    differing = []
     for name, step in _operations(model):
-        again = clone(step).fit(current, y)
-        here, there = np.asarray(step.transform(compared)), np.asarray(again.transform(compared))
-        if here.shape != there.shape or not np.array_equal(here, there, equal_nan=True):
+        refitted = clone(step).fit(x, y)
+        output = np.asarray(step.transform(rows))
+        refitted_output = np.asarray(refitted.transform(rows))
+        if output.shape != refitted_output.shape or not np.array_equal(
+            output, refitted_output, equal_nan=True
+        ):
             differing.append(str(getattr(step, "columnar", name)))
-        current, compared = again.transform(current), there
+        x = refitted.transform(x)
+        rows = refitted_output
     return differing
 
-
+# %% ../../nbs/api/evaluation/05_leakage.ipynb #7f05b3c9
 def check_preprocessing(
-    model: Any, x: pd.DataFrame, y: np.ndarray, rows: pd.DataFrame, fitted_rows: int
+    model: Any,  # the artifact's fitted model
+    x: pd.DataFrame,  # training and validation rows, as `feature_frame` returns them
+    y: np.ndarray,  # their target
+    rows: pd.DataFrame,  # rows to compare on
+    n_fitted: int,  # how many rows the model says it was fitted on
 ) -> Finding:
     "L1.2: is every fitted operation inside the pipeline, and fitted on training rows only?"
     steps = [str(getattr(step, "columnar", name)) for name, step in _operations(model)]
-    faults = [
+    violations = [
         f"the operation `{name}` is not registered as columnar"
         for name in steps
         if name not in COLUMNAR
     ]
-    faults += [
+    violations += [
         f"the operation `{name}` was fitted on other rows than training and validation"
         for name in refit_differences(model, x, y, rows)
     ]
-    faults += (
-        []
-        if fitted_rows == len(x)
-        else [
-            f"the model was fitted on {fitted_rows:,} rows; training and validation have {len(x):,}"
-        ]
-    )
-    inside = f"Before the model: {', '.join(f'`{name}`' for name in steps)}."
-    evidence = f"{inside} Fitted again on the {len(x):,} training and validation rows, it treats {len(rows):,} rows the same, bit for bit."
-    if not steps:
-        inside = evidence = (
-            f"`{type(model).__name__}` takes raw features and fits its own preprocessing, on {fitted_rows:,} rows."
+    if n_fitted != len(x):
+        violations.append(
+            f"the model was fitted on {n_fitted:,} rows; training and validation have {len(x):,}"
         )
-    guard = "Every fitted operation is inside the pipeline, which each fold refits; here it is fitted again and compared."
-    return Finding(
-        "L1.2",
-        "preprocessing on train and test",
-        guard,
-        inside if faults else evidence,
-        tuple(faults),
+    evidence = f"Before the model: {', '.join(f'`{name}`' for name in steps)}."
+    if not steps:
+        kind = type(model).__name__
+        evidence = (
+            f"`{kind}` takes raw features and fits its own preprocessing, on {n_fitted:,} rows."
+        )
+    elif not violations:
+        evidence += (
+            f" Fitted again on the {len(x):,} training and validation rows, "
+            f"it treats {len(rows):,} rows the same, bit for bit."
+        )
+    guard = (
+        "Every fitted operation is inside the pipeline, which each fold refits; "
+        "here it is fitted again and compared."
     )
+    return Finding("L1.2", "preprocessing on train and test", guard, evidence, tuple(violations))
 
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #eedb2b4d
-def check_feature_selection(model: Any, about: Mapping[str, Any], contract: Contract) -> Finding:
-    "L1.3: does the model take all features of the contract, so that nothing was selected outside the pipeline?"
-    model_features = [str(name) for name in getattr(model, "feature_names_in_", [])] or list(
-        about["features"]
-    )
-    faults = [
+def check_feature_selection(
+    model: Any,  # the artifact's fitted model
+    metadata: Mapping[str, Any],  # model.json; `features` counts where the model names none
+    contract: Contract,
+) -> Finding:
+    "L1.3: does the model take all features of the contract?"
+    model_features = [str(name) for name in getattr(model, "feature_names_in_", [])]
+    model_features = model_features or list(metadata["features"])
+    violations = [
         f"the model does not take `{name}`: it was dropped before the pipeline"
         for name in contract.features
         if name not in model_features
     ]
-    faults += [
+    violations += [
         f"the model takes `{name}`, which is no feature of the contract"
         for name in model_features
         if name not in contract.features
     ]
     evidence = f"The model takes {len(model_features)} columns" + (
-        "." if faults else ": all features of the contract. None was dropped by looking at data."
+        "."
+        if violations
+        else ": all features of the contract. None was dropped by looking at data."
     )
-    guard = "The model takes every feature of the contract; a choice of features would be a step of the pipeline that each fold refits."
-    return Finding("L1.3", "feature selection on train and test", guard, evidence, tuple(faults))
+    guard = (
+        "The model takes every feature of the contract; "
+        "a choice of features would be a step of the pipeline that each fold refits."
+    )
+    return Finding(
+        "L1.3", "feature selection on train and test", guard, evidence, tuple(violations)
+    )
 
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #1a5c40b5
 def _hashes(frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
     return pd.util.hash_pandas_object(frame[list(columns)].astype("str"), index=False).to_numpy()
 
 
-def check_duplicates(splits: Splits, contract: Contract, most: float) -> Finding:
+def _shared_keys(splits: Splits, keys: Sequence[str]) -> list[str]:
+    "How many rows of each split have the key of a row of an earlier one, in words."
+    hashes = {name: _hashes(frame, keys) for name, frame in splits.items()}
+    sentences = []
+    for one, other in combinations(splits, 2):
+        shared = np.isin(hashes[other], hashes[one]).sum()
+        if shared:
+            sentences.append(f"{shared:,} rows of {other} have the key of a row of {one}")
+    return sentences
+
+
+def check_duplicates(
+    splits: Splits,  # train, validation and test
+    contract: Contract,
+    max_share: float,  # of test rows that may equal an earlier row in every feature
+) -> Finding:
     "L1.4: do rows of the test split, or copies of them, stand in the training split?"
-    keys, test = contract.role("id"), splits["test"]
-    names = list(splits)
-    faults = []
-    for place, one in enumerate(names):
-        for other in names[place + 1 :]:
-            shared = (
-                np.isin(_hashes(splits[other], keys), _hashes(splits[one], keys)).sum()
-                if keys
-                else 0
-            )
-            faults += (
-                [f"{shared:,} rows of {other} have the key of a row of {one}"] if shared else []
-            )
+    keys = contract.role("id")
+    test = splits["test"]
+    violations = _shared_keys(splits, keys) if keys else []
     earlier_hashes = np.concatenate(
         [_hashes(splits[name], contract.features) for name in ("train", "validation")]
     )
     copies = int(np.isin(_hashes(test, contract.features), earlier_hashes).sum())
-    if copies > most * len(test):
-        faults.append(
-            f"{_share(copies, len(test), 'test rows')} equal a training or validation row in every feature; at most {most:.2%} may"
+    share = _share(copies, len(test), "test rows")
+    if copies > max_share * len(test):
+        violations.append(
+            f"{share} equal a training or validation row in every feature; "
+            f"at most {max_share:.2%} may"
         )
-    named = f"No key ({', '.join(keys)}) is in two splits" if keys else "The contract has no key"
-    evidence = (
-        f"{named}. {_share(copies, len(test), 'test rows')} equal an earlier row in every feature."
+    key_evidence = (
+        f"No key ({', '.join(keys)}) is in two splits" if keys else "The contract has no key"
     )
     return Finding(
         "L1.4",
         "duplicates across splits",
         "Keys are compared across splits, and so are whole rows of features.",
-        evidence,
-        tuple(faults),
+        f"{key_evidence}. {share} equal an earlier row in every feature.",
+        tuple(violations),
     )
 
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #e8e7a89b
 def _number_matrix(rows: pd.DataFrame, contract: Contract) -> np.ndarray:
     "Features as numbers, one column each in the contract's order: a string becomes a code."
     x = feature_frame(rows, contract)
-    numbers = x[contract.numeric_features].to_numpy(dtype=np.float32)
+    numbers = x[contract.numeric_features].to_numpy(dtype=np.float32, copy=True)
     numbers[:, np.isnan(numbers).all(axis=0)] = 0  # a tree needs one value
     if not contract.categorical_features:
         return numbers
@@ -233,160 +267,181 @@ def _number_matrix(rows: pd.DataFrame, contract: Contract) -> np.ndarray:
     return np.hstack([numbers, codes.astype(np.float32)])
 
 
+def _class_score(column: np.ndarray, y: np.ndarray, task: str) -> float:
+    "The ROC AUC of a small tree on one feature (n, 1)."
+    tree = DecisionTreeClassifier(max_depth=5, min_samples_leaf=10, random_state=0)
+    return all_metrics(task, y, tree.fit(column, y).predict_proba(column))["roc_auc"]
+
+
+def _value_score(column: np.ndarray, y: np.ndarray) -> float:
+    "The R2 of a small tree on one feature (n, 1), or the squared rank correlation if larger."
+    tree = DecisionTreeRegressor(max_depth=5, min_samples_leaf=10, random_state=0)
+    score = all_metrics("regression", y, tree.fit(column, y).predict(column))["r2"]
+    rank = pd.Series(column[:, 0]).corr(pd.Series(y), method="spearman")
+    return max(score, 0.0 if np.isnan(rank) else rank**2)
+
+
 def single_feature_scores(
-    train: pd.DataFrame,
+    train: pd.DataFrame,  # raw rows
     contract: Contract,
-) -> pd.Series:  # by feature, strongest first: the ROC AUC of a small tree; for values its R2, or the squared rank correlation if larger
-    "How well each feature alone tells the target, on training rows."
-    few = systematic_sample(train, 20_000)
-    y = encode_target(few, contract)
-    matrix = _number_matrix(few, contract)
-    kind, metric = (
-        (DecisionTreeRegressor, "r2")
-        if contract.task == "regression"
-        else (DecisionTreeClassifier, "roc_auc")
-    )
+) -> pd.Series:  # by feature, strongest first: ROC AUC, or R2 of values
+    "How well each feature alone predicts the target, on training rows."
+    sample = systematic_sample(train, 20_000)
+    y = encode_target(sample, contract)
+    matrix = _number_matrix(sample, contract)
     scores = {}
-    for place, name in enumerate(contract.features):
-        tree = kind(max_depth=5, min_samples_leaf=10, random_state=0).fit(matrix[:, [place]], y)
-        p = (
-            tree.predict(matrix[:, [place]])
-            if contract.task == "regression"
-            else tree.predict_proba(matrix[:, [place]])
-        )
-        scores[name] = all_metrics(contract.task, y, p)[metric]
+    for position, name in enumerate(contract.features):
+        column = matrix[:, [position]]
         if contract.task == "regression":
-            rank = pd.Series(matrix[:, place]).corr(pd.Series(y), method="spearman")
-            scores[name] = max(scores[name], 0.0 if np.isnan(rank) else rank**2)
+            scores[name] = _value_score(column, y)
+        else:
+            scores[name] = _class_score(column, y, contract.task)
     return pd.Series(scores).sort_values(ascending=False)
 
-
-def check_illegitimate_features(train: pd.DataFrame, contract: Contract, limit: float) -> Finding:
+# %% ../../nbs/api/evaluation/05_leakage.ipynb #6e3d51b8
+def check_illegitimate_features(
+    train: pd.DataFrame,  # raw rows
+    contract: Contract,
+    max_score: float,  # of a single feature: ROC AUC, or R2 of values
+) -> Finding:
     "L2: does a feature know what nobody could know?"
-    strength = single_feature_scores(train, contract)
+    scores = single_feature_scores(train, contract)
     metric = "R2" if contract.task == "regression" else "ROC AUC"
-    late = [name for name, column in contract.columns.items() if column.available == "after"]
-    faults = [
+    late = [
+        name for name, column in contract.columns.items() if column.available == "after_prediction"
+    ]
+    violations = [
         f"`{name}` is a feature and becomes known after the prediction"
         for name in late
         if name in contract.features
     ]
-    faults += [
-        f"`{name}` alone reaches {metric} {value:.3f}: it all but is the answer"
-        for name, value in strength.items()
-        if value > limit
+    violations += [
+        f"`{name}` alone reaches {metric} {score:.3f}: it nearly determines the target"
+        for name, score in scores.items()
+        if score > max_score
     ]
-    evidence = f"{len(contract.features)} features, all known before. Known after, and kept out: {', '.join(late)}. "
-    evidence += f"The strongest feature alone, `{strength.index[0]}`, reaches {metric} {strength.iloc[0]:.3f} (limit {limit})."
-    guard = "The contract says when each column becomes known and refuses late features; no single feature may decide the answer; "
-    return Finding(
-        "L2",
-        "illegitimate features",
-        guard + "a canary rewrites the sources' future (tests).",
-        evidence,
-        tuple(faults),
+    evidence = (
+        f"{len(contract.features)} features, all known before. "
+        f"Known after, and left out: {', '.join(late)}. "
+        f"The strongest feature alone, `{scores.index[0]}`, "
+        f"reaches {metric} {scores.iloc[0]:.3f} (limit {max_score})."
     )
+    guard = (
+        "The contract says when each column becomes known, and late features are an error; "
+        "no single feature may determine the target; "
+        "a canary rewrites the sources' future (tests)."
+    )
+    return Finding("L2", "illegitimate features", guard, evidence, tuple(violations))
 
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #056efd6d
-Folds = Sequence[tuple[np.ndarray, np.ndarray]]
+Folds = Sequence[tuple[np.ndarray, np.ndarray]]  # positions of rows to fit on and to score
+
+
+def _unordered_splits(times: Mapping[str, pd.Series]) -> list[str]:
+    "Which split begins before the one before it has ended, in words."
+    pairs = [("train", "validation"), ("validation", "test")]
+    return [
+        f"{later} begins ({times[later].min()}) before {earlier} has ended ({times[earlier].max()})"
+        for earlier, later in pairs
+        if not times[earlier].max() < times[later].min()
+    ]
+
+
+def _unordered_folds(times: pd.Series, folds: Folds) -> list[str]:
+    "Which fold is fitted on rows that are later than one it is scored on, in words."
+    return [
+        f"fold {number} is fitted on rows that are not all earlier than the ones it is scored on"
+        for number, (before, after) in enumerate(folds, 1)
+        if not times.iloc[before].max() < times.iloc[after].min()
+    ]
 
 
 def check_temporal_order(
-    splits: Splits, contract: Contract, folds: Folds, anyway: bool = False
+    splits: Splits,  # train, validation and test
+    contract: Contract,
+    folds: Folds,  # of the training split
+    random_over_time: bool = False,  # whether params.yaml allows a random split of rows with a time
 ) -> Finding:
     "L3.1: does anything earlier learn from anything later?"
-    guard = "Splits and folds by time; a random split is refused where the contract has a time, unless it is asked for by name."
+    guard = (
+        "Splits and folds by time; "
+        "a random split is refused where the contract has a time, unless it is asked for by name."
+    )
+    violations: list[str] = []
     if not contract.time:
-        return Finding(
-            "L3.1", "temporal leakage", guard, "Does not apply: the contract has no time column."
+        evidence = "Does not apply: the contract has no time column."
+    elif random_over_time:
+        evidence = (
+            "The random split was asked for by name (`anyway: true`): "
+            "the test is not later than training."
         )
-    if anyway:
-        evidence = "The random split was asked for by name (`anyway: true`): the test is not later than training."
-        return Finding("L3.1", "temporal leakage", guard, evidence)
-    times = {name: frame[contract.time] for name, frame in splits.items()}
-    pairs = [("train", "validation"), ("validation", "test")]
-    faults = [
-        f"{b} begins ({times[b].min()}) before {a} has ended ({times[a].max()})"
-        for a, b in pairs
-        if not times[a].max() < times[b].min()
-    ]
-    when = times["train"]
-    late = [
-        k
-        for k, (before, after) in enumerate(folds, 1)
-        if not when.iloc[before].max() < when.iloc[after].min()
-    ]
-    faults += [
-        f"fold {k} is fitted on rows that are not all earlier than the ones it is scored on"
-        for k in late
-    ]
-    ends = "; ".join(
-        f"{name} {moments.min()} to {moments.max()}" for name, moments in times.items()
-    )
-    return Finding(
-        "L3.1",
-        "temporal leakage",
-        guard,
-        f"{ends}. {len(folds)} folds, each scored on later rows than it is fitted on.",
-        tuple(faults),
-    )
+    else:
+        times = {name: frame[contract.time] for name, frame in splits.items()}
+        violations = _unordered_splits(times) + _unordered_folds(times["train"], folds)
+        ends = "; ".join(f"{name} {time.min()} to {time.max()}" for name, time in times.items())
+        evidence = f"{ends}. {len(folds)} folds, each scored on later rows than it is fitted on."
+    return Finding("L3.1", "temporal leakage", guard, evidence, tuple(violations))
 
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #65b1ae88
-def check_group_overlap(splits: Splits, contract: Contract, folds: Folds, kind: str) -> Finding:
+def check_group_overlap(
+    splits: Splits,  # train, validation and test
+    contract: Contract,
+    folds: Folds,  # of the training split
+    kind: str,  # of the split: time, group or random
+) -> Finding:
     "L3.2: does a group have rows on both sides?"
+    name = "dependence between train and test"
     guard = "Splits and folds by group where the contract has one."
     if not contract.group:
-        return Finding(
-            "L3.2",
-            "dependence between train and test",
-            guard,
-            "Does not apply: the contract has no group column.",
-        )
-    groups = {name: frame[contract.group] for name, frame in splits.items()}
-    shared = sorted(
-        set(groups["test"]) & (set(groups["train"]) | set(groups["validation"])), key=str
+        return Finding("L3.2", name, guard, "Does not apply: the contract has no group column.")
+    groups = {part: frame[contract.group] for part, frame in splits.items()}
+    earlier = set(groups["train"]) | set(groups["validation"])
+    shared = sorted(set(groups["test"]) & earlier, key=str)
+    evidence = (
+        f"{groups['test'].nunique():,} values of `{contract.group}` in the test split, "
+        f"{len(shared):,} of them before it too; {len(folds)} folds."
     )
-    inside = groups["train"].to_numpy()
-    both = [
-        k for k, (before, after) in enumerate(folds, 1) if set(inside[before]) & set(inside[after])
-    ]
-    faults = (
-        [
-            f"{len(shared):,} values of `{contract.group}` are in the test split and before it, {shared[0]} for one"
-        ]
-        if shared
-        else []
-    )
-    faults += [f"fold {k} has a `{contract.group}` on both sides" for k in both]
-    evidence = f"{groups['test'].nunique():,} values of `{contract.group}` in the test split, {len(shared):,} of them before it too; {len(folds)} folds."
     if kind == "time":
-        return Finding(
-            "L3.2",
-            "dependence between train and test",
-            guard,
-            f"{evidence} Rows are split by time: groups go on, as they will in use.",
+        evidence += " Rows are split by time: groups go on, as they will in use."
+        return Finding("L3.2", name, guard, evidence)
+    violations = []
+    if shared:
+        violations.append(
+            f"{len(shared):,} values of `{contract.group}` are in the test split and before it, "
+            f"{shared[0]} for one"
         )
-    return Finding("L3.2", "dependence between train and test", guard, evidence, tuple(faults))
+    train_groups = groups["train"].to_numpy()
+    violations += [
+        f"fold {number} has a `{contract.group}` on both sides"
+        for number, (before, after) in enumerate(folds, 1)
+        if set(train_groups[before]) & set(train_groups[after])
+    ]
+    return Finding("L3.2", name, guard, evidence, tuple(violations))
 
 # %% ../../nbs/api/evaluation/05_leakage.ipynb #c0051851
-def check_distribution_shift(splits: Splits, contract: Contract, limit: float) -> Finding:
-    "L3.3: is the test split spread like the training split?"
+def check_distribution_shift(
+    splits: Splits,  # train, validation and test
+    contract: Contract,
+    max_psi: float,  # a feature above this is named
+) -> Finding:
+    "L3.3: does the test split have the distribution of the training split?"
     psi = psi_by_feature(splits, contract)["test"]
-    above = [f"`{name}` {value:.2f}" for name, value in psi.items() if value > limit]
+    above = [f"`{name}` {value:.2f}" for name, value in psi.items() if value > max_psi]
     means = ", ".join(
         f"{name} {encode_target(frame, contract).mean():.3f}" for name, frame in splits.items()
     )
-    sentence = f"The largest index is {psi.iloc[0]:.2f} (`{psi.index[0]}`). "
-    sentence += (
-        f"Above {limit}: {', '.join(above)}; these need a reason."
-        if above
-        else f"None is above {limit}."
+    verdict = f"None is above {max_psi}."
+    if above:
+        verdict = f"Above {max_psi}: {', '.join(above)}; these need a reason."
+    evidence = (
+        f"The largest index is {psi.iloc[0]:.2f} (`{psi.index[0]}`). {verdict} "
+        f"Mean of the target: {means}."
     )
-    guard = "The splits' distributions stand side by side, with a stability index for each feature; shifts are named."
+    guard = "The population stability index of each feature compares the splits; shifts are named."
     return Finding(
         "L3.3",
         "sampling bias in the test distribution",
         guard,
-        f"{sentence} Mean of the target: {means}.",
+        evidence,
         needs_review=bool(above),
     )

@@ -22,174 +22,180 @@ from .slices import significantly_worse
 from ..modeling.metrics import METRICS
 
 # %% ../../nbs/api/evaluation/06_model_card.ipynb #951742e8
+def _verdict(low: float, high: float) -> str:
+    "What the interval of an improvement says."
+    if low > 0:
+        return "better than"
+    return "worse than" if high < 0 else "not clearly better than"
+
+
 def comparison_sentences(
-    family: str,
-    beside: Mapping[
-        str, Mapping[str, Any]
-    ],  # by family: test, better_by (the difference and its interval, by metric; more is better)
-    first: str,  # the metric that decides
+    family: str,  # of the model
+    baselines: Mapping[str, Mapping[str, Any]],  # by family; see `paired_improvement`
+    metric: str,  # that decides
 ) -> list[str]:
-    "A sentence for each model that stands beside this one."
+    "A sentence for each baseline that the model is compared with."
     sentences = []
-    for name, one in beside.items():
-        gain, low, high = one["better_by"][first]
-        verdict = (
-            "better than" if low > 0 else "worse than" if high < 0 else "not clearly better than"
-        )
-        interval = format_interval([low, high])
+    for name, baseline in baselines.items():
+        improvement, low, high = baseline["improvement"][metric]
         sentences.append(
-            f"`{family}` is {verdict} `{name}`: by {format_value(gain)} {first} (95 % interval of the difference {interval})."
+            f"`{family}` is {_verdict(low, high)} `{name}`: "
+            f"by {format_value(improvement)} {metric} "
+            f"(95 % interval of the difference {format_interval([low, high])})."
         )
     return sentences
 
 # %% ../../nbs/api/evaluation/06_model_card.ipynb #5ff1c4c5
-def _quality_rows(found: Mapping[str, Any]) -> list[list[Any]]:
+def _quality_rows(results: Mapping[str, Any]) -> list[list[Any]]:
     "Metric, value, interval, and the values of simpler models."
     rows = []
-    for name, value in {**found["test"], **found["decisions"]}.items():
-        others = [one["test"].get(name) for one in found["beside"].values()]
-        rows.append([name, value, format_interval(found["interval_95"][name]), *others])
+    for name, value in {**results["test"], **results["decisions"]}.items():
+        others = [baseline["test"].get(name) for baseline in results["baselines"].values()]
+        rows.append([name, value, format_interval(results["interval_95"][name]), *others])
     return rows
 
 
-def _scores(frame: pd.DataFrame, label: str) -> list[list[Any]]:
-    "What the rows of a frame are called, how many they are, their score and its interval."
-    rows = frame.assign(
-        interval=[format_interval(ends) for ends in zip(frame["low"], frame["high"], strict=True)]
-    )
-    return list(
-        map(
-            list,
-            zip(
-                rows[label].tolist(),
-                rows["rows"].tolist(),
-                rows["score"].tolist(),
-                rows["interval"].tolist(),
-                strict=True,
-            ),
+def _score_rows(frame: pd.DataFrame, label: str) -> list[list[Any]]:
+    "The label of each row of a frame, its number of rows, its score and its interval."
+    return [
+        [name, count, score, format_interval([low, high])]
+        for name, count, score, low, high in zip(
+            frame[label].tolist(),
+            frame["rows"].tolist(),
+            frame["score"].tolist(),
+            frame["low"],
+            frame["high"],
+            strict=True,
         )
-    )
+    ]
 
 # %% ../../nbs/api/evaluation/06_model_card.ipynb #03fb5ad9
-def _inclusion(
+def _group_tables(
     groups: pd.DataFrame,  # the metrics of each group, by column
-    gaps: Mapping[
-        str, Mapping[str, Sequence[float]]
-    ],  # difference and ratio of each metric, by column
-) -> list[dict[str, Any]]:
-    "For each protected attribute its metrics, a row for each group, and its gaps in words."
-    found = []
-    for column, measured in gaps.items():
-        part = groups[groups["column"] == column][["value", "rows", *measured]]
+    disparities: Mapping[str, Mapping[str, Sequence[float]]],  # by column and metric
+) -> list[dict[str, Any]]:  # column, metrics, rows, disparities
+    "For each protected attribute a table with a row for each group, and its disparities in words."
+    tables = []
+    for column, by_metric in disparities.items():
+        part = groups[groups["column"] == column][["value", "rows", *by_metric]]
         sentences = [
-            f"{name}: largest difference {format_value(gap)}, smallest ratio {format_value(ratio)}"
-            for name, (gap, ratio) in measured.items()
+            f"{name}: largest difference {format_value(difference)}, "
+            f"smallest ratio {format_value(ratio)}"
+            for name, (difference, ratio) in by_metric.items()
         ]
         rows = [list(row.values()) for row in part.to_dict("records")]
-        found.append({"column": column, "metrics": list(measured), "rows": rows, "gaps": sentences})
-    return found
+        tables.append(
+            {"column": column, "metrics": list(by_metric), "rows": rows, "disparities": sentences}
+        )
+    return tables
 
 # %% ../../nbs/api/evaluation/06_model_card.ipynb #e6bc59e2
-def _importance_rows(seen: Mapping[str, Any]) -> list[list[Any]]:
+def _importance_rows(importance: Mapping[str, Any]) -> list[list[Any]]:
     "The strongest features: what was lost when each was shuffled, and when it was left out."
-    verdicts = {one["feature"]: one for one in seen["ablation"]}
+    ablation = {one["feature"]: one for one in importance["ablation"]}
     rows = []
-    for one in seen["permutation"][:12]:
-        other = verdicts.get(one["feature"], {})
+    for one in importance["permutation"][:12]:
+        left_out = ablation.get(one["feature"], {})
         rows.append(
             [
                 f"`{one['feature']}`",
                 one["importance"],
-                one["spread"],
-                other.get("loss"),
-                other.get("verdict", "-"),
+                one["std"],
+                left_out.get("loss"),
+                left_out.get("verdict", "-"),
             ]
         )
     return rows
 
 
-def _without_loss(seen: Mapping[str, Any]) -> tuple[list[str], Mapping[str, Any] | None]:
+def _without_loss(importance: Mapping[str, Any]) -> tuple[list[str], Mapping[str, Any] | None]:
     "The features that could go one by one, and what was lost when all of them went together."
-    together = next((one for one in seen["ablation"] if " together" in one["feature"]), None)
-    alone = [one for one in seen["ablation"] if " together" not in one["feature"]]
+    ablation = importance["ablation"]
+    together = next((one for one in ablation if " together" in one["feature"]), None)
+    alone = [one for one in ablation if " together" not in one["feature"]]
     return [one["feature"] for one in alone if one["verdict"] != "earns its place"], together
 
 
-def staleness_sentence(importance: Mapping[str, Any]) -> str:
+def staleness_sentence(
+    importance: Mapping[str, Any],  # what the stage importance wrote
+) -> str:
     "What each further period costs, in words."
     slope = importance["slope"]
     if not slope:
         return "How fast it ages is not known: the rows have no time, or span too few periods."
     verdict = "it ages" if slope["low"] > 0 else "no ageing was seen"
-    count = len(importance["ageing"])
+    interval = format_interval([slope["low"], slope["high"]])
     return (
-        f"Over {count} later periods {verdict}: each period since the fit cost {format_value(slope['slope'])} {importance['metric']} against a model fitted "
-        f"again (95 % interval {format_interval([slope['low'], slope['high']])})."
+        f"Over {len(importance['ageing'])} later periods {verdict}: "
+        f"each period since the fit cost {format_value(slope['slope'])} {importance['metric']} "
+        f"against a model fitted again (95 % interval {interval})."
     )
 
 # %% ../../nbs/api/evaluation/06_model_card.ipynb #f9f02fa8
 def _unit(contract: Contract) -> str:
-    "What values the target has, in words."
+    "The labels or the unit of the target, in words."
     if contract.labels:
         return f" ({', '.join(f'`{label}`' for label in contract.labels[:20])})"
     return f", in {contract.target.unit}" if contract.target.unit else ""
 
 
-def _span(rows: Mapping[str, Any]) -> str:
+def _time_range(rows: Mapping[str, Any]) -> str:
     "When the rows of a fit happened, in words."
-    return (
-        f"from {rows['from']} to {rows['to']}"
-        if "from" in rows
-        else "whatever time its rows came from"
-    )
+    if "from" not in rows:
+        return "whatever time its rows came from"
+    return f"from {rows['from']} to {rows['to']}"
 
 
+def _slice_rows(scores: pd.DataFrame) -> list[list[Any]]:
+    "The twelve worst slices."
+    if not len(scores):
+        return []
+    worst = scores.head(12)
+    names = [f"{row.column} = {row.value}" for row in worst.itertuples()]
+    return _score_rows(worst.assign(name=names), "name")
+
+# %% ../../nbs/api/evaluation/06_model_card.ipynb #2b8e6d05
 def model_card(
     contract: Contract,
-    final_model: Mapping[str, Any],  # what final_model measured; see its last cells
-    cut: pd.DataFrame,  # the slices, the worst first
-    months: pd.DataFrame,  # the quality of each period of the test split
+    results: Mapping[str, Any],  # what final_model measured; see its last cells
+    slice_scores: pd.DataFrame,  # of `slices`, the worst first
+    periods: pd.DataFrame,  # of `score_by_period`, on the test split
     groups: pd.DataFrame,  # of protected attributes
-    importance: Mapping[str, Any],  # what the stage importance found
+    importance: Mapping[str, Any],  # what the stage importance wrote
 ) -> str:  # Markdown
     "The model card."
-    first = next(iter(final_model["test"]))
-    fits = {"fitted on": final_model["fitted_on"], "tested on": final_model["tested_on"]}
-    weak = (
-        significantly_worse(cut, final_model["test"][first], METRICS[contract.task][first][1])
-        if len(cut)
-        else cut
-    )
-    shown = cut.head(12)
-    unclear, together = _without_loss(importance)
+    metric = next(iter(results["test"]))
+    sign = METRICS[contract.task][metric][1]
+    weak = significantly_worse(slice_scores, results["test"][metric], sign)
+    no_loss, together = _without_loss(importance)
+    time_ranges = [
+        [name, rows["rows"], rows.get("from", "-"), rows.get("to", "-")]
+        for name, rows in {
+            "fitted on": results["fitted_on"],
+            "tested on": results["tested_on"],
+        }.items()
+    ]
     return render(
         "card.md.j2",
         contract=contract,
-        found=final_model,
-        seen=importance,
-        first=first,
+        results=results,
+        importance=importance,
+        metric=metric,
         unit=_unit(contract),
-        span=_span(final_model["fitted_on"]),
-        spans=[
-            [name, one["rows"], one.get("from", "-"), one.get("to", "-")]
-            for name, one in fits.items()
-        ],
-        quality=_quality_rows(final_model),
-        comparisons=comparison_sentences(final_model["family"], final_model["beside"], first),
-        slices=_scores(
-            shown.assign(name=[f"{r.column} = {r.value}" for r in shown.itertuples()]), "name"
-        )
-        if len(cut)
-        else [],
-        slice_count=len(cut),
+        time_range=_time_range(results["fitted_on"]),
+        time_ranges=time_ranges,
+        quality=_quality_rows(results),
+        comparisons=comparison_sentences(results["family"], results["baselines"], metric),
+        slices=_slice_rows(slice_scores),
+        slice_count=len(slice_scores),
         weak=list(weak.itertuples()),
-        periods=_scores(months, "period") if len(months) else [],
-        ageing=staleness_sentence(importance),
-        inclusion=_inclusion(groups, final_model["inclusion"]),
-        importance=_importance_rows(importance),
-        unclear=unclear,
+        periods=_score_rows(periods, "period"),
+        staleness=staleness_sentence(importance),
+        group_tables=_group_tables(groups, results["group_fairness"]),
+        importance_rows=_importance_rows(importance),
+        no_loss=no_loss,
         together=together,
-        digests=[[f"`{name}`", f"`{digest}`"] for name, digest in final_model["digests"].items()],
+        digests=[[f"`{name}`", f"`{digest}`"] for name, digest in results["digests"].items()],
     )
 
 # %% ../../nbs/api/evaluation/06_model_card.ipynb #0d843d33

@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..core.contract import Column
 from ..core.contract import Contract
+from ..data.binning import bin_values
+from ..data.binning import calendar_months
+from ..data.binning import rank_bins
 from ..modeling.bootstrap import bootstrap_blocks
 from ..modeling.bootstrap import percentile_intervals
 from ..modeling.bootstrap import weighted_metrics
@@ -20,113 +24,110 @@ from ..modeling.bootstrap import bootstrap_metrics
 from ..modeling.metrics import METRICS
 
 # %% ../../nbs/api/evaluation/01_slices.ipynb #bfb43f0e
-def slice_values(values: pd.Series) -> pd.Series:
-    "The slice of each row: the value as a word, quartiles of a number with more than ten values, `missing`."
-    if (
-        pd.api.types.is_numeric_dtype(values)
-        and not pd.api.types.is_bool_dtype(values)
-        and values.nunique() > 10
-    ):
-        values = pd.qcut(values, 4, duplicates="drop", precision=4)
+def slice_values(
+    values: pd.Series,  # (n,) of one column
+    column: Column,  # what the contract says of it
+) -> pd.Series:  # (n,) str
+    "The slice of each row: its value, or its quartile where a number has more than ten values."
+    if column.type in ("integer", "number") and values.nunique() > 10:
+        codes, names = bin_values(values, column, 4)
+        return pd.Series(np.array(names)[codes], index=values.index, dtype=object)
     return values.astype("object").where(values.notna(), "missing").astype(str)
 
-
+# %% ../../nbs/api/evaluation/01_slices.ipynb #b5e91f48
 def score_with_interval(
-    name: str,
-    rows: np.ndarray,
+    metric: str,
+    rows: np.ndarray,  # positions of the part's rows
     task: str,
-    y: np.ndarray,
-    p: np.ndarray,
-    blocks: np.ndarray,
-    draws: int,
-) -> dict[str, Any]:
+    y: np.ndarray,  # (n,) of all rows
+    predictions: np.ndarray,  # (n, classes) or (n,) of all rows
+    blocks: np.ndarray,  # (n,) of the bootstrap
+    n_bootstrap: int,  # resamples
+) -> dict[str, Any]:  # rows, score, low, high
     "How many rows a part has, its score, and the interval."
-    measure = weighted_metrics(task, y[rows], p[rows])
-    low, high = percentile_intervals(bootstrap_metrics(measure, blocks[rows], draws)[[name]])[name]
-    return {"rows": len(rows), "score": measure(np.ones(len(rows)))[name], "low": low, "high": high}
+    measure = weighted_metrics(task, y[rows], predictions[rows])
+    resamples = bootstrap_metrics(measure, blocks[rows], n_bootstrap)[[metric]]
+    low, high = percentile_intervals(resamples)[metric]
+    score = measure(np.ones(len(rows)))[metric]
+    return {"rows": len(rows), "score": score, "low": low, "high": high}
 
-
+# %% ../../nbs/api/evaluation/01_slices.ipynb #c4f7d250
 def slices(
     frame: pd.DataFrame,  # the rows, with the columns to slice by
     contract: Contract,
-    y: np.ndarray,
-    p: np.ndarray,
-    name: str,  # a metric of the task
-    least: int = 30,  # rows
-    draws: int = 100,
+    y: np.ndarray,  # (n,) the target, encoded
+    predictions: np.ndarray,  # probabilities (n, classes), or values (n,)
+    metric: str,  # of the task
+    min_rows: int = 30,  # of a slice
+    n_bootstrap: int = 100,  # resamples behind each interval
 ) -> pd.DataFrame:  # column, value, rows, score, low, high; the worst first
     "The quality of every slice that the contract marks."
-    table_rows, blocks = [], bootstrap_blocks(frame, contract)
-    for column in [
-        c.name
-        for c in contract.columns.values()
-        if (c.slice or c.role == "protected") and c.name in frame
-    ]:
-        part = slice_values(frame[column])
+    blocks = bootstrap_blocks(frame, contract)
+    columns = [
+        column.name
+        for column in contract.columns.values()
+        if (column.slice or column.role == "protected") and column.name in frame
+    ]
+    table_rows = []
+    for column in columns:
+        part = slice_values(frame[column], contract.columns[column])
         for value in sorted(part.unique()):
             rows = np.flatnonzero((part == value).to_numpy())
-            if len(rows) >= least and (
-                contract.task == "regression" or len(np.unique(y[rows])) > 1
-            ):
-                table_rows.append(
-                    {
-                        "column": column,
-                        "value": value,
-                        **score_with_interval(name, rows, contract.task, y, p, blocks, draws),
-                    }
-                )
+            if len(rows) < min_rows:
+                continue
+            if contract.task != "regression" and len(np.unique(y[rows])) < 2:
+                continue
+            score = score_with_interval(
+                metric, rows, contract.task, y, predictions, blocks, n_bootstrap
+            )
+            table_rows.append({"column": column, "value": value, **score})
     table = pd.DataFrame(table_rows, columns=["column", "value", "rows", "score", "low", "high"])
-    return table.sort_values(
-        "score", ascending=METRICS[contract.task][name][1] > 0, ignore_index=True
-    )
+    more_is_better = METRICS[contract.task][metric][1] > 0
+    return table.sort_values("score", ascending=more_is_better, ignore_index=True)
 
 # %% ../../nbs/api/evaluation/01_slices.ipynb #e4e73902
 def significantly_worse(
-    cut: pd.DataFrame,  # of `slices`
-    whole: float,  # the metric on all rows
-    sign: int,  # +1 when more is better
-) -> (
-    pd.DataFrame
-):  # the rows of `cut` that are worse than the whole beyond what looking at so many explains
-    "The slices that are worse than all rows together, the number of looks considered."
-    wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(cut))) / NormalDist().inv_cdf(0.975)
-    end = cut["high"] if sign > 0 else cut["low"]
-    return cut[sign * (cut["score"] + (end - cut["score"]) * wider - whole) < 0]
+    scores: pd.DataFrame,  # of `slices`
+    overall_score: float,  # the metric on all rows
+    sign: int,  # +1 when more is better, -1 when less is
+) -> pd.DataFrame:  # rows of `scores`
+    "The slices that are worse than all rows together, corrected for the number of slices."
+    usual = NormalDist().inv_cdf(0.975)
+    wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(scores))) / usual
+    end = scores["high"] if sign > 0 else scores["low"]
+    better_end = scores["score"] + (end - scores["score"]) * wider
+    return scores[sign * (better_end - overall_score) < 0]
 
 # %% ../../nbs/api/evaluation/01_slices.ipynb #8a39a94b
-def period_labels(times: pd.Series) -> pd.Series:
-    "The month of each row, or its tenth where the rows span less than two months or their time is a number."
+def period_labels(
+    times: pd.Series,  # (n,) of the column that orders rows in time
+) -> pd.Series:  # (n,) str, in the order of time
+    "The month of each row, or its tenth where there is one month only, or no calendar."
     if pd.api.types.is_datetime64_any_dtype(times):
-        months = times.dt.strftime("%Y-%m")
+        months = calendar_months(times)
         if months.nunique() > 1:
             return months
-    tenth = (times.rank(method="first") - 1) * 10 // max(1, len(times)) + 1
-    return tenth.astype(int).map("tenth {:02}".format)
+    tenths = pd.Series(rank_bins(times, 10) + 1, index=times.index)
+    return tenths.map("tenth {:02}".format)
 
 
 def score_by_period(
     frame: pd.DataFrame,  # the rows, with the time of each
     contract: Contract,
-    y: np.ndarray,
-    p: np.ndarray,
-    name: str,  # a metric of the task
-    draws: int = 100,
-) -> (
-    pd.DataFrame
-):  # period, rows, score, low, high; in the order of time, empty where rows have none
-    "The quality of each month."
+    y: np.ndarray,  # (n,) the target, encoded
+    predictions: np.ndarray,  # probabilities (n, classes), or values (n,)
+    metric: str,  # of the task
+    n_bootstrap: int = 100,  # resamples behind each interval
+) -> pd.DataFrame:  # period, rows, score, low, high in order of time; empty without a time column
+    "The quality of each period."
     results: list[dict[str, Any]] = []
     if contract.time:
-        part, blocks = (
-            period_labels(frame[contract.time]).to_numpy(),
-            bootstrap_blocks(frame, contract, 300),
-        )
-        for value in np.unique(part):
-            rows = np.flatnonzero(part == value)
-            results.append(
-                {
-                    "period": value,
-                    **score_with_interval(name, rows, contract.task, y, p, blocks, draws),
-                }
+        periods = period_labels(frame[contract.time]).to_numpy()
+        blocks = bootstrap_blocks(frame, contract, 300)
+        for period in np.unique(periods):
+            rows = np.flatnonzero(periods == period)
+            score = score_with_interval(
+                metric, rows, contract.task, y, predictions, blocks, n_bootstrap
             )
+            results.append({"period": period, **score})
     return pd.DataFrame(results, columns=["period", "rows", "score", "low", "high"])

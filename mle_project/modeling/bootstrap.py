@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from ..core.classification import predicted_classes
 from ..core.contract import Contract
 
 # %% ../../nbs/api/modeling/03_bootstrap.ipynb #55bd4115
@@ -59,7 +60,7 @@ def _weighted_ranking(y: np.ndarray, p: np.ndarray) -> Callable[[np.ndarray], tu
 # %% ../../nbs/api/modeling/03_bootstrap.ipynb #06ca7114
 def _binary_measure(y: np.ndarray, p: np.ndarray, threshold: float | None) -> WeightedMetrics:
     ranked, lost = _weighted_ranking(y, p[:, 1]), sample_log_loss(y, p)
-    predicted = p[:, 1] >= (np.inf if threshold is None else threshold)
+    predicted = predicted_classes(p, threshold) == 1  # used where there is a threshold
 
     def measure(w: np.ndarray) -> dict[str, float]:
         area, precision = ranked(w)

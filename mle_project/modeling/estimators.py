@@ -63,8 +63,8 @@ class Float64PCA(PCA):
 class LinearRFE(SelectorMixin, BaseEstimator):
     "Recursive feature elimination by the weights of a linear model on scaled columns."
 
-    def __init__(self, *, values: bool, kept: float) -> None:
-        self.values, self.kept = values, kept
+    def __init__(self, *, values: bool, keep: float) -> None:
+        self.values, self.keep = values, keep
 
     def fit(self, x: np.ndarray, y: np.ndarray) -> "LinearRFE":
         "Find which of the columns (n, k) stay."
@@ -72,7 +72,7 @@ class LinearRFE(SelectorMixin, BaseEstimator):
         scaled = StandardScaler().fit_transform(x)
         model = Ridge() if self.values else RidgeClassifier()
         self.support_ = (
-            RFE(model, n_features_to_select=n_selected(self.kept, x), step=0.25)
+            RFE(model, n_features_to_select=n_selected(self.keep, x), step=0.25)
             .fit(scaled, y)
             .support_
         )

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics as skm
 
+from ..core.classification import is_positive
 from ..core.project import ProjectError
 
 # %% ../../nbs/api/modeling/02_metrics.ipynb #c5388583
@@ -101,13 +102,13 @@ def scorer(
 def best_threshold(
     y: np.ndarray,  # (n,) of 0 and 1
     p: np.ndarray,  # (n,) probability of 1
-    cost_ratio: float,  # the cost of a missed positive in false alarms
+    false_negative_cost: float,  # the cost of a missed positive in false alarms
 ) -> float:
     "The threshold with the least cost; at or above it the answer is positive."
     order = np.argsort(-p, kind="stable")
     missed = y.sum() - np.cumsum(y[order])
     alarms = np.cumsum(1 - y[order])
-    cost = cost_ratio * missed + alarms
+    cost = false_negative_cost * missed + alarms
     last_of_equals = np.append(p[order][1:] != p[order][:-1], True)
     return float(p[order][np.where(last_of_equals, cost, np.inf).argmin()])
 
@@ -118,13 +119,12 @@ def threshold_metrics(
     threshold: float,
 ) -> dict[str, float]:
     "Precision, recall and F1 at a threshold, and the share of rows called positive."
-    *scores, _ = skm.precision_recall_fscore_support(
-        y, p >= threshold, average="binary", zero_division=0
-    )
+    positive = is_positive(p, threshold)
+    *scores, _ = skm.precision_recall_fscore_support(y, positive, average="binary", zero_division=0)
     return dict(
         zip(
             ("precision", "recall", "f1", "positive_rate"),
-            map(float, (*scores, (p >= threshold).mean())),
+            map(float, (*scores, positive.mean())),
             strict=True,
         )
     )

@@ -165,7 +165,7 @@ def strategy_scope(name: str) -> Any:
 
     if name not in STRATEGIES:
         raise ProjectError(
-            f"params.yaml: model_selection.fixed.network.distribute: `{name}` is not one of: {', '.join(STRATEGIES)}."
+            f"params.yaml: model_selection.fixed_hyperparameters.network.distribute: `{name}` is not one of: {', '.join(STRATEGIES)}."
         )
     return getattr(tf.distribute, STRATEGIES[name])().scope()
 

@@ -76,7 +76,7 @@ def score_folds(
     if not np.isfinite(scores).all():
         raise ProjectError(
             f"fold {int(np.flatnonzero(~np.isfinite(scores))[0]) + 1} of {len(folds)} cannot be scored: most likely all its rows have one class. "
-            "Use fewer folds, or more rows (model_selection.folds, model_selection.search_rows and tables.rows in params.yaml)."
+            "Use fewer folds, or more rows (model_selection.n_folds, model_selection.search_rows and tables.max_rows in params.yaml)."
         )
     return scores
 
@@ -99,7 +99,7 @@ def subsample_folds(
         ):
             raise ProjectError(
                 f"params.yaml: model_selection.tuner: hyperband fits on a {FULL_BUDGET // parts}th of the rows first, and there {len(few)} rows are left "
-                "that lack a class or are too few. Use bayesian or random, or more rows (model_selection.search_rows, tables.rows)."
+                "that lack a class or are too few. Use bayesian or random, or more rows (model_selection.search_rows, tables.max_rows)."
             )
     return subsampled
 
@@ -246,13 +246,16 @@ ORACLES: dict[str, Callable[..., Any]] = {
 class Budget:
     "How much a search may cost."
 
-    trials: int  # on all rows; one on a part counts as that part
-    seconds: float | None = None
+    max_trials: int  # on all rows; one on a part counts as that part
+    timeout_seconds: float | None = None
     started_at: float = field(default_factory=time.monotonic)
 
     def expired(self) -> bool:
         "Whether the seconds are up."
-        return self.seconds is not None and time.monotonic() - self.started_at >= self.seconds
+        return (
+            self.timeout_seconds is not None
+            and time.monotonic() - self.started_at >= self.timeout_seconds
+        )
 
     def limit(self, oracle: Any) -> Any:
         "The same oracle, with no more trials to hand out once the budget is spent."
@@ -262,7 +265,7 @@ class Budget:
             spent = sum(
                 split_budget(trial.hyperparameters.values)[1] for trial in oracle.trials.values()
             )
-            if self.expired() or spent >= self.trials * FULL_BUDGET:
+            if self.expired() or spent >= self.max_trials * FULL_BUDGET:
                 return Trial(oracle.get_space(), status=TrialStatus.STOPPED)
             trial = create(worker)
             time.sleep(0.1 if trial.status == TrialStatus.IDLE else 0)  # it asks again at once
@@ -300,7 +303,7 @@ def _trial_logger(folder: Path, worker: str) -> Callable[[Any, list[float]], Non
 
 
 def _tune_distributed(
-    search: Search, tuner: str, options: dict[str, Any], budget: Budget, workers: int
+    search: Search, tuner: str, options: dict[str, Any], budget: Budget, n_workers: int
 ) -> list[tuple[list[float], dict[str, Any]]]:
     "The trials of a search that some processes share, in the oracle's order."
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
@@ -322,12 +325,12 @@ def _tune_distributed(
                 subprocess.Popen(
                     command, env=os.environ | address | {"KERASTUNER_TUNER_ID": f"worker{n}"}
                 )
-                for n in range(workers)
+                for n in range(n_workers)
             ]
             ended = [one.wait() for one in started]
         if any(ended):
             raise ProjectError(
-                f"params.yaml: model_selection.workers: {sum(map(bool, ended))} of {workers} workers failed; see above."
+                f"params.yaml: model_selection.n_workers: {sum(map(bool, ended))} of {n_workers} workers failed; see above."
             )
         lines = [
             json.loads(line)
@@ -407,10 +410,10 @@ class TrialHistory:
 
 def tune(
     search: Search,
-    trials: int,  # at most
+    max_trials: int,
     tuner: str = "bayesian",  # a key of ORACLES
-    workers: int = 1,  # processes that share the search
-    seconds: float | None = None,  # after which no trial begins; None is no bound
+    n_workers: int = 1,  # processes that share the search
+    timeout_seconds: float | None = None,  # after which no trial begins; None is no bound
 ) -> TuningResult:
     "Search the hyperparameters of one family."
     if tuner not in ORACLES:
@@ -422,7 +425,7 @@ def tune(
     )  # refuses what is no family, or no hyperparameter of it
     history, budget, start = (
         TrialHistory(search.family),
-        Budget(trials - 1, seconds),
+        Budget(max_trials - 1, timeout_seconds),
         search.space(),
     )
     history(search.cv_scores(start), dict(start.values))
@@ -432,15 +435,15 @@ def tune(
         "seed": search.seed + 1,
         "hyperparameters": start.copy(),
     }
-    if trials > 1 and any(not isinstance(one, Fixed) for one in start.space):
-        if workers == 1:
+    if max_trials > 1 and any(not isinstance(one, Fixed) for one in start.space):
+        if n_workers == 1:
             _tune_local(search, tuner, options, budget, history)
         else:
-            for scores, values in _tune_distributed(search, tuner, options, budget, workers):
+            for scores, values in _tune_distributed(search, tuner, options, budget, n_workers):
                 history(scores, values)
     if budget.expired():
         print(
-            f"{search.family}: {seconds:g} seconds were up after trial {len(history.trials)}",
+            f"{search.family}: {timeout_seconds:g} seconds were up after trial {len(history.trials)}",
             flush=True,
         )
     best = history.best()

@@ -70,11 +70,11 @@ def _may_define(init: Path, name: str) -> bool:
 
 def _star_names(file: Path) -> list[str]:
     "The texts in a module's `__all__`: what `import *` takes from it by name."
-    found = []
+    names = []
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.Assign | ast.AugAssign) and "__all__" in ast.unparse(node):
-            found += [one for one in map(_text, ast.walk(node)) if one]
-    return found
+            names += [one for one in map(_text, ast.walk(node)) if one]
+    return names
 
 
 def _text(node: ast.AST | None) -> str:
@@ -95,13 +95,13 @@ def _from_names(node: ast.ImportFrom, importer: str, package: Path) -> list[str]
         raise _unknown(node, importer)
     names = [alias.name for alias in node.names]
     star = names == ["*"]
-    found = [base]
+    modules = [base]
     for name in _star_names(file) if star else names:
         if module_file(f"{base}.{name}", package):
-            found.append(f"{base}.{name}")
+            modules.append(f"{base}.{name}")
         elif not star and file.name == "__init__.py" and not _may_define(file, name):
             raise _unknown(node, importer)
-    return found
+    return modules
 
 # %% ../../nbs/api/pipeline/01_imports.ipynb #89b3df8e
 IMPORTERS = (
@@ -116,21 +116,22 @@ def _call_names(node: ast.Call, importer: str, package: Path) -> list[str]:
     "The module that a call of `import_module` and its like reads."
     if ast.unparse(node.func).split(".")[-1] not in IMPORTERS:
         return []
-    home, inner = _home(importer, package), list(ast.walk(node))
+    home = _home(importer, package)
+    inner = list(ast.walk(node))
     ours = any(_is_ours(_text(one), package) for one in inner)
     own = any(isinstance(one, ast.Name) and one.id in ("__package__", "__name__") for one in inner)
     if not (ours or home and own):
         return []
-    given = {word.arg: word.value for word in node.keywords}
-    first = node.args[0] if node.args else given.get("name")
-    anchor = node.args[1] if len(node.args) > 1 else given.get("package")
+    keywords = {word.arg: word.value for word in node.keywords}
+    first = node.args[0] if node.args else keywords.get("name")
+    anchor = node.args[1] if len(node.args) > 1 else keywords.get("package")
     try:
         name = resolve_name(_text(first), _text(anchor) or home)
     except ImportError:
         name = ""
     if name and not _is_ours(name, package):
         return []
-    if not module_file(name, package) or len(node.args) > 2 or "fromlist" in given:
+    if not module_file(name, package) or len(node.args) > 2 or "fromlist" in keywords:
         raise _unknown(
             node, importer, f'Write the full name as one text: import_module("{package.name}.x.y").'
         )
@@ -218,17 +219,14 @@ ROOMS = (  # from the ground up; rooms that share a place do not import each oth
 
 def package_modules() -> dict[str, Path]:
     "The full name of each module that a notebook exports, and the notebook."
-    found = {}
+    modules = {}
     for path in source_notebooks():
-        cells = [
-            cell.source
-            for cell in nbformat.read(path, as_version=4).cells
-            if cell.cell_type == "code"
-        ]
-        name = re.search(r"(?m)^#\| *default_exp +([\w.]+)", "\n".join(cells))
+        cells = nbformat.read(path, as_version=4).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        name = re.search(r"(?m)^#\| *default_exp +([\w.]+)", code)
         if name:
-            found[f"mle_project.{name.group(1)}"] = path
-    return found
+            modules[f"mle_project.{name.group(1)}"] = path
+    return modules
 
 
 def _room(name: str, number: dict[str, int]) -> str:
@@ -240,20 +238,22 @@ def _room(name: str, number: dict[str, int]) -> str:
 def _fault(importer: str, name: str, number: dict[str, int]) -> str:
     "Why a module may not import another, in some words; empty when it may."
     level = {room: height for height, rooms in enumerate(ROOMS) for room in rooms}
-    room, other = _room(importer, number), _room(name, number)
+    room = _room(importer, number)
+    other = _room(name, number)
     if room == other and number.get(name, -1) >= number[importer]:
         return "which comes later"
     if room and not other and name in number:
         return "a lesson, and no room imports a lesson"
     for unknown in {room, other} - {"", *level}:
-        return f"but ROOMS of the notebook `notebooks` does not say where {unknown} lies"
+        return f"but ROOMS of the notebook `imports` does not say where {unknown} lies"
     apart = room and other and room != other
     return "a room that is not below it" if apart and level[other] >= level[room] else ""
 
 
-def import_order_violations() -> list[str]:
-    "Imports against the laws of the rooms and the reading order, in sentences; empty when both hold."
-    package, modules = root() / "mle_project", package_modules()
+def import_order_violations() -> list[str]:  # sentences; empty when the laws hold
+    "Imports against the laws of the rooms and the reading order."
+    package = root() / "mle_project"
+    modules = package_modules()
     number = {name: int(path.stem[:2]) for name, path in modules.items()}
     faults = []
     for importer, path in modules.items():

@@ -31,8 +31,7 @@ def file_digest(path: Path) -> str:
 
 def dir_manifest(
     folder: Path,
-    top: Path
-    | None = None,  # the project's folder, whose `.dvcignore` counts; the current project by default
+    top: Path | None = None,  # the project's folder, whose `.dvcignore` counts; this project's
 ) -> list[dict[str, str]]:  # md5 and relpath of each file, sorted
     "The files of a folder as DVC lists them."
     import pathspec
@@ -151,43 +150,57 @@ class IntegrityFault:
     recoverable: bool  # by taking it away
 
 
-def integrity_errors() -> list[IntegrityFault]:
-    "Outputs, cached objects and raw data that are not what `dvc.lock` says; empty when all is well."
-    top, lock = root(), root() / "dvc.lock"
-    if not lock.exists():
-        raise ProjectError(
-            "there is no dvc.lock yet, so there is nothing to compare with. Make it with `dvc repro`."
-        )
-    outputs, inputs = lock_entries(lock.read_text()), lock_entries(lock.read_text(), "deps")
-    raw = {name: one for name, one in inputs.items() if Path(name).parts[:2] == ("data", "raw")}
-    errors = [
-        IntegrityFault(top / name, f"{name} is not what stage `{outputs[name].stage}` wrote", True)
-        for name in modified_paths(outputs)
-    ]
-    absent = [name for name in outputs if not (top / name).exists()]
-    errors += [
-        IntegrityFault(
-            top / name, f"{name} is not there; stage `{outputs[name].stage}` wrote it", False
-        )
-        for name in absent
-    ]
-    errors += [
-        IntegrityFault(
-            top / name, f"{name} has changed since stage `{raw[name].stage}` read it", False
-        )
-        for name in modified_paths(raw)
-    ]
+def _output_faults(entries: Mapping[str, LockEntry]) -> list[IntegrityFault]:
+    "Outputs that are not what their stage wrote, then those that are not there."
+    faults = []
+    for name in modified_paths(entries):
+        message = f"{name} is not what stage `{entries[name].stage}` wrote"
+        faults.append(IntegrityFault(root() / name, message, True))
+    for name, one in entries.items():
+        if not (root() / name).exists():
+            message = f"{name} is not there; stage `{one.stage}` wrote it"
+            faults.append(IntegrityFault(root() / name, message, False))
+    return faults
+
+
+def _raw_faults(entries: Mapping[str, LockEntry]) -> list[IntegrityFault]:
+    "Raw data among the inputs that has changed."
+    raw = {name: one for name, one in entries.items() if Path(name).parts[:2] == ("data", "raw")}
+    faults = []
+    for name in modified_paths(raw):
+        message = f"{name} has changed since stage `{raw[name].stage}` read it"
+        faults.append(IntegrityFault(root() / name, message, False))
+    return faults
+
+
+def _cache_faults(entries: Mapping[str, LockEntry]) -> list[IntegrityFault]:
+    "Objects of the cache behind the outputs that are not what their name says."
     cache = cache_folder()
-    for path in damaged_objects(cache_objects([one.digest for one in outputs.values()], cache)):
-        errors.append(
-            IntegrityFault(path, f"the cached object {path.relative_to(cache)} is damaged", True)
+    paths = damaged_objects(cache_objects([one.digest for one in entries.values()], cache))
+    messages = [f"the cached object {path.relative_to(cache)} is damaged" for path in paths]
+    return [IntegrityFault(*pair, True) for pair in zip(paths, messages, strict=True)]
+
+
+def integrity_errors() -> list[IntegrityFault]:  # empty when all is well
+    "Outputs, cached objects and raw data that are not what `dvc.lock` says."
+    path = root() / "dvc.lock"
+    if not path.exists():
+        raise ProjectError(
+            "There is no dvc.lock yet, so there is nothing to compare with. "
+            "Make it with `dvc repro`."
         )
-    return errors
+    text = path.read_text()
+    outputs = lock_entries(text)
+    return [
+        *_output_faults(outputs),
+        *_raw_faults(lock_entries(text, "deps")),
+        *_cache_faults(outputs),
+    ]
 
 
 def remove_damaged(
     errors: Iterable[IntegrityFault],
-) -> list[Path]:  # what is gone
+) -> list[Path]:  # that are deleted
     "Delete what is damaged and can be fetched or made again."
     paths = [fault.path for fault in errors if fault.recoverable]
     for path in paths:
@@ -197,23 +210,24 @@ def remove_damaged(
 # %% ../../nbs/api/pipeline/03_lockfile.ipynb #3063d668
 @click.command()
 @click.option(
-    "--mend", is_flag=True, help="Take away what is damaged, so that DVC fetches or makes it again."
+    "--repair", is_flag=True, help="Delete what is damaged, so that DVC fetches or makes it again."
 )
-def verify(mend: bool) -> None:
-    """Compare every output, its copy in the cache, and the raw data with dvc.lock, byte by byte; exit 1 when one differs.
+def verify(repair: bool) -> None:
+    """Compare every output, its cached copy and the raw data with dvc.lock, byte by byte.
 
-    DVC itself looks at times and sizes first, and trusts its cache.
+    DVC itself looks at times and sizes first, and trusts its cache. Exit 1 when one differs.
     """
     errors = integrity_errors()
     for fault in errors:
         click.echo(fault.message)
-    for path in remove_damaged(errors) if mend else []:
-        click.echo(f"took away {path.relative_to(root()) if path.is_relative_to(root()) else path}")
-    if errors and mend:
+    for path in remove_damaged(errors) if repair else []:
+        click.echo(f"deleted {path.relative_to(root()) if path.is_relative_to(root()) else path}")
+    if errors and repair:
         click.echo("Now type `dvc repro` (or `dvc pull`, where a remote has it).")
     elif errors:
         raise ProjectError(
-            "not everything is what dvc.lock says. If you changed it, `dvc repro`; if the disk did, `mle verify --mend`."
+            "not everything is what dvc.lock says. If you changed it, `dvc repro`; "
+            "if the disk did, `mle verify --repair`."
         )
     else:
         click.echo("every output, its cached copy and the raw data are what dvc.lock says")

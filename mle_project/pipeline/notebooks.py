@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['clean', 'is_clean', 'clean_file', 'source_notebooks', 'pre_save_hook', 'post_save_hook', 'canonical_code',
-           'cell_code', 'notebook_code', 'named_templates']
+           'cell_code', 'cells_code', 'notebook_code', 'named_templates']
 
 # %% ../../nbs/api/pipeline/00_notebooks.ipynb #b6290dc0
 import ast
@@ -27,7 +27,8 @@ def clean(
     "Strip outputs, execution counts and metadata from a notebook; keep cell tags."
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
-            cell["outputs"], cell["execution_count"] = [], None
+            cell["outputs"] = []
+            cell["execution_count"] = None
     clean_nb(notebook, allowed_cell_metadata_keys=["tags"])
     for cell in notebook["cells"]:
         if not cell["metadata"].get("tags", True):
@@ -78,7 +79,7 @@ def pre_save_hook(model: dict[str, Any], path: str, contents_manager: Any, **_: 
 
 
 def post_save_hook(model: dict[str, Any], os_path: str, contents_manager: Any, **_: Any) -> None:
-    "JupyterLab's hook after saving: a notebook of `nbs/` is exported, and the package's index with it."
+    "JupyterLab's hook after saving: a notebook of `nbs/` is exported."
     if model["type"] == "notebook" and _is_source(os_path):
         nbdev_export(path=str(root(Path(os_path).parent) / "nbs"))
 
@@ -114,22 +115,30 @@ def cell_code(
     return code + ";" if code and source.rstrip().endswith(";") else code
 
 # %% ../../nbs/api/pipeline/00_notebooks.ipynb #1f16a280
+def cells_code(
+    notebook: Any,  # the content of a notebook
+    name: str,  # of its file, for messages
+) -> str:
+    "The plain code of all code cells, in order, each under a line that marks it."
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    parts = []
+    for number, cell in enumerate(cells, 1):
+        mark = "# %% parameters" if "parameters" in cell.metadata.get("tags", []) else "# %%"
+        try:
+            code = cell_code(cell.source)
+        except SyntaxError as error:
+            where = f"{name}, code cell {number}, line {error.lineno}"
+            raise ProjectError(f"{where}: {error.msg}. Correct the cell.") from None
+        if code:
+            parts.append(f"{mark}\n{code}")
+    return "\n".join(parts)
+
+
 def notebook_code(
     path: str | Path,  # a notebook
 ) -> str:
-    "The plain code of all code cells of a notebook, in order, each under a line that marks it."
-    parts = []
-    for number, cell in enumerate(
-        [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"], 1
-    ):
-        mark = "# %% parameters" if "parameters" in cell.metadata.get("tags", []) else "# %%"
-        try:
-            parts += [f"{mark}\n{code}" for code in [cell_code(cell.source)] if code]
-        except SyntaxError as error:
-            raise ProjectError(
-                f"{Path(path).name}, code cell {number}, line {error.lineno}: {error.msg}. Mend the cell."
-            ) from None
-    return "\n".join(parts)
+    "The plain code of a notebook file."
+    return cells_code(nbformat.read(path, as_version=4), Path(path).name)
 
 # %% ../../nbs/api/pipeline/00_notebooks.ipynb #5ac73ff7
 def _strings(code: str) -> set[str]:

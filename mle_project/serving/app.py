@@ -26,7 +26,6 @@ from .requests import send_response
 from .requests import drain_body
 from .state import AppState
 from .state import explain_bytes
-from .state import predicted_classes
 from .state import encode_predictions
 from .telemetry import record_predictions
 from .telemetry import record_rejections
@@ -77,7 +76,7 @@ async def predict(call: RequestContext, office: AppState) -> bytes:
         answer = encode_predictions(office.predictor, outputs)
     call.records = len(outputs)
     record_predictions(
-        office.metrics, predicted_classes(office.predictor, outputs), checked.out_of_range
+        office.metrics, office.predictor.predicted_classes(outputs), checked.out_of_range
     )
     return answer
 
@@ -88,7 +87,7 @@ async def explain(call: RequestContext, office: AppState) -> bytes:
     checked, outputs, answer = await run_in_threadpool(office, explain_bytes, office, body)
     call.records = 1
     record_predictions(
-        office.metrics, predicted_classes(office.predictor, outputs), checked.out_of_range
+        office.metrics, office.predictor.predicted_classes(outputs), checked.out_of_range
     )
     return answer
 

@@ -1,10 +1,9 @@
-"""What a person wrote into `params.yaml` and `dvc.yaml` is there after `mle adopt`, letter by letter."""
+"""What a person wrote into `params.yaml` and `dvc.yaml` is there after `mle adopt`."""
 
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT
-from test_adopt import project  # noqa: F401
+from projects import ROOT
 
 from mle_project.adopt.plan import apply, plan
 from mle_project.adopt.project_files import replace_plots, with_value
@@ -88,18 +87,18 @@ VALUES = [None, True, 3, 0.02, 1e-7, *STRINGS, [1, "x"], {}, {"kind": "time", "o
     ids=str,
 )
 @pytest.mark.parametrize(
-    "place", ["tables.sources", "tables.split", "tables.rows", "leakage.metrics", "bento.new_key"]
+    "place",
+    ["tables.sources", "tables.split", "tables.max_rows", "leakage.metrics", "bento.new_key"],
 )
 def test_one_value_changes_and_nothing_else(place, value):
-    text, (section, key) = PARAMS + SECTION, place.split(".")
+    text = PARAMS + SECTION
+    section, key = place.split(".")
     changed = with_value(text, place, value)
-    wanted = yaml.safe_load(text)
-    wanted[section][key] = value
-    assert yaml.safe_load(changed) == wanted
-    old, new = (
-        [line for line in lines(text) if "#" in line],
-        [line for line in lines(changed) if "#" in line and "a \\" not in line],
-    )
+    expected = yaml.safe_load(text)
+    expected[section][key] = value
+    assert yaml.safe_load(changed) == expected
+    old = [line for line in lines(text) if "#" in line]
+    new = [line for line in lines(changed) if "#" in line and "a \\" not in line]
     assert old == new and changed.endswith(SECTION)
 
 
@@ -135,7 +134,8 @@ def test_adoption_keeps_what_a_person_wrote(project):  # noqa: F811
         project / "houses.csv", index=False
     )
     apply(plan(["houses.csv"], target="price"), force=True)
-    params, graph = (project / "params.yaml").read_text(), (project / "dvc.yaml").read_text()
+    params = (project / "params.yaml").read_text()
+    graph = (project / "dvc.yaml").read_text()
     assert params.endswith(SECTION) and graph.endswith(TAIL)
     assert [line for line in lines(PARAMS) if line.strip().startswith("#")] == [
         line for line in lines(params.removesuffix(SECTION)) if line.strip().startswith("#")

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, Project, copy_project, package_texts
+from projects import ROOT, Project, copy_project, package_texts
 
 from mle_project.adopt.rename import check_name, package_name
 from mle_project.core.project import ProjectError
@@ -40,10 +40,10 @@ def test_the_renamed_package_is_what_its_notebooks_export(renamed_project):
 
 
 def test_the_renamed_project_runs_its_stages(renamed_project):
-    command = "from harbour_model.cli import main; main()"
-    renamed_project.run(sys.executable, "-c", command, "code")
-    renamed_project.params(tables__rows=5000)
-    renamed_project.run(sys.executable, "-c", command, "sources")
+    command = "from harbour_model.cli.main import main; main()"
+    renamed_project.run(sys.executable, "-c", command, "export")
+    renamed_project.params(tables__max_rows=5000)
+    renamed_project.run(sys.executable, "-c", command, "fingerprint")
     renamed_project.run(sys.executable, "-c", command, "run", "tables")
     assert (renamed_project.root / "data" / "tables" / "train.parquet").exists()
 

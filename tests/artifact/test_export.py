@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from fresh_process import FRESH
 from sklearn.datasets import load_breast_cancer
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
@@ -21,19 +22,6 @@ from mle_project.core.request_model import example_record
 from mle_project.evaluation.trace import trace
 from mle_project.modeling.families import build_family
 from mle_project.modeling.metrics import all_metrics, predict
-
-# What the service's environment lacks is made impossible to import, then the model answers from JSON records.
-FRESH = """
-import sys
-for name in ("sklearn", "tensorflow", "keras", "keras_tuner", "pandas", "pandera", "nbdev", "papermill", "dvc", "skl2onnx", "ibis", "matplotlib"):
-    sys.modules[name] = None
-import json
-from mle_project.artifact.predictor import Predictor
-predictor = Predictor("models/final")
-found = predictor.answer_records(json.load(open(sys.argv[1])))
-print(json.dumps({"digest": predictor.digest, "found": found.tolist()}))
-"""
-
 
 @pytest.fixture(scope="module")
 def test_rows(sample) -> pd.DataFrame:
@@ -50,7 +38,7 @@ def test_a_fresh_process_gives_the_notebooks_numbers(sample, test_rows, tmp_path
     printed = json.loads((sample.root / "metrics" / "final_model.json").read_text())
     assert output["digest"] == printed["model"]
     predictor = Predictor(sample.root / "models" / "final")
-    numbers = np.array(output["found"])
+    numbers = np.array(output["predictions"])
     np.testing.assert_array_equal(numbers, predictor.predict_frame(test_rows))
     scores = all_metrics(
         predictor.contract.task, encode_target(test_rows, predictor.contract), numbers
@@ -72,7 +60,7 @@ def test_the_native_model_agrees(sample, test_rows):
 
 @pytest.fixture(scope="module")
 def measurements():
-    """Thirty numbers, some of them usually hundredths, and two classes that weights of any size tell apart."""
+    """Thirty numbers, some of them usually hundredths, and two separable classes."""
     table = load_breast_cancer(as_frame=True)
     x = table.data.astype(np.float32).rename(columns=lambda name: name.replace(" ", "_"))
     feature = {
@@ -96,25 +84,23 @@ def measurements():
     return parse_contract(text), x, table.target.to_numpy()
 
 
-@pytest.mark.parametrize("scale", ["standard", "robust"])
+@pytest.mark.parametrize("scaler", ["standard", "robust"])
 @pytest.mark.parametrize("reduction", ["none", "pca"])
-@pytest.mark.parametrize("shape", ["none", "log", "rank"])
+@pytest.mark.parametrize("transform", ["none", "log", "quantile"])
 def test_a_linear_model_in_small_units_is_compiled_to_the_last_digit(
-    measured, shape, reduction, scale
+    measurements, transform, reduction, scaler
 ):
-    """A million where a hundredth is usual, and large weights: 6e-6 apart while scales, ranks and sums were rounded otherwise."""
-    contract, x, y = measured
+    """A million where a hundredth is usual, and large weights: 6e-6 apart with other roundings."""
+    contract, x, y = measurements
     hyperparameters = {
-        "shape": shape,
-        "scale": scale,
+        "transform": transform,
+        "scaler": scaler,
         "reduction": reduction,
         "variance": 0.99,
-        "regularisation": 1e-4,
+        "alpha": 1e-4,
     }
-    model, rows = (
-        build_family("linear", hyperparameters, contract, 0).fit(x, y),
-        edge_case_rows(x, len(contract.numeric_features)),
-    )
+    model = build_family("linear", hyperparameters, contract, 0).fit(x, y)
+    rows = edge_case_rows(x, len(contract.numeric_features))
     compiled = run_session(
         open_session(compile_model(model, contract)),
         rows.to_numpy(np.float32),
@@ -128,7 +114,7 @@ def test_another_family_arrives_in_the_same_form(changeable, family):
     changeable.params(final_model__family=family)
     changeable.run("mle", "run", "final_model")
     folder = changeable.root / "models" / "final"
-    about = {
+    names = {
         "contract.yaml",
         "example.json",
         "model.json",
@@ -138,7 +124,7 @@ def test_another_family_arrives_in_the_same_form(changeable, family):
         "typical.json",
         "metrics.json",
     }
-    assert {path.name for path in folder.iterdir()} == about | {"model.onnx", "native.joblib"}
+    assert {path.name for path in folder.iterdir()} == names | {"model.onnx", "native.joblib"}
     rows = pd.read_parquet(changeable.root / "data" / "tables" / "test.parquet").head(300)
     predictor = Predictor(folder)
     record = example_record(predictor.contract)

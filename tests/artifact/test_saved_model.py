@@ -1,4 +1,7 @@
-"""The exported network: as a program with TensorFlow alone sees it, twice the same, and with 8-bit integers. And a network forced to win."""
+"""The exported network: read by TensorFlow alone, twice the same, and with 8-bit integers.
+
+And a network that is forced to win.
+"""
 
 import json
 import os
@@ -10,11 +13,10 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from contracts import draw_values
+from projects import ROOT, stages_run
+from servers import serving
 from tables_of_other_kinds import plants
-from test_contract import draw_values
-from test_graph import stages_run
-from test_service import serving
 
 from mle_project.artifact.parity import TOLERANCE, max_difference, output_scale
 from mle_project.artifact.predictor import Predictor, read_artifact
@@ -43,10 +45,11 @@ MEASURES = """
 description: A measurement
 task: regression
 columns:
-  Température (°C): {type: number, description: Warmth., role: feature, available: before_prediction,
-    nullable: true, range: [-50.1, 60], out_of_range: as_missing, example: 1.5}
-  1st: {type: boolean, description: Whether it is the first., role: feature, available: before_prediction,
-    nullable: true, example: true}
+  Température (°C): {type: number, description: Warmth., role: feature,
+    available: before_prediction, nullable: true, range: [-50.1, 60],
+    out_of_range: as_missing, example: 1.5}
+  1st: {type: boolean, description: Whether it is the first., role: feature,
+    available: before_prediction, nullable: true, example: true}
   n/a: {type: integer, description: A count., role: feature, available: before_prediction,
     range: [0, null], out_of_range: warn, example: 3}
   level: {type: number, description: The answer., role: target, available: after_prediction,
@@ -63,7 +66,8 @@ EXPORT = """
 import os, sys
 from pathlib import Path
 from mle_project.core.project import DETERMINISTIC_ENV
-os.environ.update({name: value for name, value in DETERMINISTIC_ENV.items() if name != "PYTHONHASHSEED"})
+for name in set(DETERMINISTIC_ENV) - {"PYTHONHASHSEED"}:
+    os.environ[name] = DETERMINISTIC_ENV[name]
 import json
 import numpy as np
 from mle_project.modeling.calibration import NO_CALIBRATION, with_calibration
@@ -74,18 +78,22 @@ from mle_project.core.arrays import feature_frame
 from mle_project.core.validation import records_frame
 from mle_project.keras_export import export_network
 from mle_project.core.strategies import sample_records
-given = json.load(open(sys.argv[1]))
-for name, text in given["contracts"].items():
+inputs = json.load(open(sys.argv[1]))
+for name, text in inputs["contracts"].items():
     contract = parse_contract(text)
     rows = records_frame(sample_records(contract, 500, seed=1))
-    x, chance = feature_frame(rows, contract), np.random.default_rng(0)
-    y = chance.normal(200, 30, 500) if contract.task == "regression" else np.arange(500) % len(contract.classes)
+    x = feature_frame(rows, contract)
+    chance = np.random.default_rng(0)
+    if contract.task == "regression":
+        y = chance.normal(200, 30, 500)
+    else:
+        y = np.arange(500) % len(contract.classes)
     network = build_family("network", {"epochs": 3, "units": 16}, contract, 0).fit(x, y)
-    network = with_calibration(network, given["calibrations"].get(name, NO_CALIBRATION))
+    network = with_calibration(network, inputs["calibrations"].get(name, NO_CALIBRATION))
     interval = {"half_width": 5.0, "coverage": 0.9} if contract.task == "regression" else None
-    about = {"threshold": 0.5, "interval": interval}
-    found = export_network(Path(sys.argv[2]) / name, network, contract, text, about, rows, x)
-    (Path(sys.argv[2]) / name / "about.json").write_text(json.dumps(found))
+    metadata = {"threshold": 0.5, "interval": interval}
+    export = export_network(Path(sys.argv[2]) / name, network, contract, text, metadata, rows, x)
+    (Path(sys.argv[2]) / name / "about.json").write_text(json.dumps(export))
 """
 
 # A client's view: TensorFlow, a request in JSON, nothing else.
@@ -95,26 +103,34 @@ for name in ("keras", "mle_project", "onnx", "onnxruntime", "pandas", "sklearn")
     sys.modules[name] = None
 import json
 import tensorflow as tf
-answers, v1 = {}, tf.compat.v1
+outputs = {}
+v1 = tf.compat.v1
 for name in sys.argv[2:]:
     rows = json.load(open(f"{sys.argv[1]}/{name}.json"))["instances"]
     folder = f"{sys.argv[1]}/{name}/saved_model/1"
     if name in ("words", "measures"):  # their columns have names that Python does not allow
         with tf.Graph().as_default(), v1.Session() as session:
-            signature = v1.saved_model.load(session, ["serve"], folder).signature_def["serving_default"]
+            meta_graph = v1.saved_model.load(session, ["serve"], folder)
+            signature = meta_graph.signature_def["serving_default"]
             wanted = {key: tf.dtypes.as_dtype(one.dtype) for key, one in signature.inputs.items()}
-            given = {one.name: [row[key] for row in rows] for key, one in signature.inputs.items()}
-            found = session.run({key: one.name for key, one in signature.outputs.items()}, given)
+            names = {key: one.name for key, one in signature.outputs.items()}
+            inputs = {}
+            for key, one in signature.inputs.items():
+                inputs[one.name] = [row[key] for row in rows]
+            tensors = session.run(names, inputs)
     else:
         model = tf.saved_model.load(folder)
         served = model.signatures["serving_default"]
         wanted = {key: spec.dtype for key, spec in served.structured_input_signature[1].items()}
-        said = served(**{key: tf.constant([row[key] for row in rows], dtype) for key, dtype in wanted.items()})
-        found = {key: tensor.numpy() for key, tensor in said.items()}
-    answers[name] = {"inputs": {key: dtype.name for key, dtype in wanted.items()}}
-    for key, values in found.items():
-        answers[name][key] = [one.decode() for one in values] if values.dtype == object else values.tolist()
-print(json.dumps(answers))
+        inputs = {}
+        for key, dtype in wanted.items():
+            inputs[key] = tf.constant([row[key] for row in rows], dtype)
+        tensors = {key: tensor.numpy() for key, tensor in served(**inputs).items()}
+    outputs[name] = {"inputs": {key: dtype.name for key, dtype in wanted.items()}}
+    for key, values in tensors.items():
+        texts = values.dtype == object
+        outputs[name][key] = [one.decode() for one in values] if texts else values.tolist()
+print(json.dumps(outputs))
 """
 
 
@@ -142,7 +158,7 @@ def finish_process(process: subprocess.Popen[str]) -> str:
 @pytest.fixture(scope="module")
 def export_folders(tmp_path_factory) -> tuple[Path, Path]:
     "The networks, exported by two processes that order their sets differently."
-    folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    folders = (tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two"))
     texts = tmp_path_factory.mktemp("texts") / "texts.json"
     texts.write_text(json.dumps({"contracts": TEXTS, "calibrations": CALIBRATIONS}))
     for process in [
@@ -187,7 +203,8 @@ def test_two_exports_have_equal_bytes(export_folders):
 def test_tensorflow_alone_gives_the_artifacts_answers(
     name, export_folders, records, tensorflow_outputs
 ):
-    predictor, outputs = Predictor(export_folders[0] / name / "float"), tensorflow_outputs[name]
+    predictor = Predictor(export_folders[0] / name / "float")
+    outputs = tensorflow_outputs[name]
     contract = predictor.contract
     assert outputs.pop("inputs") == dict.fromkeys(
         contract.numeric_features, "float32"
@@ -217,13 +234,12 @@ def test_tensorflow_alone_gives_the_artifacts_answers(
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_integers_are_close_and_work_within_a_row(name, export_folders, records):
-    exact, small = (
-        Predictor(export_folders[0] / name / "float"),
-        Predictor(export_folders[0] / name / "int8"),
-    )
-    assert small.digest != exact.digest and small.metadata["quantised"] == "int8"
+    exact = Predictor(export_folders[0] / name / "float")
+    small = Predictor(export_folders[0] / name / "int8")
+    assert small.digest != exact.digest and small.metadata["quantized"] == "int8"
     usual = records_frame(records[name][:100])
-    expected, outputs = exact.predict_frame(usual), small.predict_frame(usual)
+    expected = exact.predict_frame(usual)
+    outputs = small.predict_frame(usual)
     assert 0 < np.abs(expected - outputs).mean() < 0.05 * max(1.0, expected.std())
     assert (
         rowwise_violations(
@@ -234,17 +250,14 @@ def test_integers_are_close_and_work_within_a_row(name, export_folders, records)
 
 
 def test_a_calibration_is_in_the_answers(export_folders, records):
-    "What comes out is what the network says, corrected; without the correction it is something else."
+    "The outputs are the network's, calibrated; without the calibration they are others."
     for name, calibration in CALIBRATIONS.items():
         folder = export_folders[0] / name / "float"
-        model, rows = (
-            joblib.load(folder / "native.joblib"),
-            feature_frame(records_frame(records[name]), Predictor(folder).contract),
-        )
-        plain, calibrated = (
-            predict(model.model, rows, "multiclass"),
-            Predictor(folder).predict_records(records[name]),
-        )
+        model = joblib.load(folder / "native.joblib")
+        predictor = Predictor(folder)
+        rows = feature_frame(records_frame(records[name]), predictor.contract)
+        plain = predict(model.model, rows, "multiclass")
+        calibrated = predictor.predict_records(records[name])
         assert (
             max_difference(apply_calibration(plain, calibration), calibrated)
             <= TOLERANCE["binary"]
@@ -255,7 +268,7 @@ def test_a_calibration_is_in_the_answers(export_folders, records):
 
 def test_the_stage_says_what_it_wrote(sample):
     folder = sample.root / "models" / "keras"
-    about, loss = json.loads((folder / "about.json").read_text()), {}
+    about = json.loads((folder / "about.json").read_text())
     assert about["exported"] and about["digests"]["int8"] == Predictor(folder / "int8").digest
     loss = about["validation"]
     assert loss["rows"] == len(
@@ -276,12 +289,14 @@ def test_a_network_forced_to_win_goes_the_whole_way(changeable):
         "git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "run"
     )
     process = changeable.run("dvc", "exp", "run", "-S", "final_model.family=network")
-    assert stages_run(process.stdout) == ["importance", "final_model", "leakage", "bento", "pages"]
-    final, keras = changeable.root / "models" / "final", changeable.root / "models" / "keras"
+    assert stages_run(process.stdout) == ["importance", "final_model", "leakage", "bento", "report"]
+    final = changeable.root / "models" / "final"
+    keras = changeable.root / "models" / "keras"
     assert (final / "model.onnx").read_bytes() == (keras / "float" / "model.onnx").read_bytes()
     rows = pd.read_parquet(changeable.root / "data" / "tables" / "test.parquet").head(300)
     with serving(changeable) as server:
-        contract, outputs = server.predictor.contract, server.predictor.predict_frame(rows)
+        contract = server.predictor.contract
+        outputs = server.predictor.predict_frame(rows)
         native = predict(
             joblib.load(final / "native.joblib"), feature_frame(rows, contract), contract.task
         )

@@ -8,10 +8,10 @@ from collections import defaultdict
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from contracts import CONTRACTS, TEXTS, draw_values
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tables_of_other_kinds import HOUSES, PLANTS, houses, plants
+from tables_of_other_kinds import houses, plants
 
 from mle_project.cli.main import main
 from mle_project.core.arrays import frame_to_arrays, records_to_arrays
@@ -33,34 +33,7 @@ from mle_project.core.strategies import (
 )
 from mle_project.core.validation import failure_cases, records_frame, validate, violations
 
-TEXTS = {
-    "project": (root() / "contract.yaml").read_text(),
-    "visits": EXAMPLE,
-    "plants": PLANTS,
-    "houses": HOUSES,
-}
-CONTRACTS = {name: parse_contract(text) for name, text in TEXTS.items()}
 each_contract = pytest.mark.parametrize("name", CONTRACTS)
-quietly = settings(
-    max_examples=1,
-    database=None,
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-
-
-def draw_values(strategy, count):
-    """`count` values of a strategy, the same in every run."""
-    records = []
-
-    @settings(quietly, max_examples=count)
-    @given(strategy)
-    def collect(value):
-        records.append(value)
-
-    collect()
-    return records[:count]
 
 
 def request_refuses(model, record):

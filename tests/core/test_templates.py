@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Project, copy_project
 from jinja2 import UndefinedError
+from projects import ROOT, Project, copy_project
 
 from mle_project.adopt.project_files import readme_section
 from mle_project.core.contract import example_contract
@@ -71,12 +71,12 @@ def test_every_template_is_named_by_a_module():
 
 def test_dvc_sees_an_edit_of_a_template(tmp_path):
     project: Project = copy_project(tmp_path)
-    project.run("dvc", "repro", "code")
-    assert "Running stage" not in project.run("dvc", "repro", "--dry", "code").stdout
+    project.run("dvc", "repro", "export")
+    assert "Running stage" not in project.run("dvc", "repro", "--dry", "export").stdout
     project.replace("mle_project/templates/leakage.md.j2", "# Leakage", "# What leaks")
-    assert "Running stage 'code'" in project.run("dvc", "repro", "--dry", "code").stdout
+    assert "Running stage 'export'" in project.run("dvc", "repro", "--dry", "export").stdout
     old = {path.name: path.read_text() for path in (tmp_path / "reports" / "code").iterdir()}
-    project.run("dvc", "repro", "code")
+    project.run("dvc", "repro", "export")
     new = {path.name: path.read_text() for path in (tmp_path / "reports" / "code").iterdir()}
     assert {name for name in old if new[name] != old[name]} == {"leakage.py"}
 
@@ -94,7 +94,7 @@ def test_html_is_escaped_and_markdown_is_not():
 
 
 def test_a_bar_in_a_cell_does_not_break_a_table():
-    metrics = {"family": "a|b", "test": {"roc_auc": 0.8}, "beside": {}}
+    metrics = {"family": "a|b", "test": {"roc_auc": 0.8}, "baselines": {}}
     assert "| roc_auc | 0.8000 |" in readme_section(example_contract(), metrics, None)
     assert "a\\|b" in readme_section(example_contract(), metrics, None)
 
@@ -109,5 +109,5 @@ def test_templates_are_package_data():
     )
     assert (
         "mle_project/templates"
-        in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["code"]["deps"]
+        in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["export"]["deps"]
     )

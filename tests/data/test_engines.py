@@ -20,15 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import CONTRACT, QUERY
+from projects import CONTRACT, QUERY
 from tables_of_other_kinds import houses, plants
 
-from mle_project import engines, tables
 from mle_project.core.arrays import encode_target, frame_to_arrays
 from mle_project.core.contract import ContractError, example_contract, parse_contract
 from mle_project.core.project import ProjectError, root
 from mle_project.core.strategies import sample_records
 from mle_project.core.validation import validate
+from mle_project.data import engines, parquet, splits, sql
 from mle_project.data.engines import run_query
 from mle_project.data.parquet import batches, read_rows, systematic_sample, validate_parquet
 from mle_project.data.sources import local_files
@@ -69,10 +69,10 @@ def test_batches_divide_a_table_as_a_whole_frame_is_divided(name, rows, tmp_path
     contract, frame, split = KINDS[name]()
     whole = systematic_sample(pd.read_parquet(write_parts(frame, tmp_path / "whole")[0]), rows)
     names = split_names(whole, contract, split)
-    monkeypatch.setattr(tables, "BATCH", 100)  # rows of a row group
+    monkeypatch.setattr(splits, "ROW_GROUP_SIZE", 100)  # rows of a row group
     written = []
     for batch, files in ((1000, 1), (37, 1), (64, 3)):
-        monkeypatch.setattr(engines, "BATCH", batch)
+        monkeypatch.setattr(parquet, "ROW_GROUP_SIZE", batch)
         paths = write_parts(frame, tmp_path / f"{batch}", files)
         out = tmp_path / f"{batch}" / "out"
         out.mkdir()
@@ -105,7 +105,7 @@ def test_faults_are_told_as_of_the_whole_frame(name, tmp_path, monkeypatch):
         }
     )
     broken = broken.drop(columns=contract.categorical_features[-1]).assign(extra=1)
-    monkeypatch.setattr(engines, "BATCH", 70)
+    monkeypatch.setattr(parquet, "ROW_GROUP_SIZE", 70)
     paths = write_parts(broken, tmp_path, 2)
     with pytest.raises(ContractError) as whole:
         validate(pd.read_parquet(tmp_path), contract, "it", list(contract.columns))
@@ -122,7 +122,7 @@ def test_faults_are_told_as_of_the_whole_frame(name, tmp_path, monkeypatch):
 @each_table
 def test_the_numbers_and_the_picture_are_those_of_the_whole_frame(name, tmp_path, monkeypatch):
     contract, frame, _ = KINDS[name]()
-    monkeypatch.setattr(engines, "BATCH", 70)
+    monkeypatch.setattr(parquet, "ROW_GROUP_SIZE", 70)
     [path] = write_parts(frame, tmp_path)
     target = encode_target(frame, contract)
     facts = describe_split(path, contract)
@@ -144,7 +144,7 @@ def test_the_numbers_and_the_picture_are_those_of_the_whole_frame(name, tmp_path
 
 def test_read_rows_reads_what_thin_keeps(tmp_path, monkeypatch):
     _, frame, _ = visits()
-    monkeypatch.setattr(engines, "BATCH", 70)
+    monkeypatch.setattr(parquet, "ROW_GROUP_SIZE", 70)
     [path] = write_parts(frame, tmp_path)
     whole, columns = pd.read_parquet(path), ["back", "items", "payment"]
     for most in (1, 7, 899, 900, None):
@@ -195,7 +195,7 @@ def test_odd_types_are_stored_as_later_stages_need_them(tmp_path, monkeypatch):
     )
     path = tmp_path / "raw.parquet"
     pq.write_table(raw, path)
-    monkeypatch.setattr(engines, "BATCH", 64)
+    monkeypatch.setattr(parquet, "ROW_GROUP_SIZE", 64)
     split = {"kind": "time", "validation": "2024-06-01", "test": "2024-08-01"}
     written = write_splits(
         [path], contract, validate_parquet([path], contract, "it"), split, None, tmp_path
@@ -426,7 +426,7 @@ def events(tmp_path, monkeypatch):
     (tmp_path / "notes.jsonl").write_text("\n".join(notes) + "\n")
     monkeypatch.chdir(tmp_path)
     files = {
-        "events": {"path": "events.csv", "missing": ["none", "n/a"]},
+        "events": {"path": "events.csv", "null_values": ["none", "n/a"]},
         "times": {"path": "times.parquet"},
         "notes": {"path": "notes.jsonl"},
     }
@@ -444,7 +444,7 @@ def tables_of(sources, query, contract, split, folder, engine, rows=None):
     return facts
 
 
-SHARES = {"kind": "random", "validation": 0.2, "test": 0.2, "anyway": True}
+SHARES = {"kind": "random", "validation": 0.2, "test": 0.2, "allow_random_over_time": True}
 
 
 def test_duckdb_reads_every_type(events, tmp_path):
@@ -471,7 +471,7 @@ def test_no_row_of_a_csv_file_is_skipped_in_silence(events, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"delimiter": ";"}, {"text": True}, {"delimiter": ";", "text": True}]
+    "options", [{}, {"delimiter": ";"}, {"all_text": True}, {"delimiter": ";", "all_text": True}]
 )
 def test_a_line_of_a_csv_file_is_never_a_comment(options, tmp_path):
     (tmp_path / "a.csv").write_text("word;number\n#1;2\n# x;3\n4;5\n")
@@ -531,7 +531,7 @@ def test_a_large_query_uses_the_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("MLE_MEMORY", "200m")
     text = "SELECT hash(range) / 1e6 AS number, repeat(range::VARCHAR, 20) AS filler FROM range(1500000)"
     with engines.open_engine("duckdb", 2, tmp_path) as duck:
-        paths = engines.write_query(
+        paths = parquet.write_query(
             duck, text, parse_contract(ODD, "contract.yaml"), tmp_path / "result.parquet"
         )
     numbers = np.concatenate([part["number"].to_numpy() for part in batches(paths, ["number"])])
@@ -660,15 +660,15 @@ def test_what_spark_answers_differently_is_refused_before_it_runs(words, tmp_pat
         with pytest.raises(
             ProjectError, match=r"DuckDB and Spark answer this differently.\n  .*: write \S.*\.$"
         ) as refused:
-            engines.write_query(NoSpark(), text, example_contract(), tmp_path / "out")
+            parquet.write_query(NoSpark(), text, example_contract(), tmp_path / "out")
         assert "None" not in str(refused.value)
 
 
 def test_what_both_engines_answer_alike_is_accepted():
     for words in re.split(r"; |\n", ALIKE.strip()):
-        engines.refuse_differences(f"SELECT {words} AS a FROM t")
-    engines.refuse_differences((ROOT / QUERY).read_text())
-    engines.refuse_differences(SQL.format(order="e.number"))
+        sql.reject_incompatible_sql(f"SELECT {words} AS a FROM t")
+    sql.reject_incompatible_sql((ROOT / QUERY).read_text())
+    sql.reject_incompatible_sql(SQL.format(order="e.number"))
 
 
 @spark

@@ -1,4 +1,7 @@
-"""Three unrelated tables, one for each kind of task: from `mle adopt` to a served prediction, with no file edited by hand."""
+"""Three unrelated tables, one for each kind of task: from `mle adopt` to a served prediction.
+
+No file is edited by hand.
+"""
 
 import json
 import re
@@ -6,17 +9,16 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PARAMS, QUICK, Project, copy_project
+from projects import PARAMS, QUICK, Project, copy_project, stages_run
+from servers import serving
 from sklearn import datasets
-from test_graph import stages_run
-from test_service import serving
 
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.request_model import example_record
 
 
 def tumours() -> tuple[pd.DataFrame, list[str]]:
-    "Two classes in words, thirty numbers, a file as a spreadsheet of many countries writes it: semicolons, decimal commas, an identifier."
+    "Two classes in words, thirty numbers, an identifier; semicolons and decimal commas."
     dataset = datasets.load_breast_cancer(as_frame=True)
     frame = (
         dataset.data.round(4)
@@ -46,21 +48,22 @@ def wines() -> tuple[pd.DataFrame, list[str]]:
 
 def bikes() -> tuple[pd.DataFrame, list[str]]:
     "Values to predict, day after day, with gaps, words for yes and no, and accents in the names."
-    chance, rows = np.random.default_rng(0), 1500
+    chance = np.random.default_rng(0)
+    rows = 1500
     days = pd.date_range("2022-01-01", periods=rows, freq="12h")
     warm = 12 + 10 * np.sin(2 * np.pi * (days.dayofyear - 100) / 365) + chance.normal(0, 3, rows)
     rain = chance.random(rows) < 0.3
-    hired = np.maximum(
+    hires = np.maximum(
         0, 900 + 60 * warm - 500 * rain - 150 * (days.weekday >= 5) + chance.normal(0, 120, rows)
     ).round()
-    measured = np.where(chance.random(rows) < 0.1, np.nan, warm.round(1))
+    temperature = np.where(chance.random(rows) < 0.1, np.nan, warm.round(1))
     frame = pd.DataFrame(
-        {"Zeitpunkt": days.strftime("%d.%m.%Y %H:%M"), "Température (°C)": measured}
+        {"Zeitpunkt": days.strftime("%d.%m.%Y %H:%M"), "Température (°C)": temperature}
     )
     frame = frame.assign(
         Regen=np.where(rain, "ja", "nein"), Station=chance.choice(["Süd", "Nord", "Ost"], rows)
     )
-    return frame.assign(**{"hired bikes": [f"{value:,.0f}" for value in hired]}), [
+    return frame.assign(**{"hired bikes": [f"{value:,.0f}" for value in hires]}), [
         "--target",
         "hired bikes",
         "--time",
@@ -91,9 +94,15 @@ def adopted_project(request, tmp_path_factory) -> tuple[Project, str, str]:
         )
     # the tests' time, not the table's need
     project.params(
-        model_selection__trials={"prior": 1, "linear": 2, "forest": 1, "boosting": 2, "network": 1}
+        model_selection__max_trials={
+            "prior": 1,
+            "linear": 2,
+            "forest": 1,
+            "boosting": 2,
+            "network": 1,
+        }
     )
-    project.params(importance__stand_in=QUICK)
+    project.params(importance__surrogate=QUICK)
     project.run("dvc", "repro")
     return project, task, output
 
@@ -103,7 +112,7 @@ def test_from_a_file_to_a_served_prediction(adopted_project):
     assert task in output
     metrics = json.loads((project.root / "metrics" / "final_model.json").read_text())
     name = next(iter(metrics["test"]))
-    better = metrics["test"][name] - metrics["beside"]["prior"]["test"][name]
+    better = metrics["test"][name] - metrics["baselines"]["prior"]["test"][name]
     assert metrics["task"] == task and (better < 0 if task == "regression" else better > 0)
     rows = pd.read_parquet(project.root / "data" / "tables" / "test.parquet").head(60)
     with serving(project) as server:
@@ -152,13 +161,10 @@ def test_a_file_of_new_rows_is_scored_as_the_service_would(adopted_project):
     outputs = predictor.predict_frame(
         pd.read_parquet(project.root / "data" / "tables" / "test.parquet")
     )
-    expected_column = (
-        outputs
-        if task == "regression"
-        else outputs[:, 1]
-        if task == "binary"
-        else outputs.max(axis=1)
-    )
-    np.testing.assert_array_equal(
-        answers["value" if task == "regression" else "probability"], expected_column
-    )
+    column = "value" if task == "regression" else "probability"
+    expected = {
+        "binary": lambda: outputs[:, 1],
+        "multiclass": lambda: outputs.max(axis=1),
+        "regression": lambda: outputs,
+    }
+    np.testing.assert_array_equal(answers[column], expected[task]())

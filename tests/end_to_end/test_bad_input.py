@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import CONTRACT, QUERY, ROOT
+from projects import CONTRACT, QUERY, ROOT
 
 SOURCE = next(iter(yaml.safe_load((ROOT / "params.yaml").read_text())["tables"]["sources"]))
 FEATURE = CONTRACT.features[0]
@@ -18,7 +18,7 @@ OUTPUTS = ("data/tables", "models", "metrics", "reports")
 
 
 def digests(project) -> dict[str, str]:
-    "The SHA-256 of every output; not of the code, which the stage `code` may rewrite."
+    "The SHA-256 of every output; not of the code, which the stage `export` may rewrite."
     paths = [
         path
         for name in OUTPUTS
@@ -66,7 +66,7 @@ def misspelt(project):
 
 
 def mistyped(project):
-    project.params(tables__threads="two", tables__rows=0)
+    project.params(tables__threads="two", tables__max_rows=0)
 
 
 def no_moments(project):
@@ -133,11 +133,11 @@ def wrong_contract(project):
 
 
 def raising(project):
-    insert(project, "08_tables.ipynb", "numbers = [1, 2]\nnumbers[7]")
+    insert(project, "01_tables.ipynb", "numbers = [1, 2]\nnumbers[7]")
 
 
 def kill_kernel(project):
-    insert(project, "08_tables.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    insert(project, "01_tables.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
 
 
 def no_such_family(project):
@@ -161,8 +161,8 @@ def no_such_family(project):
             "tables",
             mistyped,
             [
-                "section `tables`: `rows` is 0: it should be greater than 0; `threads` is 'two'",
-                "08_tables.ipynb",
+                "section `tables`: `max_rows` is 0: it should be greater than 0; `threads` is 'two'",
+                "01_tables.ipynb",
             ],
         ),
         ("tables", no_moments, ["params.yaml: tables.split: validation and test are"]),
@@ -172,8 +172,8 @@ def no_such_family(project):
         ("tables", one_class, ["one class only", CONTRACT.target.name]),
         ("tables", out_of_range, [FEATURE, "fails in", "rows", "row "]),
         ("tables", wrong_contract, ["contract.yaml:", FEATURE, "only after the prediction"]),
-        ("tables", raising, ["08_tables.ipynb", "cell", "IndexError"]),
-        ("tables", kill_kernel, ["08_tables.ipynb", "the kernel died"]),
+        ("tables", raising, ["01_tables.ipynb", "cell", "IndexError"]),
+        ("tables", kill_kernel, ["01_tables.ipynb", "the kernel died"]),
         ("final_model", no_such_family, ["final_model.family", "oracle", "prior"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
@@ -200,8 +200,8 @@ def test_code_that_changed_behind_dvcs_back_is_not_run(changeable):
 
 
 def test_a_cell_that_takes_too_long_is_stopped(changeable):
-    insert(changeable, "08_tables.ipynb", "import time\ntime.sleep(600)")
-    changeable.run("mle", "code")
+    insert(changeable, "01_tables.ipynb", "import time\ntime.sleep(600)")
+    changeable.run("mle", "export")
     process = changeable.run("mle", "run", "tables", "--timeout", "3", check=False, timeout=60)
     assert (
         process.returncode == 1 and "took longer than `mle run --timeout` allows" in process.stdout
@@ -216,7 +216,7 @@ def test_stopped_in_mid_stage(changeable, how, whom):
     "Ctrl-C reaches all processes of the terminal; kill -9 reaches DVC alone. Nothing is left running, nothing is lost."
     insert(
         changeable,
-        "08_tables.ipynb",
+        "01_tables.ipynb",
         "from pathlib import Path\nPath('../started').touch()\nimport time\ntime.sleep(600)",
     )
     before = digests(changeable)

@@ -7,7 +7,7 @@ import random
 import sys
 
 import pytest
-from conftest import ROOT
+from projects import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from drills import DRILLS, Skipped, hold  # noqa: E402

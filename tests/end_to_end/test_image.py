@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import yaml
-from conftest import BIN, ROOT
+from projects import BIN, ROOT
 
 BUILD = ROOT / "deploy" / "image" / "build.sh"
 PROGRAMS = ("bash", "dirname", "git", "sed", "tr")

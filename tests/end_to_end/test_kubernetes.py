@@ -11,8 +11,8 @@ import urllib.request
 
 import pytest
 import yaml
-from conftest import BIN, ROOT
-from test_service import free_port
+from projects import BIN, ROOT
+from servers import free_port
 
 from mle_project.serving.settings import Settings, variable_name
 

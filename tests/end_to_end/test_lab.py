@@ -8,7 +8,7 @@ import urllib.request
 
 import nbformat
 import pytest
-from test_service import free_port
+from servers import free_port
 
 from mle_project.core.project import DETERMINISTIC_ENV
 
@@ -59,7 +59,7 @@ def test_it_opens_the_notebooks(lab):
 
 
 def test_saving_strips_outputs_and_exports_the_module(lab, changeable):
-    path = changeable.root / "nbs" / "12_evaluation.ipynb"
+    path = changeable.root / "nbs/api/evaluation/00_curves.ipynb"
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -70,7 +70,7 @@ def test_saving_strips_outputs_and_exports_the_module(lab, changeable):
     )
     lab(
         "PUT",
-        "/api/contents/nbs/12_evaluation.ipynb",
+        "/api/contents/nbs/api/evaluation/00_curves.ipynb",
         {"type": "notebook", "format": "json", "content": notebook},
     )
     saved = nbformat.read(path, as_version=4)
@@ -79,7 +79,7 @@ def test_saving_strips_outputs_and_exports_the_module(lab, changeable):
         for cell in saved.cells
         if cell.cell_type == "code"
     )
-    assert "def newcomer()" in (changeable.root / "mle_project" / "evaluation.py").read_text()
+    assert "def newcomer()" in (changeable.root / "mle_project/evaluation/curves.py").read_text()
     assert changeable.run("mle", "clean", "--check").returncode == 0
 
 
@@ -98,7 +98,7 @@ def test_a_stage_notebook_runs_as_it_stands(changeable):
         "notebook",
         "--execute",
         "--stdout",
-        "nbs/21_final_model.ipynb",
+        "nbs/07_final_model.ipynb",
     )
     assert metrics.read_bytes() == before
 
@@ -112,7 +112,7 @@ def test_a_notebook_opened_too_early_says_what_to_type(changeable):
         "notebook",
         "--execute",
         "--stdout",
-        "nbs/21_final_model.ipynb",
+        "nbs/07_final_model.ipynb",
         check=False,
     )
     assert process.returncode != 0 and "Make it with `dvc repro tables`" in process.stdout

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, Project, copy_project, example_only
+from projects import ROOT, Project, copy_project, example_only
+from servers import Server, serving
 from tables_of_other_kinds import Kind, houses, plants
-from test_service import Server, serving
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.artifact.export import save, write_manifest
@@ -68,7 +68,7 @@ def with_model(project: Project, kind: Kind) -> Project:
     )
     x = feature_frame(kind.frame, contract)
     interval = {"half_width": 30_000.0, "coverage": 0.9} if contract.task == "regression" else None
-    model = build_family("boosting", {"trees": 30}, contract, 0).fit(
+    model = build_family("boosting", {"max_iter": 30}, contract, 0).fit(
         x, encode_target(kind.frame, contract)
     )
     save(

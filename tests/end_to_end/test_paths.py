@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT
+from projects import ROOT
 
-from mle_project import dialect, engines
+from mle_project.adopt import csv_dialect
 from mle_project.adopt.plan import _paths as named_files
-from mle_project.data.engines import open_engine
+from mle_project.data.engines import load, open_engine
 from mle_project.data.sources import local_files
 
 ODD = """Mein "Projekt" [ä] 100% (neu)'s & #1 $HOME"""
@@ -178,7 +178,7 @@ def test_a_source_is_the_file_of_this_project(siblings, kind, tmp_path, monkeypa
     monkeypatch.chdir(siblings[0])
     files = local_files("t", {"path": f"data/raw/*.{kind}"}, tmp_path)
     with open_engine("duckdb", 2, tmp_path) as engine:
-        engines.load(engine, "t", files, tmp_path)
+        load(engine, "t", files, tmp_path)
         found = engine.table("t").execute()
     assert found.to_dict("list") == {"place": [0, 0, 0], "name": ["x", "y", "z"]}
 
@@ -187,8 +187,8 @@ def test_a_source_is_the_file_of_this_project(siblings, kind, tmp_path, monkeypa
 def test_adopt_reads_the_file_that_was_named(siblings, kind, tmp_path):
     (path,) = named_files([str(siblings[0] / "data" / "raw" / f"t.{kind}")])
     assert path.is_relative_to(siblings[0])
-    with dialect.workbench() as (engine, folder):
-        dialect.load(engine, dialect.find_source("t", [path], folder)[1], path.name)
+    with csv_dialect.scratch_database() as (engine, folder):
+        csv_dialect.load(engine, csv_dialect.find_source("t", [path], folder)[1], path.name)
         found = engine.sql("SELECT * FROM raw").df()
     assert list(found.columns) == ["place", "name"] and set(found["place"].astype(int)) == {0}
     together = named_files([f"{glob.escape(str(siblings[0]))}/data/raw/*.{kind}"])
@@ -202,5 +202,5 @@ def test_folders_of_the_project_may_be_columns(siblings, tmp_path, monkeypatch):
     shutil.copy2(siblings[0] / "data" / "raw" / "t.parquet", part)
     files = local_files("t", {"path": "data/raw/part=*/*.parquet"}, tmp_path)
     with open_engine("duckdb", 2, tmp_path) as engine:
-        engines.load(engine, "t", files, tmp_path)
+        load(engine, "t", files, tmp_path)
         assert set(engine.table("t").execute()["part"]) == {7}

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import BIN, Project
-from test_service import free_port, serving
+from projects import BIN, Project
+from servers import free_port, serving
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 
@@ -125,7 +125,7 @@ def test_a_clone_elsewhere_serves_what_was_pushed(kind, changeable, tmp_path, re
         if path.is_file() and path.suffix != ".dvc" and path.name[0] != "."
     )
     changeable.run("dvc", "add", *map(str, raw))
-    changeable.run("dvc", "commit", "--force", "sources", "tables")
+    changeable.run("dvc", "commit", "--force", "fingerprint", "tables")
     commit(changeable)
     changeable.run("dvc", "push")
     assert sum(path.is_file() for path in store.rglob("*")) > 20

@@ -7,7 +7,7 @@ import nbformat
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Project
+from projects import Project
 
 from mle_project.pipeline.compare import compare
 from mle_project.pipeline.lockfile import lock_entries
@@ -36,7 +36,7 @@ def test_a_model_is_made_again_and_every_output_with_it(changeable, tmp_path, mo
     try:
         (tmp_path / "work").mkdir()
         result = rebuild_model(model[:8], tmp_path / "work")
-        assert result["equal"] and result["made"] == model and result["differences"] == []
+        assert result["equal"] and result["rebuilt"] == model and result["differences"] == []
         rebuilt = tmp_path / "work" / "rebuilt"
         run_graph(rebuilt, other)
     finally:
@@ -63,10 +63,10 @@ def test_where_a_model_comes_from(changeable):
         commit_id,
         True,
     )
-    assert facts["notebook"] == "nbs/21_final_model.ipynb" and facts["environment"]["same_as_now"]
+    assert facts["notebook"] == "nbs/07_final_model.ipynb" and facts["environment"]["same_as_now"]
     assert (
         params["tables"]["rows"] == 8000
-        and params["model_selection"]["folds"] == 2
+        and params["model_selection"]["n_folds"] == 2
         and params["final_model"]["seed"] == 0
     )
     assert (

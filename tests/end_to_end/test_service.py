@@ -1,15 +1,9 @@
 """The service over HTTP: everywhere the artifact's numbers; what it is made of; BentoML as it may change."""
 
 import fnmatch
-import http.client
 import json
 import random
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import joblib
@@ -17,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, Project
+from fresh_process import FRESH
 from hypothesis import given, settings
+from projects import ROOT, Project
 from pydantic_core import from_json
-from test_export import FRESH
+from servers import JSON, free_port, serving, start_server
 
 from mle_project.artifact.export import write_manifest
 from mle_project.artifact.parity import TOLERANCE, max_difference, output_scale
@@ -31,97 +26,6 @@ from mle_project.core.strategies import invalid_records, sample_records, valid_r
 from mle_project.core.validation import records_frame
 from mle_project.modeling.metrics import predict
 from mle_project.serving.validation import BatchValidator, validate_batch
-
-JSON = {"content-type": "application/json"}
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Server:
-    "A running `bentoml serve`."
-
-    def __init__(
-        self, url: str, predictor: Predictor, process: subprocess.Popen, project: Project
-    ) -> None:
-        self.url, self.predictor, self.process, self.project = url, predictor, process, project
-        self.example = example_record(predictor.contract)
-        self.address = url.removeprefix("http://")
-
-    def ask(
-        self, method: str, path: str, body: object = None, headers: dict | None = None
-    ) -> tuple[int, dict, bytes]:
-        "Status, headers and body of one answer."
-        connection = http.client.HTTPConnection(self.address, timeout=60)
-        try:
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return (
-                answer.status,
-                {name.lower(): value for name, value in answer.getheaders()},
-                answer.read(),
-            )
-        finally:
-            connection.close()
-
-    def post(
-        self, body: object, headers: dict | None = None, path: str = "/predict"
-    ) -> tuple[int, dict]:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        status, _, content = self.ask("POST", path, data, headers or JSON)
-        return status, json.loads(content)
-
-    def log(self) -> str:
-        return (self.project.root / ".mle" / "serve.log").read_text()
-
-    def lines(self) -> list[dict]:
-        "The lines of the log that speak of requests."
-        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
-
-    def counts(self, headers: dict | None = None) -> dict[str, float]:
-        "What /metrics says, by name and labels."
-        text = self.ask("GET", "/metrics", headers=headers)[2].decode()
-        return {
-            line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
-            for line in text.splitlines()
-            if not line.startswith("#")
-        }
-
-
-def start_server(project: Project, **environment: str) -> tuple[subprocess.Popen, int]:
-    "`bentoml serve` on a free port."
-    port = free_port()
-    (project.root / ".mle").mkdir(exist_ok=True)
-    with open(project.root / ".mle" / "serve.log", "w") as log:
-        command = ["bentoml", "serve", "--port", str(port)]
-        return subprocess.Popen(
-            command, cwd=project.root, env=project.env | environment, stdout=log, stderr=log
-        ), port
-
-
-@contextmanager
-def serving(project: Project, **environment: str) -> Iterator[Server]:
-    "`bentoml serve` in a project, ready, as long as the block lasts."
-    process, port = start_server(project, **environment)
-    server = Server(
-        f"http://127.0.0.1:{port}", Predictor(project.root / "models" / "final"), process, project
-    )
-    try:
-        end = time.monotonic() + 90
-        while True:
-            assert process.poll() is None and time.monotonic() < end, server.log()
-            try:
-                server.ask("GET", "/livez")
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield server
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 @pytest.fixture(scope="module")

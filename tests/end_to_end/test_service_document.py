@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_service import serving
+from servers import serving
 
 KEY = "a-key-for-the-tests"
 

@@ -9,8 +9,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import ROOT
-from test_service import JSON, Server, serving, start_server
+from projects import ROOT
+from servers import JSON, Server, serving, start_server
 
 from mle_project.core.strategies import invalid_values, sample_records
 from mle_project.serving.errors import ERROR_CODES

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from test_service import JSON, Server, serving
+from servers import JSON, Server, serving
 
 from mle_project.core.strategies import sample_records
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT
-from test_batch import TABLES, invalid_visits, models, same, write  # noqa: F401
+from projects import ROOT
+from scored_tables import TABLES, invalid_visits, same, write
 
 from mle_project.artifact.predictor import Predictor
 from mle_project.scoring.batch import score_file

@@ -1,4 +1,4 @@
-"""What the final model is measured by, calibration inside the artifact, one record explained, for every kind of task."""
+"""Metrics of the final model, calibration inside the artifact, and a trace, for every task."""
 
 import json
 
@@ -18,8 +18,8 @@ from mle_project.modeling.families import build_family
 from mle_project.modeling.metrics import all_metrics, interval_coverage, predict, threshold_metrics
 
 
-def random_answers(task, rows=500, seed=0):
-    """Targets and answers with ties, classes of unequal size, and one class that is never seen."""
+def random_predictions(task, rows=500, seed=0):
+    """Targets and predictions with ties, unequal classes, and one class that is never seen."""
     chance = np.random.default_rng(seed)
     if task == "regression":
         return chance.normal(size=rows), chance.normal(size=rows).round(1)
@@ -31,7 +31,7 @@ def random_answers(task, rows=500, seed=0):
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_a_weight_is_a_row_that_comes_up_so_often(task):
     """The bootstrap's fast measures equal scikit-learn's, on all rows and on any draw of them."""
-    y, p = random_answers(task)
+    y, p = random_predictions(task)
     drawn = np.random.default_rng(1).integers(0, len(y), len(y))
     fast = weighted_metrics(task, y, p, 0.4, 0.8)(
         np.bincount(drawn, minlength=len(y)).astype(float)
@@ -48,12 +48,14 @@ def test_a_weight_is_a_row_that_comes_up_so_often(task):
 
 @pytest.mark.parametrize("family", ["linear", "boosting"])
 @pytest.mark.parametrize("table", [plants, houses])
-def test_what_is_explained_is_what_is_answered(table, family, tmp_path):
-    """Step by step the fitted model comes to the compiled model's answer; the calibration is inside both."""
+def test_a_trace_ends_with_the_prediction(table, family, tmp_path):
+    """Step by step the fitted model comes to the compiled one's prediction."""
     kind = table()
-    contract, frame = kind.contract, kind.frame
-    x, y = feature_frame(frame, contract), encode_target(frame, contract)
-    model = build_family(family, {"trees": 100} if family == "boosting" else {}, contract, 0).fit(
+    contract = kind.contract
+    frame = kind.frame
+    x = feature_frame(frame, contract)
+    y = encode_target(frame, contract)
+    model = build_family(family, {"max_iter": 100} if family == "boosting" else {}, contract, 0).fit(
         x, y
     )
     if contract.task != "regression":
@@ -66,19 +68,17 @@ def test_what_is_explained_is_what_is_answered(table, family, tmp_path):
     np.testing.assert_allclose(
         predict(model, x, contract.task), predictor.predict_frame(frame), rtol=1e-4, atol=2e-6
     )
-    for place in range(5):
-        record = json.loads(frame[contract.features].iloc[[place]].to_json(orient="records"))[0]
-        last, prediction = (
-            trace(model, contract, record)[-1].values,
-            predictor.format_predictions(predictor.predict_records([record]))[0],
-        )
+    records = json.loads(frame[contract.features].head(5).to_json(orient="records"))
+    for record in records:
+        last = trace(model, contract, record)[-1].values
+        prediction = predictor.format_predictions(predictor.predict_records([record]))[0]
         if contract.task == "regression":
             assert last[contract.target.name] == pytest.approx(prediction["value"], rel=1e-5)
         else:
             assert last["label"] == prediction["label"]
 
 
-def test_a_calibration_mends_a_model_that_is_too_sure_and_keeps_the_order():
+def test_a_calibration_repairs_a_model_that_is_too_sure_and_keeps_the_order():
     chance = np.random.default_rng(2)
     true = chance.dirichlet(np.ones(3), 4000)
     y = (true.cumsum(axis=1) > chance.random(4000)[:, None]).argmax(axis=1)

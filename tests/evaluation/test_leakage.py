@@ -1,6 +1,7 @@
-"""Leakage: each of the eight guards finds a planted fault, and two canaries show that none is left.
+"""Leakage: each of the eight checks finds a planted fault, and two canaries show that none is left.
 
-The canaries: nonsense in the test split changes no fitted number, and a rewritten future changes no row asked before it.
+The canaries: nonsense in the test split changes no fitted number, and a rewritten future changes
+no row before it.
 """
 
 import json
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import example_only
+from projects import example_only
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OrdinalEncoder
@@ -48,8 +49,8 @@ ROOT = root()
 
 def visits(rows=600):
     """Rows of the example contract, in the order of time."""
-    chance, contract = np.random.default_rng(0), example_contract()
-    frame = pd.DataFrame(sample_records(contract, rows, seed=1, gaps=0.1))
+    chance = np.random.default_rng(0)
+    frame = pd.DataFrame(sample_records(example_contract(), rows, seed=1, gaps=0.1))
     return frame.assign(
         visit=range(rows),
         day=pd.date_range("2024-01-01", periods=rows),
@@ -60,14 +61,14 @@ def visits(rows=600):
 def split_table(name):
     """The contract and the three splits of a small table: by time, by group, at random."""
     if name == "visits":
-        contract, frame, split = (
-            example_contract(),
-            visits(),
-            {"kind": "time", "validation": "2025-01-01", "test": "2025-05-01"},
-        )
+        contract = example_contract()
+        frame = visits()
+        split = {"kind": "time", "validation": "2025-01-01", "test": "2025-05-01"}
     else:
         table = KINDS[name]()
-        contract, frame, split = table.contract, table.frame, table.split
+        contract = table.contract
+        frame = table.frame
+        split = table.split
     names = split_names(frame, contract, split)
     return contract, {part: frame[names == part].reset_index(drop=True) for part in SPLITS}, split
 
@@ -76,14 +77,12 @@ each_table = pytest.mark.parametrize("name", ["visits", "plants", "houses"])
 
 
 @each_table
-def test_every_guard_is_content_with_an_honest_split(name):
+def test_no_check_complains_of_an_honest_split(name):
     contract, splits, split = split_table(name)
     check_splits(splits, contract)
     train_and_validation = pd.concat([splits["train"], splits["validation"]], ignore_index=True)
-    x, y = (
-        feature_frame(train_and_validation, contract),
-        encode_target(train_and_validation, contract),
-    )
+    x = feature_frame(train_and_validation, contract)
+    y = encode_target(train_and_validation, contract)
     model = Pipeline([("columns", tree_preprocessor(contract)), ("model", LogisticRegression())])
     model[:-1].fit(x, y)
     folds = cv_splits(splits["train"], contract, 3)
@@ -123,7 +122,7 @@ def test_a_stage_that_reads_the_test_split_is_found():
     code = {
         path.stem[3:]: stage_code(path.stem[3:])
         for path in sorted((ROOT / "nbs").glob("*.ipynb"))
-        if "params = section(" in path.read_text()
+        if "params = stage_params(" in path.read_text()
     }
     assert set(readers_of_test(code)) <= set(
         ALLOWED_TEST_READERS
@@ -151,23 +150,15 @@ def test_a_test_split_without_rows_is_found():
 @each_table
 def test_an_operation_fitted_on_the_test_split_is_found(name):
     contract, splits, _ = split_table(name)
-    train_and_validation, everything = (
-        pd.concat([splits["train"], splits["validation"]]),
-        pd.concat(list(splits.values())),
-    )
-    x, y = (
-        feature_frame(train_and_validation, contract),
-        encode_target(train_and_validation, contract),
-    )
-    cheating = Pipeline(
-        [
-            ("columns", linear_preprocessor(contract).fit(feature_frame(everything, contract))),
-            ("model", LogisticRegression()),
-        ]
-    )
+    train_and_validation = pd.concat([splits["train"], splits["validation"]])
+    x = feature_frame(train_and_validation, contract)
+    y = encode_target(train_and_validation, contract)
+    all_rows = feature_frame(pd.concat(list(splits.values())), contract)
+    leaking_step = linear_preprocessor(contract).fit(all_rows)
+    cheating = Pipeline([("columns", leaking_step), ("model", LogisticRegression())])
     finding = check_preprocessing(cheating, x, y, feature_frame(splits["test"], contract), len(x))
     assert finding.violations == (
-        "the operation `for_sums` was fitted on other rows than training and validation",
+        "the operation `linear_preprocessor` was fitted on other rows than training and validation",
     )
     assert (
         check_preprocessing(cheating, x, y, x, len(x) + 7)
@@ -178,13 +169,9 @@ def test_an_operation_fitted_on_the_test_split_is_found(name):
 
 def test_a_feature_dropped_outside_the_pipeline_is_found():
     contract, splits, _ = split_table("houses")
-    x, y = (
-        feature_frame(splits["train"], contract)[["area", "altitude", "garden", "heating"]],
-        splits["train"]["garden"],
-    )
-    model = Pipeline([("columns", OrdinalEncoder()), ("model", LogisticRegression())]).fit(
-        x.fillna(0), y
-    )
+    x = feature_frame(splits["train"], contract)[["area", "altitude", "garden", "heating"]]
+    model = Pipeline([("columns", OrdinalEncoder()), ("model", LogisticRegression())])
+    model.fit(x.fillna(0), splits["train"]["garden"])
     assert check_feature_selection(model, {}, contract).violations == (
         "the model does not take `rooms`: it was dropped before the pipeline",
     )
@@ -202,15 +189,10 @@ def test_folds_refit_everything_on_their_own_rows():
         other.loc[other.index[after], ["minutes", "items"]] = 599.0
         models = []
         for frame in (train, other):
-            x, y = feature_frame(frame, contract), encode_target(frame, contract)
-            models.append(
-                compile_model(
-                    build_family("linear", {"shape": "rank"}, contract, 0).fit(
-                        x.iloc[before], y[before]
-                    ),
-                    contract,
-                )
-            )
+            x = feature_frame(frame, contract).iloc[before]
+            y = encode_target(frame, contract)[before]
+            model = build_family("linear", {"transform": "quantile"}, contract, 0).fit(x, y)
+            models.append(compile_model(model, contract))
         assert models[0] == models[1]
 
 
@@ -261,20 +243,20 @@ def test_a_feature_known_after_is_refused_with_its_line():
 
 # L3.1
 def test_a_random_split_of_rows_with_a_time_is_refused_and_found():
-    contract, frame, chance = (
-        example_contract(),
-        visits(),
-        {"kind": "random", "validation": 0.2, "test": 0.2},
-    )
+    contract = example_contract()
+    frame = visits()
+    split = {"kind": "random", "validation": 0.2, "test": 0.2}
     with pytest.raises(
         ProjectError,
-        match="a random split lets the model learn from the future. Use kind: time, or say anyway: true",
+        match="a random split lets the model learn from the future. "
+        "Use kind: time, or say allow_random_over_time: true",
     ):
-        split_names(frame, contract, chance)
-    names = split_names(frame, contract, chance | {"anyway": True})
+        split_names(frame, contract, split)
+    names = split_names(frame, contract, split | {"allow_random_over_time": True})
     splits = {part: frame[names == part] for part in SPLITS}
     assert len(check_temporal_order(splits, contract, []).violations) == 2
-    assert "asked for by name" in check_temporal_order(splits, contract, [], anyway=True).evidence
+    finding = check_temporal_order(splits, contract, [], random_over_time=True)
+    assert finding.violations == () and "asked for by name" in finding.evidence
 
 
 def test_a_fold_that_looks_ahead_is_found():
@@ -313,10 +295,8 @@ def test_a_group_on_both_sides_is_found():
 def test_a_random_split_keeps_the_shares_of_the_target():
     for name, table in (("plants", plants()), ("houses", houses())):
         split = {"kind": "random", "validation": 0.2, "test": 0.2, "seed": 3}
-        names, y = (
-            split_names(table.frame, table.contract, split),
-            encode_target(table.frame, table.contract),
-        )
+        names = split_names(table.frame, table.contract, split)
+        y = encode_target(table.frame, table.contract)
         assert (
             abs((names == "test").mean() - 0.2) < 0.01
             and abs((names == "validation").mean() - 0.2) < 0.01
@@ -377,7 +357,7 @@ def nonsense(frame, contract):
 
 
 def fitted_files(project):
-    """The bytes of everything that was chosen or fitted, by name: all but the look at the test split."""
+    """The bytes of everything that was selected or fitted, by name."""
     files = ("card.md", "card.html", "metrics.json", "manifest.json")
     names = [
         path for path in sorted((project / "models" / "final").rglob("*")) if path.name not in files
@@ -397,11 +377,9 @@ def fitted_files(project):
 
 
 def test_nonsense_in_the_test_split_changes_nothing_fitted(changeable):
-    """The project's own data, through the real stages: tuning, choice, threshold and model stay the same, bit for bit."""
-    before, path = (
-        fitted_files(changeable.root),
-        changeable.root / "data" / "tables" / "test.parquet",
-    )
+    """The project's own data, through the real stages: what was tuned or fitted stays the same."""
+    before = fitted_files(changeable.root)
+    path = changeable.root / "data" / "tables" / "test.parquet"
     scores = json.loads((changeable.root / "metrics" / "final_model.json").read_text())["test"]
     absurd = nonsense(pd.read_parquet(path), read_contract(changeable.root / "contract.yaml"))
     path.unlink()
@@ -421,7 +399,7 @@ def test_nonsense_in_the_test_split_changes_nothing_fitted(changeable):
 
 
 def run_here(stage, change=("", "")):
-    """Run the cells of a stage's notebook that do its work, in this process and the current folder."""
+    """Run the working cells of a stage's notebook, in this process and the current folder."""
     cells = [
         cell.source
         for cell in nbformat.read(code_of[stage], as_version=4).cells
@@ -448,13 +426,13 @@ def small_project(folder, name):
     contract, splits, split = split_table(name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["importance"] |= {
-        "stand_in": {"family": "linear", "rows": 300, "change": {}},
-        "draws": 20,
+        "surrogate": {"family": "linear", "max_rows": 300, "overrides": {}},
+        "n_bootstrap": 20,
     }
     few = {
         "families": ["prior", "linear", "boosting"],
-        "trials": {"prior": 1, "linear": 2, "boosting": 1},
-        "folds": 2,
+        "max_trials": {"prior": 1, "linear": 2, "boosting": 1},
+        "n_folds": 2,
         "search_rows": None,
     }
     params["model_selection"] |= few
@@ -482,7 +460,8 @@ def test_nor_does_it_on_other_kinds_of_table(name, tmp_path, monkeypatch, quiet_
     contract = small_project(tmp_path, name)
     monkeypatch.chdir(tmp_path)
     run_stages()
-    before, path = fitted_files(tmp_path), tmp_path / "data" / "tables" / "test.parquet"
+    before = fitted_files(tmp_path)
+    path = tmp_path / "data" / "tables" / "test.parquet"
     scores = (tmp_path / "metrics" / "final_model.json").read_bytes()
     nonsense(pd.read_parquet(path), contract).to_parquet(path, index=False)
     run_stages()
@@ -496,12 +475,9 @@ def test_the_canary_dies_when_tuning_reads_the_test_split(tmp_path, monkeypatch,
     """The planted fault: one line of model_selection takes the test rows as well."""
     contract = small_project(tmp_path, "houses")
     monkeypatch.chdir(tmp_path)
-    line = 'train = read_rows(require(f"{tables}/train.parquet", "tables"), used, fit_rows)'
-    cheat = (
-        line,
-        line
-        + '\ntrain = pd.concat([train, pd.read_parquet(f"{root()}/{tables}/test.parquet")], ignore_index=True)',
-    )
+    line = 'train = read_rows(input_path(f"{tables}/train.parquet", "tables"), used, fit_rows)'
+    test_rows = 'pd.read_parquet(f"{root()}/{tables}/test.parquet")'
+    cheat = (line, f"{line}\ntrain = pd.concat([train, {test_rows}], ignore_index=True)")
     path = tmp_path / "data" / "tables" / "test.parquet"
     run_here("model_selection", cheat)
     before = (tmp_path / "metrics" / "trials.jsonl").read_bytes()
@@ -516,10 +492,8 @@ def sources(tmp_path_factory):
     """The sources in DuckDB, what became known when, and some moments to draw the line at."""
     if not (ROOT / "sql" / "availability.yaml").exists():
         pytest.skip("no sql/availability.yaml: nothing says when the sources' values become known")
-    params, availability = (
-        stage_params("tables"),
-        yaml.safe_load((ROOT / "sql" / "availability.yaml").read_text()),
-    )
+    params = stage_params("tables")
+    availability = yaml.safe_load((ROOT / "sql" / "availability.yaml").read_text())
     engine = ibis.duckdb.connect(threads=2)
     engine.raw_sql("SET TimeZone = 'UTC'")
     for name, source in params["sources"].items():
@@ -564,14 +538,18 @@ def test_no_row_holds_what_was_not_known_when_it_was_asked(sources):
 
 def outcome_of_its_own(query):
     """A column with the row's own departure delay."""
-    return f"""SELECT q.*, (SELECT max(f.dep_delay) FROM flights AS f WHERE f.carrier = q.carrier AND f.origin = q.origin AND f.dest = q.dest
-      AND make_timestamp(f.year, f.month, f.day, f.hour, f.minute, 0) = q.scheduled_departure) AS planted FROM ({query}) AS q"""
+    return f"""SELECT q.*, (SELECT max(f.dep_delay) FROM flights AS f
+      WHERE f.carrier = q.carrier AND f.origin = q.origin AND f.dest = q.dest
+        AND make_timestamp(f.year, f.month, f.day, f.hour, f.minute, 0) = q.scheduled_departure
+      ) AS planted FROM ({query}) AS q"""
 
 
 def weather_of_the_departure(query):
     """A column with the weather two hours after the question."""
     return f"""SELECT q.*, (SELECT max(w.temp) FROM weather AS w WHERE w.origin = q.origin
-      AND w.time_hour = date_trunc('hour', timezone('UTC', timezone('America/New_York', q.scheduled_departure)))) AS planted FROM ({query}) AS q"""
+        AND w.time_hour = date_trunc('hour',
+          timezone('UTC', timezone('America/New_York', q.scheduled_departure)))
+      ) AS planted FROM ({query}) AS q"""
 
 
 @example_only
@@ -604,7 +582,7 @@ def test_a_window_that_peeks_is_found(sources):
 
 
 def test_the_project_names_what_became_known_when(sources):
-    """Each column of a source with an outcome stands in sql/availability.yaml; what is left is schedule and description."""
+    """Each column of a source with an outcome stands in sql/availability.yaml."""
     engine, _, availability, _, _ = sources
     for name, source in availability["sources"].items():
         columns = set(engine.con.sql(f"DESCRIBE {name}_all").df()["column_name"])

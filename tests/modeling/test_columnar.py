@@ -4,11 +4,11 @@ import keras_tuner
 import numpy as np
 import pandas as pd
 import pytest
+from contracts import CONTRACTS, draw_values
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from tables_of_other_kinds import houses, plants
-from test_contract import CONTRACTS, draw_values
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.artifact.export import save, write_manifest
@@ -25,13 +25,18 @@ from mle_project.modeling.columnar import COLUMNAR, columnar, rowwise_violations
 from mle_project.modeling.families import FAMILIES, build_family
 from mle_project.modeling.metrics import predict
 
-FEWER = [{"reduction": name, "kept": 0.5} for name in (*SELECTION_METHODS, "pca")]
+FEWER = [{"reduction": name, "keep": 0.5} for name in (*SELECTION_METHODS, "pca")]
 OPTIONS = {
-    "for_trees": [{}, {"encoding": "target"}, {"gaps": "filled"}, {"reduction": "embedded"}],
-    "for_sums": [
+    "tree_preprocessor": [
         {},
-        {"shape": "rank"},
-        {"shape": "log", "scale": "robust"},
+        {"encoding": "target"},
+        {"missing": "impute"},
+        {"reduction": "embedded"},
+    ],
+    "linear_preprocessor": [
+        {},
+        {"transform": "quantile"},
+        {"transform": "log", "scaler": "robust"},
         {"encoding": "target"},
         *FEWER,
     ],
@@ -270,8 +275,8 @@ def test_a_model_that_looks_at_the_whole_batch_is_refused(tmp_path):
 # Whole artifacts, saved and loaded: some families for each kind of table.
 FAST = {
     "linear": {},
-    "forest": {"trees": 40, "leaves": 250},
-    "boosting": {"trees": 20, "leaves": 6, "rows_per_leaf": 10},
+    "forest": {"n_estimators": 40, "max_leaf_nodes": 250},
+    "boosting": {"max_iter": 20, "max_leaf_nodes": 6, "min_samples_leaf": 10},
     "network": {"epochs": 1, "units": 8},
 }
 
@@ -311,21 +316,24 @@ def artifact(request, tmp_path_factory):
     return Predictor(folder), model, records, family
 
 
-SHAPES = [
-    {"shape": shape, "scale": scale}
-    for shape in ("none", "log")
-    for scale in ("standard", "robust")
+TRANSFORMS = [
+    {"transform": transform, "scaler": scaler}
+    for transform in ("none", "log")
+    for scaler in ("standard", "robust")
 ]
 CHOICES = [
     *[
         ("linear", {**choice, "encoding": encoding})
-        for choice in [*SHAPES, {"shape": "rank"}]
+        for choice in [*TRANSFORMS, {"transform": "quantile"}]
         for encoding in ("onehot", "target")
     ],
-    *[("linear", {"reduction": name, "kept": 0.3}) for name in SELECTION_METHODS],
-    *[("linear", {"reduction": "pca", "variance": share, "shape": "log"}) for share in (0.9, 0.99)],
-    ("forest", {"trees": 40, "encoding": "target"}),
-    ("boosting", {"trees": 100, "reduction": "embedded", "kept": 0.7}),
+    *[("linear", {"reduction": name, "keep": 0.3}) for name in SELECTION_METHODS],
+    *[
+        ("linear", {"reduction": "pca", "variance": share, "transform": "log"})
+        for share in (0.9, 0.99)
+    ],
+    ("forest", {"n_estimators": 40, "encoding": "target"}),
+    ("boosting", {"max_iter": 100, "reduction": "embedded", "keep": 0.7}),
 ]
 
 

@@ -14,6 +14,7 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
 from tables_of_other_kinds import houses, plants
 
+import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.core.arrays import encode_target, feature_frame
 from mle_project.core.contract import EXAMPLE, parse_contract
 from mle_project.core.project import ProjectError
@@ -79,14 +80,14 @@ def test_a_memory_of_other_rows_does_not_count(example_search, tmp_path):
 
 def test_two_workers_share_a_search(example_search):
     alone, shared = (
-        tune(example_search, trials=5, tuner="random"),
-        tune(example_search, trials=5, tuner="random", workers=2),
+        tune(example_search, max_trials=5, tuner="random"),
+        tune(example_search, max_trials=5, tuner="random", n_workers=2),
     )
     assert shared.trials == alone.trials and shared.hyperparameters == alone.hyperparameters
 
 
 def test_two_workers_share_a_bayesian_search_of_classes():
-    result = tune(search(plants(), "linear", "roc_auc"), trials=5, workers=2)
+    result = tune(search(plants(), "linear", "roc_auc"), max_trials=5, n_workers=2)
     assert (
         len(result.trials) == 5
         and len({str(trial["hyperparameters"]) for trial in result.trials}) == 5
@@ -94,7 +95,7 @@ def test_two_workers_share_a_bayesian_search_of_classes():
 
 
 def test_hyperband_gives_more_rows_to_fewer_trials(example_search):
-    result = tune(example_search, trials=4, tuner="hyperband")
+    result = tune(example_search, max_trials=4, tuner="hyperband")
     shares = [trial["share"] for trial in result.trials]
     assert [round(9 * share) for share in shares] == [9] + [1] * 9 + [3] * 3 + [9]
     small, third = result.trials[1:10], result.trials[10:13]
@@ -109,7 +110,7 @@ def test_hyperband_gives_more_rows_to_fewer_trials(example_search):
 
 
 def test_two_workers_share_a_hyperband_search(example_search):
-    result = tune(example_search, trials=4, tuner="hyperband", workers=2)
+    result = tune(example_search, max_trials=4, tuner="hyperband", n_workers=2)
     shares = [round(9 * trial["share"]) for trial in result.trials[1:]]
     assert (
         sorted(set(shares)) == [1, 3, 9] and 27 <= sum(shares) <= 27 + 9
@@ -126,15 +127,17 @@ def test_hyperband_refuses_too_few_rows():
         many, folds=[(before, np.setdiff1d(np.arange(len(many.y)), before))] * 2
     )
     with pytest.raises(Exception, match="hyperband fits on a 9th of the rows first"):
-        tune(few, trials=4, tuner="hyperband")
+        tune(few, max_trials=4, tuner="hyperband")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_search_ends_when_its_seconds_are_up(example_search, workers, capsys):
-    assert len(tune(example_search, trials=50, seconds=0, workers=workers).trials) == 1
+    assert (
+        len(tune(example_search, max_trials=50, timeout_seconds=0, n_workers=workers).trials) == 1
+    )
     assert "boosting: 0 seconds were up after trial 1" in capsys.readouterr().out
-    assert len(tune(example_search, trials=500, tuner="random", seconds=3).trials) < 500
-    assert len(tune(example_search, trials=3, tuner="random", seconds=3600).trials) == 3
+    assert len(tune(example_search, max_trials=500, tuner="random", timeout_seconds=3).trials) < 500
+    assert len(tune(example_search, max_trials=3, tuner="random", timeout_seconds=3600).trials) == 3
 
 
 @pytest.mark.parametrize("reduction", [*SELECTION_METHODS, "pca"])
@@ -153,10 +156,13 @@ def test_columns_are_chosen_without_the_rows_held_out(reduction):
 
 
 def test_what_is_fixed_is_not_searched(example_search):
-    result = tune(dataclasses.replace(example_search, fixed={"trees": 120, "leaves": 9}), trials=3)
+    result = tune(
+        dataclasses.replace(example_search, fixed={"max_iter": 120, "max_leaf_nodes": 9}),
+        max_trials=3,
+    )
     assert {
-        (trial["hyperparameters"]["trees"], trial["hyperparameters"]["leaves"])
+        (trial["hyperparameters"]["max_iter"], trial["hyperparameters"]["max_leaf_nodes"])
         for trial in result.trials
     } == {(120, 9)}
     with pytest.raises(ProjectError, match="family `boosting` has no hyperparameter hats"):
-        tune(dataclasses.replace(example_search, fixed={"hats": 1}), trials=3)
+        tune(dataclasses.replace(example_search, fixed={"hats": 1}), max_trials=3)

@@ -1,4 +1,4 @@
-"""What a stage depends on: a changed literal in a module, imported in any form, changes the stage's code. And the laws of the rooms."""
+"""What a stage depends on: a literal changed in a module, imported in any form. The rooms' laws."""
 
 import compileall
 import json
@@ -7,12 +7,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT
+from projects import ROOT
 
-from mle_project import notebooks
 from mle_project.core.project import ProjectError
-from mle_project.pipeline.imports import import_order_violations, imported_modules
-from mle_project.pipeline.runner import input_digest
+from mle_project.pipeline.imports import ROOMS, import_order_violations, imported_modules
+from mle_project.pipeline.stage import declared_paths, input_digests
 from mle_project.pipeline.stage_code import stage_code, stage_notebook
 
 DEEP = "mle_project.room.deep"
@@ -20,27 +19,42 @@ DEEP = "mle_project.room.deep"
 NOTEBOOK_FORMS = {
     "from a module": "from mle_project.room.deep import f",
     "from a package": "from mle_project.room import deep",
-    "from a package, among others": "from mle_project.room import (\n    g as h,\n    deep as d,\n)",
+    "from a package, among others": "from mle_project.room import (\n    g as h,\n    deep,\n)",
     "all of a module": "from mle_project.room.deep import *",
     "a module": "import mle_project.room.deep",
     "a module, among others": "import json, mle_project.room.deep",
     "another name": "import mle_project.room.deep as d",
     "in a function": "def f():\n    from mle_project.room.deep import f\n    return f()",
     "in a class": "class A:\n    import mle_project.room.deep as d",
-    "where it may fail": "try:\n    from mle_project.room.deep import f\nexcept ImportError:\n    f = None",
+    "where it may fail": (
+        "try:\n    from mle_project.room.deep import f\nexcept ImportError:\n    f = None"
+    ),
     "by import_module": 'import importlib\nimportlib.import_module("mle_project.room.deep")',
-    "by import_module with a package": 'from importlib import import_module\nimport_module(".deep", package="mle_project.room")',
-    "by its keyword": 'from importlib import import_module\nimport_module(package="mle_project.room", name=".deep")',
+    "by import_module with a package": (
+        'from importlib import import_module\nimport_module(".deep", package="mle_project.room")'
+    ),
+    "by its keyword": (
+        "from importlib import import_module\n"
+        'import_module(package="mle_project.room", name=".deep")'
+    ),
     "by __import__": '__import__("mle_project.room.deep")',
-    "by another name of import_module": 'from importlib import import_module as load\nload("mle_project.room.deep")',
-    "as a program": 'import subprocess, sys\nsubprocess.run([sys.executable, "-m", "mle_project.room.deep"])',
+    "by another name of import_module": (
+        'from importlib import import_module as load\nload("mle_project.room.deep")'
+    ),
+    "as a program": (
+        'import subprocess, sys\nsubprocess.run([sys.executable, "-m", "mle_project.room.deep"])'
+    ),
     "as a program, in one text": 'import os\nos.system("python -m mle_project.room.deep --quick")',
     "as a program of the shell": "!python -m mle_project.room.deep",
-    "as a line of a program": 'import sys\n[sys.executable, "-c", f"from mle_project.room.deep import f; f({1!r})"]',
-    "as a module in a program": 'import sys\n[sys.executable, "-c", "from mle_project.room import g, deep; deep.f()"]',
+    "as a line of a program": (
+        'import sys\n[sys.executable, "-c", f"from mle_project.room.deep import f; f({1!r})"]'
+    ),
+    "as a module in a program": (
+        'import sys\n[sys.executable, "-c", "from mle_project.room import g, deep; deep.f()"]'
+    ),
     "as the place of a thing": 'path = "mle_project.room.deep.f"',
 }
-# what the module mle_project/other/middle.py says, which the notebook imports -> it reads mle_project/room/deep.py
+# what the module other/middle.py says, which the notebook imports -> it reads room/deep.py
 MODULE_FORMS = {
     "two dots and a path": "from ..room.deep import f",
     "two dots and a package": "from ..room import deep",
@@ -48,7 +62,9 @@ MODULE_FORMS = {
     "in a function": "def f():\n    from ..room.deep import f\n    return f()",
     "one dot, through a neighbour": "from .near import g",
     "one dot alone, through a neighbour": "from . import near",
-    "by import_module": 'from importlib import import_module\nimport_module("..room.deep", __package__)',
+    "by import_module": (
+        'from importlib import import_module\nimport_module("..room.deep", __package__)'
+    ),
     "absolute": "import mle_project.room.deep as d",
 }
 
@@ -83,7 +99,8 @@ def write_notebook(path: Path, *sources: str) -> None:
 
 def is_stale(project: Path, file: str, old: str, new: str) -> bool:
     """Whether a change of a text in a module changes the code of the stage `work`."""
-    before, path = stage_code("work"), project / "mle_project" / file
+    before = stage_code("work")
+    path = project / "mle_project" / file
     assert path.read_text().count(old) == 1
     path.write_text(path.read_text().replace(old, new))
     return stage_code("work") != before
@@ -194,7 +211,10 @@ def test_the_stage_with_such_an_import_is_named(project):
 
 
 def test_imports_of_other_packages_are_let_be(project):
-    source = "import json\nfrom pandas import depe\nimport mle_project_of_others.x\nfrom importlib import import_module\nimport_module(name)"
+    source = (
+        "import json\nfrom pandas import depe\nimport mle_project_of_others.x\n"
+        "from importlib import import_module\nimport_module(name)"
+    )
     assert imported_modules(source, project / "mle_project") == []
     sentence = 'x = "mle_project.toml and a sentence. mle_project.room.depe"'
     assert imported_modules(sentence, project / "mle_project") == [
@@ -219,18 +239,26 @@ def test_what_python_compiles_is_no_input_of_a_stage(project):
     (project / "dvc.yaml").write_text(
         "stages: {work: {cmd: mle run work, deps: [mle_project/room]}}\n"
     )
-    before = input_digest("work")
+    names = declared_paths("work", "deps")
+    before = input_digests(names)
     compileall.compile_dir(project / "mle_project", quiet=1)
-    assert list(project.rglob("deep*.pyc")) and input_digest("work") == before
+    assert list(project.rglob("deep*.pyc")) and input_digests(names) == before
     (project / "mle_project" / "room" / "deep.py").write_text("")
-    assert input_digest("work") != before
+    assert input_digests(names) != before
 
 
 # The laws of the rooms
 
 MODULES = {  # module -> its number
-    "core.base": 0, "core.text": 1, "data.read": 0, "pipeline.run": 0, "scoring.batch": 0, "serving.app": 0, "first": 1, "second": 2,
-}  # fmt: skip
+    "core.base": 0,
+    "core.text": 1,
+    "data.read": 0,
+    "pipeline.run": 0,
+    "scoring.batch": 0,
+    "serving.app": 0,
+    "first": 1,
+    "second": 2,
+}
 
 
 @pytest.fixture
@@ -291,7 +319,10 @@ def plant(project: Path, name: str, line: str) -> None:
         (
             "serving.app",
             "from ..first import a",
-            "api/serving/00_app.ipynb imports mle_project.first, a lesson, and no room imports a lesson.",
+            (
+                "api/serving/00_app.ipynb imports mle_project.first, "
+                "a lesson, and no room imports a lesson."
+            ),
         ),
         (
             "first",
@@ -334,4 +365,4 @@ def test_every_room_of_the_package_has_its_place():
     folders = {
         path.name for path in (ROOT / "mle_project").iterdir() if (path / "__init__.py").is_file()
     }
-    assert folders <= {room for rooms in notebooks.ROOMS for room in rooms}
+    assert folders <= {room for rooms in ROOMS for room in rooms}

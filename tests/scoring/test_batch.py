@@ -8,15 +8,15 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import BIN
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from projects import BIN
+from scored_tables import TABLES, invalid_visits, same, visits, write
 from tables_of_other_kinds import houses, plants
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
@@ -24,7 +24,7 @@ from mle_project.scoring import batch
 from mle_project.artifact.export import save, write_manifest
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.arrays import encode_target, feature_frame
-from mle_project.core.contract import EXAMPLE, ContractError, parse_contract
+from mle_project.core.contract import ContractError, parse_contract
 from mle_project.core.project import ProjectError
 from mle_project.core.strategies import sample_records
 from mle_project.core.validation import failure_cases, parse_cells, read_file, reject_nan
@@ -33,79 +33,6 @@ from mle_project.scoring.batch import score_file
 from mle_project.scoring.readers import json_values, parse_column, read_chunks
 
 FAMILIES = ("prior", "linear", "forest", "boosting", "network")
-
-
-def visits(rows: int = 900) -> tuple[str, pd.DataFrame]:
-    """A binary table with a key and a time, from the contract that examples use."""
-    frame = pd.DataFrame(sample_records(parse_contract(EXAMPLE), rows))
-    chance = np.random.default_rng(0).normal(0, 100, rows)
-    late = (frame["minutes"] + chance > frame["minutes"].median()).to_numpy()
-    times = pd.date_range("2024-05-01", periods=rows, freq="61min")
-    return EXAMPLE, frame.assign(visit=range(rows), day=times, back=late)
-
-
-TABLES = {
-    "visits": visits,
-    "plants": lambda: (plants().text, plants().frame),
-    "houses": lambda: (houses().text, houses().frame),
-}
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory):
-    """The folder of a fitted model for a table and a family; each is made once."""
-    folders: dict[tuple[str, str], Path] = {}
-
-    def model(table: str, family: str) -> Path:
-        if (table, family) not in folders:
-            text, frame = TABLES[table]()
-            contract = parse_contract(text)
-            x = feature_frame(frame, contract)
-            smaller = {
-                "forest": {"trees": 40, "leaves": 250},
-                "boosting": {"trees": 100},
-                "network": {"epochs": 3},
-            }.get(family, {})
-            fitted = build_family(family, smaller, contract, 0).fit(
-                x, encode_target(frame, contract)
-            )
-            folder = tmp_path_factory.mktemp("model") / f"{table}-{family}"
-            save(
-                folder,
-                fitted,
-                contract,
-                text,
-                {"threshold": 0.5, "family": family},
-                x,
-                tolerance=1e-4,
-            )
-            write_manifest(folder)
-            folders[table, family] = folder
-        return folders[table, family]
-
-    return model
-
-
-def write(frame: pd.DataFrame, path: Path) -> Path:
-    if path.suffix == ".parquet":
-        frame.to_parquet(path)
-    elif ".csv" in path.name:
-        frame.to_csv(path, index=False)
-    else:
-        frame.to_json(path, orient="records", lines=True, date_format="iso")
-    return path
-
-
-def same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    """Equal to the last bit, missing values included."""
-    pairs = (
-        [(one[name], other[name]) for name in one]
-        if list(one) == list(other)
-        else [(pd.Series([0]), pd.Series([1]))]
-    )
-    return all(
-        a.isna().equals(b.isna()) and a.dropna().tolist() == b.dropna().tolist() for a, b in pairs
-    )
 
 
 CELLS = st.one_of(
@@ -536,16 +463,6 @@ def test_places_that_cannot_be(models, tmp_path):
         score_file(source, tmp_path / "out.csv", predictor, chunk_size=0)
     with pytest.raises(ProjectError, match="gone.csv does not exist"):
         score_file(tmp_path / "gone.csv", tmp_path / "out.csv", predictor)
-
-
-def invalid_visits() -> pd.DataFrame:
-    """Visits of which rows 3, 450 and 899 break the contract, one of them twice."""
-    frame = visits()[1]
-    frame.loc[3, ["minutes", "payment"]] = [-5.0, "beans"]
-    frame["items"] = frame["items"].astype(float)
-    frame.loc[450, "items"] = 0.5
-    frame.loc[899, "minutes"] = np.nan
-    return frame
 
 
 @pytest.mark.parametrize("name", ["in.csv", "in.parquet", "in.jsonl"])

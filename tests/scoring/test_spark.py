@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_batch import TABLES, invalid_visits, models, same, write  # noqa: F401
+from scored_tables import TABLES, invalid_visits, same, write
 
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.project import ProjectError
