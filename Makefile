@@ -61,10 +61,10 @@ test: $(READY)  ## what to run before a commit: style, types, notebooks, contrac
 	mypy
 	mle clean --check
 	nbdev_test --n_workers 2
-	pytest -n 2 --dist loadfile -m "not slow" --durations=10
+	pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --durations=10
 
 test-all: test  ## all tests: `make test`, then the slow ones (tests/README.md has the table)
-	pytest -n 2 --dist loadfile -m slow --durations=10
+	pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow --durations=10
 
 reproducibility: $(READY)  ## run the graph of this commit in two clones, and compare every byte
 	@mle reproduce

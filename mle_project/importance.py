@@ -42,19 +42,18 @@ def model_staleness(
         for k in np.unique(np.linspace(0, max(0, len(names) - start - 1), most).astype(int))
         if start + k < len(names)
     ]
-    results, drawn, old, sign = [], [], None, METRICS[contract.task][name][1]
+    results = []
+    drawn = []
+    old = None
+    sign = METRICS[contract.task][name][1]
     for at in ages:
-        before, check = (
-            systematic_sample(frame[part < names[at]], rows),
-            systematic_sample(frame[part == names[at]], rows),
-        )
+        before = systematic_sample(frame[part < names[at]], rows)
+        check = systematic_sample(frame[part == names[at]], rows)
         fresh = fit(feature_frame(before, contract), encode_target(before, contract), contract, 0)
         old = old or fresh
-        y, x, blocks = (
-            encode_target(check, contract),
-            feature_frame(check, contract),
-            bootstrap_blocks(check, contract),
-        )
+        y = encode_target(check, contract)
+        x = feature_frame(check, contract)
+        blocks = bootstrap_blocks(check, contract)
         two = [
             weighted_metrics(
                 contract.task, y, predict(model, x, contract.task, len(contract.classes))

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.inspection import permutation_importance
 
 from .core.contract import Contract
+from .evaluation.importance import permutation_table
 from .modeling.families import build_family
 from .modeling.metrics import predict
 from .modeling.metrics import scorer
@@ -36,19 +36,17 @@ def select_features(
 def rank_by_permutation_importance(
     model: Any,  # fitted on the contract's features
     x: pd.DataFrame,  # rows that it was not fitted on
-    y: np.ndarray,
+    y: np.ndarray,  # (n,) their target
     contract: Contract,
-    score: Callable[[np.ndarray, np.ndarray], float],
+    score: Callable[[np.ndarray, np.ndarray], float],  # more is better
     seed: int,
 ) -> list[str]:
     "The features, the most useful first."
-    measure = lambda model, rows, target: score(
-        target, predict(model, rows, contract.task, len(contract.classes))
-    )  # noqa: E731
-    lost = permutation_importance(
-        model, x, y, scoring=measure, n_repeats=1, random_state=seed
-    ).importances_mean
-    return [contract.features[place] for place in np.argsort(-lost, kind="stable")]
+
+    def predict_rows(rows: pd.DataFrame) -> np.ndarray:
+        return predict(model, rows, contract.task, len(contract.classes))
+
+    return permutation_table(predict_rows, x, y, score, n_repeats=1, seed=seed).index.tolist()
 
 
 def backward_elimination(
@@ -56,9 +54,10 @@ def backward_elimination(
     counts: Sequence[int],  # of columns
     rows: int = 5000,  # that the use of a column is measured on
 ) -> Iterator[tuple[Contract, Any]]:  # the narrowed contract, and the model fitted on its features
-    "A family's default fitted on all columns, then on the most useful ones: the last fold's rows decide, its earlier rows are fitted on."
-    (before, after), contract = search.folds[-1], search.contract
-    after = after[:: max(1, len(after) // rows)]
+    "Fit a family's default on all columns, then on the most useful; the last fold decides."
+    before, held_out = search.folds[-1]
+    contract = search.contract
+    after = held_out[:: max(1, len(held_out) // rows)]
     for count in [*sorted({k for k in counts if 0 < k < len(contract.features)}, reverse=True), 0]:
         model = build_family(search.family, search.fixed, contract, search.seed).fit(
             search.x[contract.features].iloc[before], search.y[before]

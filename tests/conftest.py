@@ -8,18 +8,25 @@ from pathlib import Path
 
 import pytest
 from projects import ROOT, Project, keep_sample, linked, make_sample, sample_folder
-from tiers import SLOW
+from tiers import FIRST, SLOW
 
 from mle_project.core.project import DETERMINISTIC_ENV
 
 os.environ["GOMP_SPINCOUNT"] = DETERMINISTIC_ENV["GOMP_SPINCOUNT"]  # before anything loads OpenMP
 
 
+def file_of(item: pytest.Item) -> str:
+    "The file of a test, from tests/ on."
+    return item.path.relative_to(ROOT / "tests").as_posix()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    "Mark the tests of slow files. Slow tests of other files carry the marker themselves."
+    "Mark the tests of slow files, and put long files first. Others carry the marker themselves."
     for item in items:
-        if item.path.relative_to(ROOT / "tests").as_posix() in SLOW:
+        if file_of(item) in SLOW:
             item.add_marker(pytest.mark.slow)
+    order = {name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(file_of(item), len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -413,8 +413,8 @@ def _fit_split(
         limit = changes["leakage.max_duplicate_share"]
         text = (
             f"{limit - 0.02:.0%} of the rows equal another row in every feature, so the limit "
-            f"leakage.max_duplicate_share was set to {limit}. If rows were copied by mistake, remove "
-            "the copies instead: the test would know them"
+            f"leakage.max_duplicate_share was set to {limit}. If rows were copied by mistake, "
+            "remove the copies instead: the test would know them"
         )
         notes.append(Notice(0, text))
     if uneven := describe_uneven_splits(frame, contract, split):
@@ -423,8 +423,8 @@ def _fit_split(
         notes.append(
             Notice(
                 1,
-                f"model_selection.n_folds was set to {count}: with {section['n_folds']} a fold would "
-                "lack rows or a class",
+                f"model_selection.n_folds was set to {count}: with {section['n_folds']} a fold "
+                "would lack rows or a class",
             )
         )
     return len(frame), split, changes

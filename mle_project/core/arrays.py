@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/api/core/06_arrays.ipynb #e795aa8f
 def _blank_out_of_range(numbers: np.ndarray, contract: Contract) -> np.ndarray:
-    "Numbers (n, k) with NaN where a value is outside its range and the contract says to treat it as missing; the input may be changed."
+    "Numbers (n, k), NaN where one out of range counts as missing; the input may be changed."
     low, high, unknown = contract.range_bounds
     numbers[((numbers < low) | (numbers > high)) & unknown] = np.nan
     return numbers
 
 
 def _blank_strings(strings: np.ndarray, contract: Contract) -> np.ndarray:
-    "Strings (n, m) with the empty one where a value is no category and the contract says to treat it as missing; the input may be changed."
+    "Strings (n, m), empty where one of no category counts as missing; the input may be changed."
     for position, categories in contract.closed_categories:
         values = strings[:, position]
         values[[value not in categories for value in values.tolist()]] = ""
@@ -51,19 +51,18 @@ def frame_to_arrays(
     return _blank_out_of_range(numbers, contract), _blank_strings(strings, contract)
 
 
+def _field_values(record: Mapping[str, Any], names: Sequence[str], missing: Any) -> list[Any]:
+    "The values of some fields of a record, each missing one replaced."
+    return [missing if record[name] is None else record[name] for name in names]
+
+
 def records_to_arrays(
     records: Sequence[Mapping[str, Any]],  # raw records that keep the contract
     contract: Contract,
 ) -> tuple[np.ndarray, np.ndarray]:  # numbers (n, k) float32 and strings (n, m) object
     "The two blocks that a model takes, from records; needs no pandas."
-    numbers = [
-        [math.nan if record[name] is None else record[name] for name in contract.numeric_features]
-        for record in records
-    ]
-    strings = [
-        ["" if record[name] is None else record[name] for name in contract.categorical_features]
-        for record in records
-    ]
+    numbers = [_field_values(record, contract.numeric_features, math.nan) for record in records]
+    strings = [_field_values(record, contract.categorical_features, "") for record in records]
     shape = (len(records), len(contract.categorical_features))
     block = np.array(numbers, dtype=np.float32).reshape(
         len(records), len(contract.numeric_features)
@@ -101,18 +100,15 @@ def encode_target(
     ).to_numpy(dtype=np.int64)
 
 # %% ../../nbs/api/core/06_arrays.ipynb #664a442f
-MAX_CATEGORIES, MIN_CATEGORY_ROWS = (
-    20,
-    10,
-)  # how many words of a string are kept, and in how many rows each must stand
+MAX_CATEGORIES = 20  # of a string: its commonest words
+MIN_CATEGORY_ROWS = 10  # in which each of these words must stand
 
 
 def _numeric_baseline(values: np.ndarray, kind: str) -> dict[str, Any]:
-    "The lower median, the ends and the share of missing ones of 32-bit floats (n,), written as the contract's type."
+    "The lower median, the ends and the share of missing ones of floats (n,), in their own type."
     there = np.sort(values[~np.isnan(values)])
-    plain: Any = {"boolean": bool, "integer": int}.get(
-        kind, lambda value: float(str(value))
-    )  # 0.1, not 0.10000000149
+    # By way of its text, a 32-bit float becomes 0.1 and not 0.10000000149.
+    plain: Any = {"boolean": bool, "integer": int}.get(kind, lambda value: float(str(value)))
     middle, low, high = (
         plain(there[at]) if len(there) else None for at in ((len(there) - 1) // 2, 0, -1)
     )
@@ -125,7 +121,7 @@ def _numeric_baseline(values: np.ndarray, kind: str) -> dict[str, Any]:
 
 
 def _categorical_baseline(values: np.ndarray) -> dict[str, Any]:
-    "The commonest word, the common ones and the share of missing ones of strings (n,); of equally common ones the first in the alphabet."
+    "The commonest of strings (n,), ties by alphabet; all common ones; the share of missing ones."
     order = sorted(
         ((word, count) for word, count in Counter(values.tolist()).items() if word),
         key=lambda pair: (-pair[1], pair[0]),
@@ -139,7 +135,7 @@ def feature_baselines(
     x: "pd.DataFrame",  # what `feature_frame` returned for the rows that the model was fitted on
     contract: Contract,
 ) -> dict[str, dict[str, Any]]:  # by feature
-    "What is usual for each feature: typical, missing, and low and high of a number, values of a string."
+    "What is usual for each feature: typical, missing; low, high of a number, values of a string."
     numbers = {
         name: _numeric_baseline(x[name].to_numpy(np.float32), contract.columns[name].type)
         for name in contract.numeric_features

@@ -181,7 +181,8 @@ def _mapping(node: yaml.Node | None, path: str) -> dict[str, tuple[yaml.Node, in
             raise ContractError(f"{path}:{line}: a key must be a word.")
         if key.value in entries:
             raise ContractError(
-                f"{path}:{line}: `{key.value}` stands twice (first on line {entries[key.value][1]}). Keep one."
+                f"{path}:{line}: `{key.value}` stands twice (first on line "
+                f"{entries[key.value][1]}). Keep one."
             )
         entries[key.value] = (value, line)
     return entries
@@ -302,18 +303,18 @@ class Contract(BaseModel):
     @cached_property
     def closed_categories(self) -> list[tuple[int, frozenset[str]]]:
         "The position and the categories of each string whose other values are treated as missing."
-        found = [
+        features = [
             (place, self.columns[name]) for place, name in enumerate(self.categorical_features)
         ]
         return [
             (place, frozenset(c.categories))
-            for place, c in found
+            for place, c in features
             if c.categories and c.out_of_range == "as_missing"
         ]
 
     @cached_property
     def range_bounds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        "Of each number: the ends of the range that it may leave, as 32-bit floats, and whether it is missing beyond them."
+        "Of each number: the bounds it may exceed (float32), and whether it is missing beyond them."
         columns = [self.columns[name] for name in self.numeric_features]
         free = [c.out_of_range != "reject" and c.type != "boolean" for c in columns]
         ends = [c.range if may else (None, None) for c, may in zip(columns, free, strict=True)]
@@ -403,7 +404,8 @@ def describe_type(
 def describe_bounds(column: Column) -> str:
     "The range or the categories in words; empty when there are none."
     if column.categories:
-        few, more = column.categories[:6], len(column.categories) - 6
+        few = column.categories[:6]
+        more = len(column.categories) - len(few)
         return f"one of {', '.join(few)}" + (f" and {more} more" if more > 0 else "")
     low, high = column.range
     if low is not None and high is not None:
@@ -419,7 +421,8 @@ REMEDIES = {
     "nullable": "says nullable: and neither true nor false",
     "slice": "says slice: and neither true nor false",
     "protected": "says protected: and neither true nor false",
-    "categories": "has a category that is not a non-empty string; quote it (only strings have them)",
+    "categories": "has a category that is not a non-empty string; quote it "
+    "(only strings have them)",
     "range": "has a range that is not [low, high] with low <= high",
     "labels": "has labels that are not words for its classes, "
     'as in {false: "no", true: "yes"}; quote them',
@@ -479,8 +482,10 @@ def _label_faults(c: Column) -> bool:
 
 def _column_faults(c: Column, task: str) -> list[str]:
     "What is wrong with one column, in sentences."
-    feature, target = c.role == "feature", c.role == "target"
-    number, late = c.type in ("integer", "number"), c.available == "after_prediction"
+    feature = c.role == "feature"
+    target = c.role == "target"
+    number = c.type in ("integer", "number")
+    late = c.available == "after_prediction"
     tests = {
         "is a feature and becomes known only after the prediction; give it another role": feature
         and late,
@@ -575,19 +580,24 @@ EXAMPLE = """
 description: One visit to a shop, as known when it ends
 task: binary
 columns:
-  visit: {type: integer, description: Number of the visit., role: id, available: before_prediction, example: 7}
-  day: {type: timestamp, description: Day of the visit., role: time, available: before_prediction, example: "2024-05-01"}
-  minutes: {type: number, description: How long it lasted., role: feature, available: before_prediction,
+  visit: {type: integer, description: Number of the visit., role: id, available: before_prediction,
+    example: 7}
+  day: {type: timestamp, description: Day of the visit., role: time, available: before_prediction,
+    example: "2024-05-01"}
+  minutes: {type: number, description: How long it lasted.,
+    role: feature, available: before_prediction,
     unit: minutes, range: [0, 600], example: 12.5}
   items: {type: integer, description: Things bought., role: feature, available: before_prediction,
     nullable: true, range: [0, null], out_of_range: as_missing, example: 3}
-  member: {type: boolean, description: Has a card., role: feature, available: before_prediction, example: true}
+  member: {type: boolean, description: Has a card., role: feature, available: before_prediction,
+    example: true}
   door: {type: string, description: Way in., role: feature, available: before_prediction,
     categories: [north, south], out_of_range: as_missing, slice: true, example: north}
-  payment: {type: string, description: Means of payment., role: feature, available: before_prediction,
-    nullable: true, categories: [card, cash], example: card}
-  back: {type: boolean, description: Came back within a month., role: target, available: after_prediction,
-    labels: {false: gone, true: back}}
+  payment: {type: string, description: Means of payment.,
+    role: feature, available: before_prediction, nullable: true,
+    categories: [card, cash], example: card}
+  back: {type: boolean, role: target, available: after_prediction,
+    description: Came back within a month., labels: {false: gone, true: back}}
 """
 
 

@@ -62,7 +62,7 @@ def format_table(
     left: Sequence[int] = (0,),  # columns that a terminal shows flush left
 ) -> str:
     "A table as people read it."
-    lines = [list(head), *([format_value(cell) for cell in row] for row in rows)]
+    lines = [list(head), *(list(map(format_value, row)) for row in rows)]
     if markdown:
         return "\n".join(
             _markdown_line(line) for line in [lines[0], ["---"] * len(head), *lines[1:]]

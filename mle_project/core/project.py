@@ -33,7 +33,8 @@ def root(
         if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
             return folder
     raise ProjectError(
-        f"{here} is not inside a project: no folder at or above it holds params.yaml and dvc.yaml. Go to your clone first."
+        f"{here} is not inside a project: no folder at or above it holds params.yaml and "
+        "dvc.yaml. Go to your clone first."
     )
 
 # %% ../../nbs/api/core/00_project.ipynb #8467c32a
@@ -44,14 +45,15 @@ class StageParams(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         raise ProjectError(
-            f"params.yaml: section `{self.name}` has no key `{key}`. It has: {', '.join(self) or 'none'}."
+            f"params.yaml: section `{self.name}` has no key `{key}`. It has: "
+            f"{', '.join(self) or 'none'}."
         )
 
 # %% ../../nbs/api/core/00_project.ipynb #96f324b9
 def read_yaml(
     path: str | Path,  # a YAML file
 ) -> Any:
-    "The content of a YAML file; a missing or broken one is a `ProjectError` with its name and line."
+    "The content of a YAML file; a missing or broken one is a `ProjectError` with name and line."
     try:
         return yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:

@@ -27,7 +27,7 @@ def markdown_table(head: list[str], rows: Any) -> str:
 @cache
 def _environment() -> Environment:
     "How templates are read: strictly, and from the package."
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("mle_project", "templates"),
         undefined=StrictUndefined,
         autoescape=select_autoescape(["html.j2"]),
@@ -35,13 +35,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"value": format_value, "interval": format_interval}
-    made.globals["table"] = markdown_table
-    return made
+    environment.filters |= {"value": format_value, "interval": format_interval}
+    environment.globals["table"] = markdown_table
+    return environment
 
 
 def render(
-    name: str,  # of a file in `templates`, written out where it is called: a stage depends on the files that its code names
+    name: str,  # of a file in `templates`; a literal, as a stage depends on names in its code
     /,
     **values: Any,  # what the template speaks of
 ) -> str:

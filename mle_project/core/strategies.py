@@ -50,13 +50,14 @@ def column_values(
     "Values of one column that its contract lets in."
     from hypothesis import strategies as st
 
-    (low, high), (least, most) = _limits(column), _usual(column)
+    low, high = _limits(column)
+    least, most = _usual(column)
     if column.type == "boolean":
-        found: Any = st.booleans()
+        values: Any = st.booleans()
     elif column.type == "string":
         known = st.sampled_from(column.categories) if column.categories else st.nothing()
         closed = bool(column.categories) and column.out_of_range == "reject"
-        found = (
+        values = (
             known
             if closed
             else known | st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
@@ -65,14 +66,14 @@ def column_values(
         inner = st.integers(math.ceil(low), math.floor(high)) | st.integers(
             math.ceil(least), math.floor(most)
         )
-        found = inner.flatmap(_whole)
+        values = inner.flatmap(_whole)
     else:
-        found = (
+        values = (
             st.floats(low, high)
             | st.floats(least, most)
             | st.integers(math.ceil(least), math.floor(most))
         )
-    return found | st.none() if column.nullable else found
+    return values | st.none() if column.nullable else values
 
 # %% ../../nbs/api/core/07_strategies.ipynb #fe4077c4
 def valid_records(
@@ -105,8 +106,17 @@ NOT_STRINGS: list[Any] = ["", 1, 1.5, True, math.nan, math.inf, ["a"], {"a": 1},
 NOT_BOOLEANS: list[Any] = [0, 1, 1.0, "true", "", math.nan, []]
 
 
+def _beyond(bound: float | None, whole: bool, side: int) -> list[Any]:
+    "A value just beyond a bound and one far beyond: below it (side -1) or above it (side 1)."
+    if bound is None:
+        return []
+    inward = math.ceil if side < 0 else math.floor
+    near = inward(bound) + side if whole else float(np.nextafter(bound, side * np.inf))
+    return [near, bound + side * 10_000]
+
+
 def _out_of_range_values(column: Column) -> list[Any]:
-    "Values just outside, and far outside, the range or the categories of a column that rejects them."
+    "Values just and far outside the range or the categories of a column that rejects them."
     if column.out_of_range != "reject":
         return []
     if column.categories:
@@ -119,18 +129,9 @@ def _out_of_range_values(column: Column) -> list[Any]:
             )
             if word not in column.categories
         ]
-    (low, high), whole = column.range, column.type == "integer"
-    below = (
-        []
-        if low is None
-        else [math.ceil(low) - 1 if whole else float(np.nextafter(low, -np.inf)), low - 10_000]
-    )
-    above = (
-        []
-        if high is None
-        else [math.floor(high) + 1 if whole else float(np.nextafter(high, np.inf)), high + 10_000]
-    )
-    return below + above
+    low, high = column.range
+    whole = column.type == "integer"
+    return _beyond(low, whole, -1) + _beyond(high, whole, 1)
 
 
 def invalid_values(
@@ -138,12 +139,12 @@ def invalid_values(
 ) -> dict[str, list[Any]]:  # by the name of the fault
     "Values that break the rules of one column."
     kinds = {"string": NOT_STRINGS, "boolean": NOT_BOOLEANS, "integer": [*NOT_NUMBERS, 0.5, -3.25]}
-    found = {
+    faults = {
         "type": kinds.get(column.type, NOT_NUMBERS),
         "out_of_range": _out_of_range_values(column),
         "missing": [] if column.nullable else [None],
     }
-    return {fault: made for fault, made in found.items() if made}
+    return {fault: values for fault, values in faults.items() if values}
 
 # %% ../../nbs/api/core/07_strategies.ipynb #47d43efc
 def invalid_records(
@@ -151,15 +152,15 @@ def invalid_records(
 ) -> (
     "SearchStrategy[tuple[dict[str, Any], str, str]]"
 ):  # the record, the column that is wrong, the fault
-    "Records with one planted fault: type, out_of_range, missing, absent (no such field) or unknown (a field too many)."
+    "Records with one fault: type, out_of_range, missing, absent (no field), unknown (one more)."
     from hypothesis import strategies as st
 
     names = contract.role("feature")
     cells = [
         (name, fault, value)
         for name in names
-        for fault, made in invalid_values(contract.columns[name]).items()
-        for value in made
+        for fault, values in invalid_values(contract.columns[name]).items()
+        for value in values
     ]
     cells += [(name, "absent", None) for name in names]
     unknown = [
@@ -174,7 +175,7 @@ def invalid_records(
         record: dict[str, Any], cell: tuple[str, str, Any]
     ) -> tuple[dict[str, Any], str, str]:
         name, fault, value = cell
-        hurt = {key: kept for key, kept in record.items() if key != name}
+        hurt = {key: record[key] for key in record if key != name}
         return (hurt if fault == "absent" else {**hurt, name: value}), name, fault
 
     return st.builds(plant, valid_records(contract), st.sampled_from(cells))

@@ -53,7 +53,7 @@ def _type_rule(kind: str) -> Any:
 
 # %% ../../nbs/api/core/05_validation.ipynb #1c95b118
 def _bound_rule(column: Column) -> Any:
-    "A function from a series without missing values to booleans: which values are not outside; those of another type are not judged."
+    "A function from values, none missing, to whether each is inside; another type is not judged."
     low, high = column.range
 
     def rule(values: "pd.Series") -> "pd.Series":
@@ -165,15 +165,15 @@ def validate(
     columns: Sequence[str]
     | None = None,  # which columns the frame must have; the features by default
 ) -> None:
-    "Raise `ContractError` with a line for every broken rule; do nothing when the frame keeps the contract."
+    "Raise `ContractError` with a line for every broken rule; do nothing when there is none."
     if not len(frame):
         raise ContractError(f"{what} has no rows. Check the source and the filters that made it.")
     broken = violations(frame, contract, columns)
     if len(broken):
-        lines = [
-            f"  {r.column}: {r.rule} fails in {r.count:,} of {len(frame):,} rows. {r.examples}".rstrip()
-            for r in broken.itertuples()
-        ]
+        lines = []
+        for r in broken.itertuples():
+            share = f"{r.count:,} of {len(frame):,} rows"
+            lines.append(f"  {r.column}: {r.rule} fails in {share}. {r.examples}".rstrip())
         raise ContractError(
             f"{what} breaks {contract.path}:\n"
             + "\n".join(lines)
@@ -209,7 +209,7 @@ class InvalidValue:
 
 
 def reject_nan(value: Any) -> Any:
-    "A value of a record; `InvalidValue` for those that a frame would take for missing or could not hold."
+    "A value of a record; `InvalidValue` where a frame would take it for missing or cannot hold it."
     if isinstance(value, float) and math.isnan(value):
         return InvalidValue("NaN")
     return (
@@ -227,17 +227,16 @@ def records_frame(
 
     names = list(dict.fromkeys(name for record in records for name in record))
     absent = InvalidValue("no such field")
-    rows = [[reject_nan(record.get(name, absent)) for name in names] for record in records]
-    frame = pd.DataFrame(index=range(len(rows)))
-    columns = {
-        name: pd.Series([row[place] for row in rows], dtype=object)
-        for place, name in enumerate(names)
-    }
+    frame = pd.DataFrame(index=range(len(records)))
+    columns = {}
+    for name in names:
+        values = [reject_nan(record.get(name, absent)) for record in records]
+        columns[name] = pd.Series(values, dtype=object)
     return pd.concat([frame, pd.DataFrame(columns)], axis=1) if columns else frame
 
 # %% ../../nbs/api/core/05_validation.ipynb #ea10d476
 def parse_cells(text: "pd.Series", kind: str) -> "pd.Series":
-    "The cells of one CSV column as values of a type; empty ones as missing, those that do not fit as they are."
+    "The cells of a CSV column as values of a type: empty ones missing, unfit ones as text."
     import pandas as pd
 
     words: dict[str, Any] = {"true": True, "false": False}
@@ -281,7 +280,8 @@ def read_file(
     uneven = next((number for number, row in enumerate(rows) if len(row) != len(head)), None)
     if uneven is not None:
         raise ContractError(
-            f"{path.name}: row {uneven} has {len(rows[uneven])} cells and the head has {len(head)}. Mend the file."
+            f"{path.name}: row {uneven} has {len(rows[uneven])} cells and the head has "
+            f"{len(head)}. Mend the file."
         )
     text = pd.DataFrame(rows, columns=head, dtype=object)
     types = {

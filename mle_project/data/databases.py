@@ -55,7 +55,8 @@ def _check_dates(where: str, batch: pa.RecordBatch) -> None:
             ends = pc.min_max(column.view(whole)).as_py()
             if ends["min"] is not None and not first <= ends["min"] <= ends["max"] <= last:
                 raise ProjectError(
-                    f"{where}: column `{field.name}` holds infinity or a year outside 1 to 9999. Make a view that turns it into null."
+                    f"{where}: column `{field.name}` holds infinity or a year outside 1 to 9999. "
+                    "Make a view that turns it into null."
                 )
 
 # %% ../../nbs/api/data/01_databases.ipynb #0857600a
@@ -114,7 +115,8 @@ def _sqlite(where: str, path: Path) -> Iterator[tuple[sqlite3.Connection, str]]:
         head = file.read(20)
     if not head.startswith(b"SQLite format 3\0"):
         raise ProjectError(
-            f"{where}: {path.name} is not an SQLite database. Correct the line, or fetch the file again."
+            f"{where}: {path.name} is not an SQLite database. Correct the line, or fetch the file "
+            "again."
         )
     log = path.with_name(path.name + "-wal")
     quiet = head[18] == 2 and not (log.exists() and log.stat().st_size)
@@ -128,7 +130,10 @@ def _sqlite(where: str, path: Path) -> Iterator[tuple[sqlite3.Connection, str]]:
 
 def _sqlite_columns(where: str, connection: sqlite3.Connection, table: str) -> dict[str, str]:
     "The columns of a table with their declared types."
-    query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    query = (
+        "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') "
+        "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    )
     there = [name for (name,) in connection.execute(query)]
     if table not in there:
         raise _no_table(where, table, there)
@@ -156,7 +161,7 @@ EXACT_TEXT_SQL = (
 def _sqlite_reading(
     declared: str, kinds: set[str], other: bool
 ) -> tuple[str, str, pa.DataType] | None:
-    "How to read a column that holds such values: an expression, a first value, a type. `other`: than 0 and 1."
+    "An expression, a first value and a type to read a column by; `other`: holds more than 0 and 1."
     kinds = kinds or {next((kind for part, kind in AFFINITIES.items() if part in declared), "text")}
     if kinds == {"integer"}:
         return "{0}", "0", pa.bool_() if "BOOL" in declared and not other else pa.int64()
@@ -171,7 +176,8 @@ def _sqlite_plan(where: str, connection: sqlite3.Connection, table: str) -> tupl
     "The query that reads a table, with a first row to be dropped, and the schema of the result."
     columns = _sqlite_columns(where, connection, table)
     expressions = ", ".join(
-        f"group_concat(DISTINCT typeof({quote_identifier(name)})), max({quote_identifier(name)} NOT IN (0, 1))"
+        f"group_concat(DISTINCT typeof({quote_identifier(name)})), max({quote_identifier(name)} "
+        "NOT IN (0, 1))"
         for name in columns
     )
     answer = connection.execute(f"SELECT {expressions} FROM {quote_identifier(table)}").fetchone()
@@ -184,7 +190,8 @@ def _sqlite_plan(where: str, connection: sqlite3.Connection, table: str) -> tupl
         )
         if not reading:
             raise ProjectError(
-                f"{where}: column `{name}` holds bytes among other values ({kinds}). Make a view that casts it, and name the view."
+                f"{where}: column `{name}` holds bytes among other values ({kinds}). Make a view "
+                "that casts it, and name the view."
             )
         readings[name] = reading
     first = ", ".join(
@@ -256,8 +263,10 @@ POSTGRES_TO_ARROW |= {
     "timestamp": pa.timestamp("us"),
 }
 FIND_TABLE_SQL = """
-SELECT n.nspname, c.relname, pg_table_is_visible(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'"""
+SELECT n.nspname, c.relname, pg_table_is_visible(c.oid)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'"""
 
 # %% ../../nbs/api/data/01_databases.ipynb #10a95c76
 @contextmanager
@@ -267,7 +276,8 @@ def _postgresql(where: str, source: Mapping[str, Any]) -> Iterator[tuple[Any, st
 
     remedy = "Check address, database and rights; the password comes from PGPASSWORD or ~/.pgpass."
     uri = source["postgresql"]
-    uri += "" if "connect_timeout" in uri else ("&" if "?" in uri else "?") + "connect_timeout=15"
+    if "connect_timeout" not in uri:
+        uri += ("&" if "?" in uri else "?") + "connect_timeout=15"
     with (
         wrap_errors(where, remedy),
         dbapi.connect(uri, autocommit=True) as connection,
@@ -286,25 +296,25 @@ def _postgresql(where: str, source: Mapping[str, Any]) -> Iterator[tuple[Any, st
         yield cursor, there[source["table"]]
 
 # %% ../../nbs/api/data/01_databases.ipynb #88e38769
+def _server_column(field: pa.Field) -> tuple[str, str, int]:
+    "A column: name, the server's type, and its modifier (of a numeric: the digits)."
+    metadata = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+    modifier = int(metadata.get("POSTGRESQL:typmod", -1))
+    return field.name, metadata["POSTGRESQL:type"], modifier
+
+
 def _server_columns(cursor: Any, table: str) -> list[tuple[str, str, int]]:
-    "The columns of a table: name, the server's type, and its modifier (of a numeric: the digits)."
+    "The columns of a table, in its order."
     cursor.execute(f"SELECT * FROM {table} LIMIT 0")
-    schema = cursor.fetch_record_batch().schema
-    metadata = [
-        {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
-        for field in schema
-    ]
-    return [
-        (field.name, facts["POSTGRESQL:type"], int(facts.get("POSTGRESQL:typmod", -1)))
-        for field, facts in zip(schema, metadata, strict=True)
-    ]
+    return [_server_column(field) for field in cursor.fetch_record_batch().schema]
 
 
 def _server_reading(name: str, kind: str, modifier: int) -> tuple[str, pa.DataType]:
     "How to read a column of the server's type: an expression and a type."
     if kind == "timestamptz":
         return f"{quote_identifier(name)} AT TIME ZONE 'UTC'", pa.timestamp("us")
-    precision, scale = (modifier - 4) >> 16, (modifier - 4) & 0x7FF
+    precision = (modifier - 4) >> 16
+    scale = (modifier - 4) & 0x7FF
     if kind == "numeric" and modifier >= 4 and scale <= precision <= 38:
         return f"{quote_identifier(name)}::text", pa.decimal128(precision, scale)
     return (
@@ -329,7 +339,9 @@ def postgresql_parquet(where: str, source: Mapping[str, Any], target: Path) -> P
 
 # %% ../../nbs/api/data/01_databases.ipynb #aea0006b
 TABLE_HASH_SQL = """
-SELECT count(*), sum(('x' || left(h, 16))::bit(64)::bigint)::text, sum(('x' || right(h, 16))::bit(64)::bigint)::text
+SELECT count(*),
+sum(('x' || left(h, 16))::bit(64)::bigint)::text,
+sum(('x' || right(h, 16))::bit(64)::bigint)::text
 FROM (SELECT md5(ROW(t.*)::text) AS h FROM {} AS t) AS hashes"""
 
 

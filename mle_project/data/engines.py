@@ -81,7 +81,10 @@ def redirect_fds(path: Path) -> Iterator[None]:
 # %% ../../nbs/api/data/05_engines.ipynb #88c0d9de
 def _pyspark(threads: int, folder: Path) -> Any:
     "A Spark session that keeps its files in a folder and prints nothing."
-    remedy = "`make spark` installs it; Java 17 or newer is needed too (`java -version`). Or set tables.engine to duckdb."
+    remedy = (
+        "`make spark` installs it; Java 17 or newer is needed too (`java -version`). "
+        "Or set tables.engine to duckdb."
+    )
     try:
         from pyspark.sql import SparkSession
     except ImportError:
@@ -95,9 +98,8 @@ def _pyspark(threads: int, folder: Path) -> Any:
     }
     own["spark.driver.memory"] = engine_memory("pyspark")
     log = folder / "spark.log"
-    logging.getLogger("SQLQueryContextLogger").setLevel(
-        logging.CRITICAL
-    )  # it repeats in JSON what an exception says
+    # This logger repeats in JSON what an exception says.
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     try:
         with redirect_fds(log):
             return ibis.pyspark.connect(
@@ -141,7 +143,7 @@ def open_engine(
 
 # %% ../../nbs/api/data/05_engines.ipynb #ce220392
 def _is_partitioned(paths: Sequence[Path]) -> bool:
-    "Whether a folder of the project is called NAME=VALUE, a column for DuckDB. A folder above it is none."
+    "Whether a folder inside the project is called NAME=VALUE, which DuckDB makes a column."
     inside = [path.relative_to(root()) for path in paths if path.is_relative_to(root())]
     return any("=" in folder for path in inside for folder in path.parts[:-1])
 
@@ -184,10 +186,10 @@ def _for_spark(name: str, files: Any, folder: Path) -> list[Path]:
 def load(
     engine: Any,  # an Ibis connection to DuckDB or Spark
     name: str,  # the table's name in the query
-    files: Any,  # `LocalFiles` of the notebook `sources`: paths, format, null_values, all_text, delimiter
+    files: Any,  # `LocalFiles`: paths, format, null_values, all_text, delimiter
     folder: Path,  # for what must live as long as the engine
 ) -> None:
-    "Make files a table of the engine. Parquet is read where it lies when the query runs; a text is read once, now."
+    "Make files a table of the engine: Parquet is read when the query runs, a text once, now."
     if engine.name == "pyspark":
         from pyspark.sql import SparkSession
 
@@ -234,7 +236,8 @@ def run_query(
     path = root() / query
     if not path.is_file():
         raise ProjectError(
-            f"params.yaml: tables.query: {query} does not exist. It holds the joins and filters; restore it with git."
+            f"params.yaml: tables.query: {query} does not exist. It holds the joins and filters; "
+            "restore it with git."
         )
     with open_engine(engine, threads, folder) as connection:
         for name, source in sources.items():
@@ -249,5 +252,6 @@ def run_query(
                 else ""
             )
             raise ProjectError(
-                f"{query} failed on the sources of params.yaml ({', '.join(sources)}): {reason}{more}"
+                f"{query} failed on the sources of params.yaml ({', '.join(sources)}): "
+                f"{reason}{more}"
             ) from error

@@ -86,7 +86,8 @@ def systematic_positions(total: int, most: int | None) -> np.ndarray | None:
     "The positions of at most `most` of so many rows; None for all."
     if most is not None and most < 1:
         raise ProjectError(
-            f"params.yaml: the number of rows to keep is {most}; it must be at least 1, or null for all."
+            f"params.yaml: the number of rows to keep is {most}; it must be at least 1, or null "
+            "for all."
         )
     return (
         None if most is None or most >= total else np.linspace(0, total - 1, int(most)).astype(int)
@@ -119,10 +120,9 @@ def batches(
     most: int | None = None,  # so many rows at most, evenly spread
 ) -> Iterator[pa.Table]:  # none is empty
     "The rows of a table, in order, some at a time."
-    chosen, start = (
-        systematic_positions(sum(pq.read_metadata(path).num_rows for path in paths), most),
-        0,
-    )
+    total = sum(pq.read_metadata(path).num_rows for path in paths)
+    chosen = systematic_positions(total, most)
+    start = 0
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP_SIZE, columns=columns):
             part = pa.Table.from_batches([batch])
@@ -150,8 +150,11 @@ class ViolationCollector:
     "What is wrong with a table whose rows come in batches."
 
     def __init__(self, contract: Contract) -> None:
-        self.contract, self.rows, self.missing = contract, 0, Counter[str]()
-        self.counts, self.examples = Counter[tuple[str, str]](), dict[tuple[str, str], list[str]]()
+        self.contract = contract
+        self.rows = 0
+        self.missing = Counter[str]()
+        self.counts = Counter[tuple[str, str]]()
+        self.examples = dict[tuple[str, str], list[str]]()
 
     def update(self, part: pa.Table) -> None:
         "Check some more rows."
@@ -171,14 +174,12 @@ class ViolationCollector:
 
     def lines(self) -> list[str]:
         "A line for each broken rule."
-        violations = (
-            (column, rule, self.counts[column, rule], self.examples[column, rule])
-            for column, rule in sorted(self.counts)
-        )
-        return [
-            f"  {column}: {rule} fails in {count:,} of {self.rows:,} rows. {'; '.join(examples)}".rstrip()
-            for column, rule, count, examples in violations
-        ]
+        lines = []
+        for column, rule in sorted(self.counts):
+            share = f"{self.counts[column, rule]:,} of {self.rows:,} rows"
+            examples = "; ".join(self.examples[column, rule])
+            lines.append(f"  {column}: {rule} fails in {share}. {examples}".rstrip())
+        return lines
 
 # %% ../../nbs/api/data/04_parquet.ipynb #cdfcf89a
 def storage_type(column: Column, kind: pa.DataType, missing: int, rows: int) -> pa.DataType:
@@ -196,7 +197,8 @@ def validate_parquet(
     what: str,  # what the table is, for the message
 ) -> pa.Schema:  # how its columns are stored, in the contract's order
     "Raise `ContractError` with a line for every broken rule."
-    faults, schema = ViolationCollector(contract), pa.schema([])
+    faults = ViolationCollector(contract)
+    schema = pa.schema([])
     for number, part in enumerate(batches(paths), 1):
         faults.update(part)
         schema = part.schema

@@ -14,17 +14,19 @@ import pandas as pd
 
 # %% ../../nbs/api/data/11_point_in_time.ipynb #a802d8e2
 def _mask_future_sql(source: Mapping[str, Any], table: str, moment: str, hidden: bool) -> str:
-    "SQL for the rows of a source around a moment, with what became known after it made absurd or left as it is."
-    changed = []
+    "SQL for a source's rows around a moment; what became known later is absurd where `hidden`."
+    replacements = []
     for event in source["events"] if hidden else []:
         later = f"COALESCE(({event['available_at']}) > TIMESTAMP '{moment}', TRUE)"
-        changed += [
+        replacements += [
             f"CASE WHEN {later} THEN {value} ELSE {column} END AS {column}"
             for column, value in event["replaced_by"].items()
         ]
-    window = f"WHERE ({source['at']}) BETWEEN TIMESTAMP '{moment}' - INTERVAL '{source['days_before']} days' "
-    window += f"AND TIMESTAMP '{moment}' + INTERVAL '{source['days_after']} days'"
-    return f"SELECT * {'REPLACE (' + ', '.join(changed) + ') ' if changed else ''}FROM {table} AS source {window}"
+    first = f"TIMESTAMP '{moment}' - INTERVAL '{source['days_before']} days'"
+    last = f"TIMESTAMP '{moment}' + INTERVAL '{source['days_after']} days'"
+    window = f"WHERE ({source['at']}) BETWEEN {first} AND {last}"
+    replaced = f"REPLACE ({', '.join(replacements)}) " if replacements else ""
+    return f"SELECT * {replaced}FROM {table} AS source {window}"
 
 
 def _run_query(engine: Any, query: str, moment_sql: str) -> pd.DataFrame:
@@ -37,23 +39,23 @@ def _run_query(engine: Any, query: str, moment_sql: str) -> pd.DataFrame:
 def lookahead_violations(
     engine: Any,  # an Ibis connection to DuckDB with each source as the table NAME_all
     query: str,  # SQL; reads the sources by NAME
-    availability: Mapping[
-        str, Any
-    ],  # prediction_time: when a row of the result is asked for; sources: NAME: at, days_before, days_after, events
+    # prediction_time: when a row of the result is asked for;
+    # sources: NAME: at, days_before, days_after, events
+    availability: Mapping[str, Any],
     moments: Sequence[Any],  # when to draw the line
     key: Sequence[str],  # names a row of the result
     columns: Sequence[str],  # what is compared
-) -> tuple[
-    pd.DataFrame, int
-]:  # moment, column, rows, example: one line for each column that changed; and how many rows were compared
+) -> tuple[pd.DataFrame, int]:  # moment, column, rows, example of each change; rows compared
     "Where a query's rows depend on what became known after they were asked."
-    lookaheads, compared = [], 0
+    lookaheads = []
+    compared = 0
     for moment in moments:
         results = []
         for hidden in (False, True):
             for name, source in availability["sources"].items():
                 engine.con.execute(
-                    f"CREATE OR REPLACE TABLE {name} AS {_mask_future_sql(source, f'{name}_all', str(moment), hidden)}"
+                    f"CREATE OR REPLACE TABLE {name} AS "
+                    f"{_mask_future_sql(source, f'{name}_all', str(moment), hidden)}"
                 )
             results.append(
                 _run_query(engine, query, availability["prediction_time"]).set_index(list(key))

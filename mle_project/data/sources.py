@@ -85,7 +85,8 @@ PASSWORD = re.compile(
     r"://[^/]*:(?!\d+(?:[/?,]|$))[^@]*@"  # USER:PASSWORD@, but no port
     r"|https?://[^/?#]*@"
     r"|[?&;#][^=&;]*(passw|secret|token|signature|credential|api_?key)[^=&;]*="
-    r"|[?&;#](?!require_auth=)([^=&;]*[-_.])?(sig|(access|account|auth|shared)?key|auth|authorization|pwd|pass)=",
+    r"|[?&;#](?!require_auth=)([^=&;]*[-_.])?"
+    r"(sig|(access|account|auth|shared)?key|auth|authorization|pwd|pass)=",
     re.IGNORECASE,
 )
 
@@ -102,7 +103,8 @@ def _check_values(where: str, kind: str, source: Mapping[str, Any]) -> None:
             else "the environment (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
         )
         raise ProjectError(
-            f"{where}.{kind} holds a password or token. Take it out (git keeps it for ever), change it, and use {instead}."
+            f"{where}.{kind} holds a password or token. Take it out (git keeps it for ever), "
+            f"change it, and use {instead}."
         )
     if kind == "postgresql" and not source[kind].startswith(("postgresql://", "postgres://")):
         raise ProjectError(
@@ -116,7 +118,8 @@ def _check_values(where: str, kind: str, source: Mapping[str, Any]) -> None:
         "".encode(source.get("encoding", "utf-8"))
     except LookupError:
         raise ProjectError(
-            f"{where}.encoding: Python knows no such encoding. Usual ones: utf-8, latin-1, cp1252, utf-16."
+            f"{where}.encoding: Python knows no such encoding. Usual ones: utf-8, latin-1, "
+            "cp1252, utf-16."
         ) from None
 
 # %% ../../nbs/api/data/03_sources.ipynb #d8cd0646
@@ -137,7 +140,8 @@ def source_kind(
     kinds = [kind for kind in ("package", "path", "url", "postgresql") if kind in source]
     if len(kinds) != 1:
         raise ProjectError(
-            f"{where}: expected exactly one of package, path, url, postgresql; it has the keys: {', '.join(map(str, source))}."
+            f"{where}: expected exactly one of package, path, url, postgresql; it has the keys: "
+            f"{', '.join(map(str, source))}."
         )
     kind = (
         "sqlite" if kinds == ["path"] and str(source["path"]).lower().endswith(SQLITE) else kinds[0]
@@ -164,11 +168,13 @@ def _package_file(where: str, source: Mapping[str, Any]) -> Path:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
         raise ProjectError(
-            f"{where}: the package `{package}` is not installed. Add it to requirements/dev.in, then `make lock env`."
+            f"{where}: the package `{package}` is not installed. Add it to requirements/dev.in, "
+            "then `make lock env`."
         ) from None
     if version and distribution.version != version:
         raise ProjectError(
-            f"{where}: asks for {package} {version}, but {distribution.version} is installed. Make the two agree."
+            f"{where}: asks for {package} {version}, but {distribution.version} is installed. "
+            "Make the two agree."
         )
     path = Path(str(distribution.locate_file(source["file"])))
     if not path.is_file():
@@ -182,7 +188,8 @@ def _glob_files(where: str, pattern: str) -> list[Path]:
     "The files of a path or glob, sorted."
     if (root() / pattern).is_dir():
         raise ProjectError(
-            f"{where}: {pattern} is a folder. Say which of its files: {pattern.rstrip('/')}/*.parquet, for example."
+            f"{where}: {pattern} is a folder. Say which of its files: "
+            f"{pattern.rstrip('/')}/*.parquet, for example."
         )
     names = (
         [pattern]
@@ -203,13 +210,15 @@ def _store_remedy(url: str) -> str:
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
     lacking = [name for name in names if not os.environ.get(name)]
     return (
-        f"Check bucket and key. Credentials and endpoint come from the environment: {', '.join(names)}"
+        "Check bucket and key. Credentials and endpoint come from the environment: "
+        f"{', '.join(names)}"
         f" (not set: {', '.join(lacking) or 'none'}; a public bucket wants FSSPEC_S3_ANON=true)."
     )
 
 # %% ../../nbs/api/data/03_sources.ipynb #bd8d11ae
 def _is_glob(store: Any, path: str, url: str) -> bool:
-    "Whether a path stands for several objects. One that is there under just this name does not; a web address has a query after `?`."
+    "Whether a path stands for several objects; one that is there under just this name does not."
+    # In a web address, a query begins at `?`.
     marks = "[" in path.split("?")[0] if re.search("https?://", url) else re.search(r"[?[]", path)
     return "*" in path or bool(marks and not store.isfile(path))
 
@@ -276,7 +285,8 @@ def _check_columns(where: str, paths: Sequence[Path], kind: str, delimiter: str 
         if header != headers[0]:
             differing = sorted({*header} ^ {*headers[0]}) or ["their order"]
             raise ProjectError(
-                f"{where}: {path.name} and {paths[0].name} differ in their columns: {', '.join(differing)}. Make them agree."
+                f"{where}: {path.name} and {paths[0].name} differ in their columns: "
+                f"{', '.join(differing)}. Make them agree."
             )
 
 # %% ../../nbs/api/data/03_sources.ipynb #4ea9de74
@@ -301,7 +311,8 @@ def _format(where: str, name: str, source: Mapping[str, Any]) -> str:
     )
     if not kind or (packed and kind == "parquet"):
         raise ProjectError(
-            f"{where}: {name} is none of {', '.join(FORMATS)} (texts also as .gz or .zip). Say `format`: csv, parquet or jsonl."
+            f"{where}: {name} is none of {', '.join(FORMATS)} (texts also as .gz or .zip). Say "
+            "`format`: csv, parquet or jsonl."
         )
     useless = [
         key for key in OPTIONS[: {"csv": 0, "jsonl": 3, "parquet": 4}[kind]] if key in source
@@ -320,9 +331,10 @@ def _as_files(
     kinds = {_format(where, path.name, source) for path in paths}
     if len(kinds) > 1:
         raise ProjectError(
-            f"{where}: the files are of several formats ({', '.join(sorted(kinds))}). Narrow the glob."
+            f"{where}: the files are of several formats ({', '.join(sorted(kinds))}). Narrow the "
+            "glob."
         )
-    kind, nulls = kinds.pop(), source.get("null_values", [])
+    kind = kinds.pop()
     tabs = kind == "csv" and all(".tsv" in path.name.lower() for path in paths)
     if kind != "parquet":
         paths = [
@@ -331,8 +343,11 @@ def _as_files(
         ]
     delimiter = source.get("delimiter") or ("\t" if tabs else None)
     _check_columns(where, paths, kind, delimiter)
-    nulls = nulls if isinstance(nulls, list) else [nulls]
-    return LocalFiles(list(paths), kind, nulls, source.get("all_text", False), delimiter, None)
+    nulls = source.get("null_values", [])
+    null_values = nulls if isinstance(nulls, list) else [nulls]
+    return LocalFiles(
+        list(paths), kind, null_values, source.get("all_text", False), delimiter, None
+    )
 
 # %% ../../nbs/api/data/03_sources.ipynb #0e6dc450
 def _paths(where: str, kind: str, source: Mapping[str, Any]) -> list[Path]:
@@ -341,10 +356,11 @@ def _paths(where: str, kind: str, source: Mapping[str, Any]) -> list[Path]:
         [_package_file(where, source)] if kind == "package" else _glob_files(where, source["path"])
     )
     if kind == "sqlite" and len(paths) > 1:
-        names = ", ".join(path.name for path in paths[:3])
-        several = f"{source['path']} matches {len(paths)} SQLite files ({names}{', ...' if len(paths) > 3 else ''})"
+        names = [path.name for path in paths[:3]] + ["..."] * (len(paths) > 3)
+        several = f"{source['path']} matches {len(paths)} SQLite files ({', '.join(names)})"
         raise ProjectError(
-            f"{where}.path: {several}, and one can be read. Name one; give each file a source, and put them together in the query."
+            f"{where}.path: {several}, and one can be read. Name one; give each file a source, "
+            "and put them together in the query."
         )
     return paths
 
@@ -355,11 +371,9 @@ def local_files(
     folder: Path,  # where copies may be written; an existing folder, removed by the caller
 ) -> LocalFiles:  # files that exist and can be read
     "Make one source local; a `ProjectError` names its key when that cannot be."
-    where, kind, target = (
-        f"params.yaml: tables.sources.{name}",
-        source_kind(name, source),
-        folder / f"{name}.parquet",
-    )
+    where = f"params.yaml: tables.sources.{name}"
+    kind = source_kind(name, source)
+    target = folder / f"{name}.parquet"
     if kind == "postgresql":
         return LocalFiles(
             [postgresql_parquet(where, source, target)], "parquet", [], False, None, None
@@ -398,7 +412,8 @@ def untracked(
 # %% ../../nbs/api/data/03_sources.ipynb #e9bff2b4
 def _bytes_fingerprint(streams: Iterable[Any]) -> dict[str, Any]:
     "Of open files, which are closed again."
-    digests, size = [], 0
+    digests = []
+    size = 0
     for stream in streams:
         with stream as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
@@ -427,7 +442,8 @@ def fingerprint(
     source: Mapping[str, Any],  # what `params.yaml` says of it
 ) -> dict[str, Any]:  # digest (SHA-256, hex), how it was found, size and its unit (row or byte)
     "What identifies the content of a source."
-    where, kind = f"params.yaml: tables.sources.{name}", source_kind(name, source)
+    where = f"params.yaml: tables.sources.{name}"
+    kind = source_kind(name, source)
     if kind == "postgresql":
         return postgresql_fingerprint(where, source)
     if kind == "url":
@@ -453,7 +469,8 @@ def describe_changes(
     "What changed between two runs, in words."
     sentences = []
     for name in sorted({*before, *after}):
-        old, new = before.get(name), after.get(name)
+        old = before.get(name)
+        new = after.get(name)
         if new is None:
             sentences.append(f"{name}: gone")
         elif old is None:

@@ -49,7 +49,8 @@ def _hash_uniform(values: pd.Series, seed: int) -> np.ndarray:
 def _by_time(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any]) -> pd.Series:
     if not contract.time:
         raise ProjectError(
-            f"params.yaml: tables.split: kind is time, and {contract.path} has no column with the role time."
+            f"params.yaml: tables.split: kind is time, and {contract.path} has no column with the "
+            "role time."
         )
     times = frame[contract.time]
     kind = "timestamp" if contract.columns[contract.time].type == "timestamp" else "number"
@@ -59,7 +60,8 @@ def _by_time(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any]) 
         )
     except (TypeError, ValueError) as error:
         raise ProjectError(
-            f"params.yaml: tables.split: validation and test are each a {kind}, as `{contract.time}` is: {error}."
+            f"params.yaml: tables.split: validation and test are each a {kind}, as "
+            f"`{contract.time}` is: {error}."
         ) from None
     if not validation < test:
         raise ProjectError(
@@ -72,14 +74,16 @@ def _by_time(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any]) 
 
 # %% ../../nbs/api/data/07_splits.ipynb #955e347e
 def _by_share(draw: np.ndarray, split: Mapping[str, Any]) -> np.ndarray:
-    "Split names for uniform draws: the first `test` share, the next `validation` share, the rest is for training."
+    "Split names for uniform draws: first the share of test, then of validation, then training."
     try:
-        test, validation = float(split["test"]), float(split["validation"])
+        test = float(split["test"])
+        validation = float(split["validation"])
     except (TypeError, ValueError):
         test = validation = 0.0
     if not (test > 0 and validation > 0 and test + validation < 1):
         raise ProjectError(
-            "params.yaml: tables.split: validation and test are shares above 0 that leave something for training."
+            "params.yaml: tables.split: validation and test are shares above 0 that leave "
+            "something for training."
         )
     return np.where(draw < test, "test", np.where(draw < test + validation, "validation", "train"))
 
@@ -87,7 +91,8 @@ def _by_share(draw: np.ndarray, split: Mapping[str, Any]) -> np.ndarray:
 def _by_group(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any]) -> pd.Series:
     if not contract.group:
         raise ProjectError(
-            f"params.yaml: tables.split: kind is group, and {contract.path} has no column with the role group."
+            f"params.yaml: tables.split: kind is group, and {contract.path} has no column with "
+            "the role group."
         )
     return pd.Series(
         _by_share(_hash_uniform(frame[contract.group], split.get("seed", 0)), split),
@@ -98,7 +103,8 @@ def _by_group(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any])
 def _random_split(frame: pd.DataFrame, contract: Contract, split: Mapping[str, Any]) -> pd.Series:
     if contract.time and not split.get("allow_random_over_time"):
         raise ProjectError(
-            f"params.yaml: tables.split: rows have a time ({contract.time}); a random split lets the model learn from the future. "
+            f"params.yaml: tables.split: rows have a time ({contract.time}); a random split lets "
+            "the model learn from the future. "
             "Use kind: time, or say allow_random_over_time: true."
         )
     generator = np.random.default_rng(split.get("seed", 0))
@@ -126,12 +132,14 @@ def split_names(
     kinds = {"time": _by_time, "group": _by_group, "random": _random_split}
     if split.get("kind") not in kinds:
         raise ProjectError(
-            f"params.yaml: tables.split: kind {split.get('kind')!r} is not one of: {', '.join(kinds)}."
+            f"params.yaml: tables.split: kind {split.get('kind')!r} is not one of: "
+            f"{', '.join(kinds)}."
         )
     for key in ("validation", "test"):
         if key not in split:
             raise ProjectError(
-                f"params.yaml: tables.split has no `{key}`: the first moment of that split, or its share of the rows."
+                f"params.yaml: tables.split has no `{key}`: the first moment of that split, or "
+                "its share of the rows."
             )
     return kinds[split["kind"]](frame, contract, split)
 
@@ -144,7 +152,8 @@ def _with_splits(
     rows: int | None,
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
     "Batches as they are stored, each with the split of each of its rows."
-    names, offset = None, 0
+    names = None
+    offset = 0
     if split.get("kind") == "random":
         target = contract.target.name
         frame = (
@@ -175,7 +184,8 @@ def _check_target(engine: Any, name: str, contract: Contract) -> None:
         raise ProjectError(f"the {name} split has no rows. Change tables.split in params.yaml.")
     if least == greatest:
         raise ProjectError(
-            f"the {name} split has one {'value' if contract.task == 'regression' else 'class'} only: every `{contract.target.name}` is {least}. "
+            f"the {name} split has one {'value' if contract.task == 'regression' else 'class'} "
+            f"only: every `{contract.target.name}` is {least}. "
             "Change tables.split in params.yaml, or the target in the query."
         )
     there = (
@@ -186,8 +196,10 @@ def _check_target(engine: Any, name: str, contract: Contract) -> None:
     lacking = [str(value) for value in contract.classes if there and (value,) not in there]
     if lacking:
         raise ProjectError(
-            f"the train split has no row of the class {', '.join(lacking)} (`{contract.target.name}`), so no model can learn it. "
-            f"Find such rows, change tables.split in params.yaml, or take the class out of {contract.path}."
+            f"the train split has no row of the class {', '.join(lacking)} "
+            f"(`{contract.target.name}`), so no model can learn it. "
+            "Find such rows, change tables.split in params.yaml, or take the class out of "
+            f"{contract.path}."
         )
 
 # %% ../../nbs/api/data/07_splits.ipynb #b40bd809
@@ -195,7 +207,7 @@ def check_splits(
     splits: Mapping[str, pd.DataFrame | Path],  # the three tables or their Parquet files, by name
     contract: Contract,
 ) -> None:
-    "Raise when a split is empty, has one class, lacks a class to learn, or when a key occurs twice."
+    "Raise when a split is empty, has one class, lacks a class to learn, or a key occurs twice."
     keys = contract.role("id")
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -226,7 +238,8 @@ def check_splits(
                 ).fetchall()
             )
             raise ProjectError(
-                f"the key ({', '.join(keys)}) is not unique: {count:,} rows share one. First: {first}. Mend the query."
+                f"the key ({', '.join(keys)}) is not unique: {count:,} rows share one. First: "
+                f"{first}. Mend the query."
             )
 
 # %% ../../nbs/api/data/07_splits.ipynb #bc639e6f
@@ -234,10 +247,8 @@ class _ParquetWriter:
     "A Parquet file that grows."
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.waiting, self.file = (
-            schema.empty_table(),
-            pq.ParquetWriter(path, schema, compression="zstd"),
-        )
+        self.waiting = schema.empty_table()
+        self.file = pq.ParquetWriter(path, schema, compression="zstd")
 
     def add(self, part: pa.Table) -> None:
         "Add rows; what does not fill a row group waits."
@@ -283,7 +294,8 @@ def write_splits(
             check_splits(parts, contract)
     except pa.ArrowInvalid as error:
         raise ProjectError(
-            f"a column cannot be stored as {contract.path} describes it: {error}. Cast it in the query."
+            f"a column cannot be stored as {contract.path} describes it: {error}. Cast it in the "
+            "query."
         ) from error
     return targets
 
@@ -306,26 +318,34 @@ def _time_folds(times: pd.Series, count: int) -> Folds:
     ]
 
 
+def _default_kind(contract: Contract) -> str:
+    "The kind of folds that a contract asks for: time goes before group."
+    if contract.time:
+        return "time"
+    return "group" if contract.group else "random"
+
+
 def cv_splits(
     frame: pd.DataFrame,  # the training split
     contract: Contract,
     count: int,
     seed: int = 0,
-    kind: str
-    | None = None,  # time, group or random, as the rows were split; None takes what the contract has
+    kind: str | None = None,  # time, group or random; None takes what the contract has
 ) -> Folds:
     "Folds of the kind that the rows were split by."
-    kind = kind or ("time" if contract.time else "group" if contract.group else "random")
+    kind = kind or _default_kind(contract)
     if count < 2 or len(frame) < 2 * count:
         raise ProjectError(
-            f"params.yaml: model_selection.n_folds is {count}: at least 2, and at most half of the {len(frame):,} training rows."
+            f"params.yaml: model_selection.n_folds is {count}: at least 2, and at most half of "
+            f"the {len(frame):,} training rows."
         )
     if kind == "time":
         return _time_folds(frame[contract.time], count)
     if kind == "group":
         if frame[contract.group].nunique() < count:
             raise ProjectError(
-                f"params.yaml: model_selection.n_folds is {count}, and `{contract.group}` has fewer values in the training rows."
+                f"params.yaml: model_selection.n_folds is {count}, and `{contract.group}` has "
+                "fewer values in the training rows."
             )
         return list(GroupKFold(count).split(frame, groups=frame[contract.group]))
     if contract.task == "regression":

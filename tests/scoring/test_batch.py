@@ -24,7 +24,6 @@ from scored_tables import TABLES, invalid_visits, same, visits, write
 from tables_of_other_kinds import houses, plants
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
-from mle_project.scoring import batch
 from mle_project.artifact.export import save, write_manifest
 from mle_project.artifact.predictor import Predictor
 from mle_project.core.arrays import encode_target, feature_frame
@@ -33,6 +32,7 @@ from mle_project.core.project import ProjectError
 from mle_project.core.strategies import sample_records
 from mle_project.core.validation import failure_cases, parse_cells, read_file, reject_nan
 from mle_project.modeling.families import build_family
+from mle_project.scoring import batch
 from mle_project.scoring.batch import score_file
 from mle_project.scoring.readers import json_values, parse_column, read_chunks
 
@@ -657,7 +657,8 @@ def test_memory_does_not_grow_with_the_file(models, tmp_path):
     code = (
         "import sys, re; from mle_project.artifact.predictor import Predictor; "
         "from mle_project.scoring.batch import score_file; "
-        "score_file(*sys.argv[1:3], Predictor(sys.argv[3]), chunk_size=5000, threads=1, progress=False); "
+        "source, target, folder = sys.argv[1:4]; options = dict(threads=1, progress=False); "
+        "score_file(source, target, Predictor(folder), chunk_size=5000, **options); "
         r"print(int(re.search(r'VmHWM:\s+(\d+)', open('/proc/self/status').read())[1]) // 1024)"
     )
     frame = pd.concat([visits()[1]] * 45, ignore_index=True)
