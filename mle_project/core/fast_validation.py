@@ -96,7 +96,7 @@ def strings_valid(
     values: Set[str | None],  # those that occur in a column, None where one is missing
     rule: StringRule,
 ) -> bool:
-    "Whether strings keep their rule: none is empty, missing only where one may be, no unknown category."
+    "Whether strings keep their rule: none is empty, unknown, or missing where it may not be."
     if "" in values or (None in values and not rule.nullable):
         return False
     return rule.allowed is None or values <= rule.allowed

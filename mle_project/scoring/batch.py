@@ -91,7 +91,8 @@ def _passthrough_columns(values: pd.Series, kind: str) -> pa.Array:
         )
     except (OverflowError, pa.ArrowInvalid):
         raise ContractError(
-            f"`{values.name}` holds an integer beyond 64 bits. Call such a column a string in the contract."
+            f"`{values.name}` holds an integer beyond 64 bits. "
+            "Call such a column a string in the contract."
         ) from None
 
 # %% ../../nbs/api/scoring/01_batch.ipynb #4746a049
@@ -102,7 +103,7 @@ def predict_rows(
     frame: pd.DataFrame,  # raw records that keep the contract, at least one
     predictor: Predictor,
 ) -> np.ndarray:  # probabilities (n, classes) or values (n,)
-    "What `predictor.answer_frame` gives, with bits that do not depend on which rows are asked together."
+    "What `predictor.predict_frame` gives, with bits that do not depend on the rows beside."
     blocks = frame_to_arrays(frame, predictor.contract)
     parts = zip(
         *(np.array_split(block, -(-len(frame) // PADDED_BATCH)) for block in blocks), strict=True
@@ -116,9 +117,8 @@ def _prediction_columns(frame: pd.DataFrame, predictor: Predictor) -> dict[str, 
     columns: dict[str, Any] = {}
     for name, first in described[0].items():
         if isinstance(first, dict):
-            columns |= {
-                f"probability_{key}": [one[name][key] for one in described] for key in first
-            }
+            for key in first:
+                columns[f"probability_{key}"] = [one[name][key] for one in described]
         else:
             columns[name] = [one[name] for one in described]
     return columns

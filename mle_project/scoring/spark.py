@@ -103,12 +103,14 @@ def _spark_session(rows: int) -> Iterator[Any]:
         from pyspark.sql import SparkSession
     except ImportError:
         raise ProjectError(
-            "PySpark is not installed here. Type `make spark` (it needs Java 17 or newer), or use --engine local."
+            "PySpark is not installed here. Type `make spark` (it needs Java 17 or newer), "
+            "or use --engine local."
         ) from None
     running = SparkSession.getActiveSession()
     if not running and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
         raise ProjectError(
-            "Spark needs Java 17 or newer, and there is none: install it (openjdk-17-jre-headless), or use --engine local."
+            "Spark needs Java 17 or newer, and there is none: "
+            "install it (openjdk-17-jre-headless), or use --engine local."
         )
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     fixed: dict[str, Any] = {
@@ -184,17 +186,20 @@ def _check_spark_paths(source: Path, target: Path, rejects: Path | None) -> None
     paths = [place.resolve() for place in (source, target, rejects) if place]
     if any(one.is_relative_to(other) for one, other in permutations(paths, 2)):
         raise ProjectError(
-            f"source, output and rejects must be different places, none inside another: {', '.join(map(str, paths))}."
+            "source, output and rejects must be different places, none inside another: "
+            f"{', '.join(map(str, paths))}."
         )
     if target.suffix or not os.path.lexists(target):
         return
     if not target.is_dir():
         raise ProjectError(
-            f"{target} is a file, and a name without ending is for a folder. Name one that ends in .parquet, .csv or .jsonl."
+            f"{target} is a file, and a name without ending is for a folder. "
+            "Name one that ends in .parquet, .csv or .jsonl."
         )
     if not _is_earlier_output(target):
         raise ProjectError(
-            f"{target} holds something else than earlier answers, and would be replaced as a whole. Name another folder."
+            f"{target} holds something else than earlier answers, and would be replaced "
+            "as a whole. Name another folder."
         )
 
 # %% ../../nbs/api/scoring/02_spark.ipynb #045ec97c
@@ -206,8 +211,10 @@ def _spark_columns(parts: list[Path], predictor: Predictor) -> list[str]:
     ]
     for part, used in zip(parts, columns_by_part, strict=True):
         if used != columns_by_part[0]:
+            different = ", ".join({*used} ^ {*columns_by_part[0]})
             raise ContractError(
-                f"{part.name} and {parts[0].name} differ in the columns {', '.join({*used} ^ {*columns_by_part[0]})}. Make them equal."
+                f"{part.name} and {parts[0].name} differ in the columns {different}. "
+                "Make them equal."
             )
     return columns_by_part[0]
 
@@ -215,20 +222,21 @@ def _spark_columns(parts: list[Path], predictor: Predictor) -> list[str]:
 def _spark_table(
     spark: Any, source: Path, predictor: Predictor, scratch: Path
 ) -> tuple[Any, pa.Schema, int]:
-    "The answers and faults of all rows as a Spark frame, their schema, and how many rows the source has."
+    "The answers and faults of all rows as a Spark frame, their schema, and the number of rows."
     from pyspark.sql import functions
     from pyspark.sql.pandas.types import from_arrow_schema
 
-    parts, starts, total = parquet_parts(source), {}, 0
+    parts = parquet_parts(source)
+    starts = {}
+    total = 0
     used = _spark_columns(parts, predictor)
     for part in parts:
         starts[part.name] = total
         total += pyarrow.parquet.read_metadata(part).num_rows
     archive = f"model-{predictor.digest[:16]}"
     packed = Path(shutil.make_archive(str(scratch / archive), "zip", predictor.folder))
-    spark.sparkContext.addArchive(
-        f"{packed.as_uri()}#{archive}"
-    )  # an address: Spark cuts a bare path at its first odd character
+    # an address: Spark cuts a bare path at its first odd character
+    spark.sparkContext.addArchive(f"{packed.as_uri()}#{archive}")
     place = [
         functions.col("_metadata.file_name").alias("__file"),
         functions.col("_metadata.row_index").alias("__row"),
@@ -250,10 +258,11 @@ def _spark_cells(folder: Path) -> pd.DataFrame:
     invalid = pyarrow.dataset.dataset(folder, format="parquet").to_table(
         ["row", ERROR_COLUMN], filter=pc.field(ERROR_COLUMN).is_valid()
     )
+    rows, reasons = invalid.to_pydict().values()
     cells = [
         (row, *cell)
-        for row, reasons in zip(*(column.to_pylist() for column in invalid), strict=True)
-        for cell in json.loads(reasons)
+        for row, reason in zip(rows, reasons, strict=True)
+        for cell in json.loads(reason)
     ]
     return pd.DataFrame(cells, columns=["row", "column", "rule", "value"]).sort_values(
         ["row", "column", "rule"]
@@ -261,7 +270,7 @@ def _spark_cells(folder: Path) -> pd.DataFrame:
 
 # %% ../../nbs/api/scoring/02_spark.ipynb #aafa8fb0
 def _publish(spark: Any, answered: Path, target: Path, schema: pa.Schema) -> None:
-    "Put the sound answers where they belong: a folder of parts, or one file in the order of the source."
+    "Put the sound answers where they belong: a folder of parts, or one file in source order."
     from pyspark.sql import functions
 
     clean = (
@@ -284,13 +293,12 @@ def _publish(spark: Any, answered: Path, target: Path, schema: pa.Schema) -> Non
 # %% ../../nbs/api/scoring/02_spark.ipynb #85785da1
 def score_on_spark(
     source: str | Path,  # .parquet, or a folder of Parquet parts, which all workers see
-    target: str
-    | Path,  # .parquet, .csv or .jsonl for one file in the order of the source; a name without ending for a folder of parts
+    target: str | Path,  # .parquet, .csv, .jsonl: one file, in order; no ending: parts
     folder: str | Path,  # the artifact
     rows: int = 10_000,  # of a batch, at most
     rejects: str | Path | None = None,  # where to write invalid rows; without it they stop the run
 ) -> dict[str, Any]:  # as `score_file`
-    "Answer every row of Parquet files on Apache Spark, with the answers of `score_file` to the last bit."
+    "Answer every row of Parquet files on Spark, with the answers of `score_file` to the last bit."
     source = Path(source)
     target = Path(target).absolute()
     rejects = Path(rejects) if rejects else None
@@ -301,7 +309,8 @@ def score_on_spark(
             f"{source.name} is no Parquet, and Spark scores nothing else here. Use --engine local."
         )
     _check_spark_paths(source, target, rejects)
-    predictor, began = Predictor(folder), time.perf_counter()
+    predictor = Predictor(folder)
+    began = time.perf_counter()
     with (
         tempfile.TemporaryDirectory(dir=target.parent, prefix=".mle-score-") as scratch,
         _spark_session(rows) as spark,

@@ -32,13 +32,13 @@ from .telemetry import record_rejections
 from .validation import parse_request
 
 # %% ../../nbs/api/serving/09_app.ipynb #86454b62
-def authenticate(call: RequestContext, office: AppState, group: str) -> None:
+def authenticate(context: RequestContext, state: AppState, group: str) -> None:
     "Raise `HTTPError` for a caller without a key where one is needed."
-    if not office.keys.is_required or group in office.public_groups:
+    if not state.keys.is_required or group in state.public_groups:
         return
-    scheme, _, key = call.headers.get(b"authorization", b"").partition(b" ")
-    key = key.strip() if scheme.lower() == b"bearer" else call.headers.get(b"x-api-key", b"")
-    if not key or not office.keys.is_valid(key):
+    scheme, _, key = context.headers.get(b"authorization", b"").partition(b" ")
+    key = key.strip() if scheme.lower() == b"bearer" else context.headers.get(b"x-api-key", b"")
+    if not key or not state.keys.is_valid(key):
         raise HTTPError(
             401,
             "Send a valid key with the header authorization: Bearer KEY.",
@@ -46,48 +46,49 @@ def authenticate(call: RequestContext, office: AppState, group: str) -> None:
         )
 
 
-async def run_in_threadpool(office: AppState, work: Callable[..., Any], *arguments: Any) -> Any:
-    "Do large work aside, one after the other; raises `HTTPError` when too much waits already, or when it takes too long."
-    if office.n_queued >= office.settings.max_queue:
+async def run_in_threadpool(state: AppState, work: Callable[..., Any], *arguments: Any) -> Any:
+    "Do large work aside, in turn; raises `HTTPError` where too much waits, or `TimeoutError`."
+    if state.n_queued >= state.settings.max_queue:
         raise HTTPError(503, "Too many large requests are waiting. Try again in a moment.")
-    office.n_queued += 1
-    job, loop = office.large_pool.submit(work, *arguments), asyncio.get_running_loop()
+    state.n_queued += 1
+    job = state.large_pool.submit(work, *arguments)
+    loop = asyncio.get_running_loop()
 
     def leave(_: Any) -> None:
-        office.n_queued -= 1
+        state.n_queued -= 1
 
     job.add_done_callback(lambda it: loop.call_soon_threadsafe(leave, it))
-    async with asyncio.timeout(office.settings.timeout):
+    async with asyncio.timeout(state.settings.timeout):
         return await asyncio.wrap_future(job)
 
 # %% ../../nbs/api/serving/09_app.ipynb #3bbb8253
 THREADPOOL_BODY_BYTES = 250_000  # bytes of a body that is read in a thread
 
 
-async def predict(call: RequestContext, office: AppState) -> bytes:
+async def predict(context: RequestContext, state: AppState) -> bytes:
     "The answer to `POST /predict`."
-    body = await read_body(call, office)
+    body = await read_body(context, state)
     if len(body) > THREADPOOL_BODY_BYTES:
-        checked, outputs, answer = await run_in_threadpool(office, office.predict_bytes, body)
+        checked, outputs, answer = await run_in_threadpool(state, state.predict_bytes, body)
     else:
-        checked = parse_request(office.validator, body, office.settings.max_records)
-        async with asyncio.timeout(office.settings.timeout):
-            outputs = await office.batcher.submit(checked.numbers, checked.strings)
-        answer = encode_predictions(office.predictor, outputs)
-    call.records = len(outputs)
+        checked = parse_request(state.validator, body, state.settings.max_records)
+        async with asyncio.timeout(state.settings.timeout):
+            outputs = await state.batcher.submit(checked.numbers, checked.strings)
+        answer = encode_predictions(state.predictor, outputs)
+    context.records = len(outputs)
     record_predictions(
-        office.metrics, office.predictor.predicted_classes(outputs), checked.out_of_range
+        state.metrics, state.predictor.predicted_classes(outputs), checked.out_of_range
     )
     return answer
 
 
-async def explain(call: RequestContext, office: AppState) -> bytes:
+async def explain(context: RequestContext, state: AppState) -> bytes:
     "The answer to `POST /explain`."
-    body = await read_body(call, office)
-    checked, outputs, answer = await run_in_threadpool(office, explain_bytes, office, body)
-    call.records = 1
+    body = await read_body(context, state)
+    checked, outputs, answer = await run_in_threadpool(state, explain_bytes, state, body)
+    context.records = 1
     record_predictions(
-        office.metrics, office.predictor.predicted_classes(outputs), checked.out_of_range
+        state.metrics, state.predictor.predicted_classes(outputs), checked.out_of_range
     )
     return answer
 
@@ -103,113 +104,120 @@ PASSTHROUGH_ROUTES = {
 SCOPE_KEY = "mle_project.serving.app"
 
 # %% ../../nbs/api/serving/09_app.ipynb #4ec379a2
-async def forward(call: RequestContext, app: Any) -> None:
+async def forward(context: RequestContext, app: Any) -> None:
     "Have the application behind answer, under this request's id."
 
     async def send(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            call.status = message["status"]
+            context.status = message["status"]
             message = {
                 **message,
-                "headers": [*message.get("headers", ()), (b"x-request-id", call.id.encode())],
+                "headers": [*message.get("headers", ()), (b"x-request-id", context.id.encode())],
             }
-        await call.send(message)
+        await context.send(message)
 
-    await app({**call.scope, SCOPE_KEY: True}, call.receive, send)
+    await app({**context.scope, SCOPE_KEY: True}, context.receive, send)
 
 
-async def dispatch(call: RequestContext, office: AppState, app: Any) -> None:
+async def dispatch(context: RequestContext, state: AppState, app: Any) -> None:
     "Answer a request; raises `HTTPError`, or `ClientDisconnect`."
-    path, method = call.scope["path"], call.scope["method"]
-    if path not in POST_ROUTES and path not in office.pages and path not in PASSTHROUGH_ROUTES:
+    path = context.scope["path"]
+    method = context.scope["method"]
+    if path not in POST_ROUTES and path not in state.pages and path not in PASSTHROUGH_ROUTES:
         raise HTTPError(
             404,
             "There is nothing here. The service has: "
-            + ", ".join(sorted({*POST_ROUTES, *office.pages, *PASSTHROUGH_ROUTES}))
+            + ", ".join(sorted({*POST_ROUTES, *state.pages, *PASSTHROUGH_ROUTES}))
             + ".",
         )
-    call.route = path
+    context.route = path
     allowed = ("POST",) if path in POST_ROUTES else ("GET", "HEAD")
     if method not in allowed:
         raise HTTPError(
             405, f"{path} takes {' or '.join(allowed)}.", headers={"allow": ", ".join(allowed)}
         )
     authenticate(
-        call, office, PASSTHROUGH_ROUTES.get(path, "page" if path in office.pages else "model")
+        context, state, PASSTHROUGH_ROUTES.get(path, "page" if path in state.pages else "model")
     )
     if path in POST_ROUTES:
-        return await handle_post(call, office)
-    if path in office.pages:
-        return await send_response(call, 200, office.pages[path].body, office.pages[path].headers)
-    if path == "/readyz" and not office.ready:
+        return await handle_post(context, state)
+    if path in state.pages:
+        return await send_response(context, 200, state.pages[path].body, state.pages[path].headers)
+    if path == "/readyz" and not state.ready:
         raise HTTPError(503, "The model is being loaded.")
-    await forward(call, app)
+    await forward(context, app)
 
 
-async def handle_post(call: RequestContext, office: AppState) -> None:
+async def handle_post(context: RequestContext, state: AppState) -> None:
     "Answer what the model is asked, unless too many are inside."
-    if office.n_active >= office.settings.max_concurrency:
+    if state.n_active >= state.settings.max_concurrency:
         raise HTTPError(429, "Too many requests at once. Try again in a moment.")
-    office.n_active += 1
+    state.n_active += 1
     try:
-        answer = await POST_ROUTES[call.route](call, office)
+        answer = await POST_ROUTES[context.route](context, state)
     except TimeoutError:
         raise HTTPError(
-            504, f"There was no answer within {office.settings.timeout:g} seconds."
+            504, f"There was no answer within {state.settings.timeout:g} seconds."
         ) from None
     finally:
-        office.n_active -= 1
-        office.buffered_bytes -= call.buffered_bytes
-    await send_response(call, 200, answer, JSON_HEADERS)
+        state.n_active -= 1
+        state.buffered_bytes -= context.buffered_bytes
+    await send_response(context, 200, answer, JSON_HEADERS)
 
 # %% ../../nbs/api/serving/09_app.ipynb #8e4e260f
-def log_exception(call: RequestContext, error: Exception) -> None:
+def log_exception(context: RequestContext, error: Exception) -> None:
     "Put the place of an unforeseen error into the request's line of log."
     frames = traceback.extract_tb(error.__traceback__)[-4:]
-    call.log_fields |= {
+    context.log_fields |= {
         "error": type(error).__name__,
         "at": [f"{os.path.basename(one.filename)}:{one.lineno}" for one in frames],
     }
 
 
-async def send_error(call: RequestContext, office: AppState, refusal: HTTPError) -> None:
-    "Send a refusal, after the rest of the body has been thrown away."
-    call.outcome = ERROR_CODES[refusal.status]
+async def send_error(context: RequestContext, state: AppState, error: HTTPError) -> None:
+    "Send an error, after the rest of the body has been thrown away."
+    context.outcome = ERROR_CODES[error.status]
     names = {
         one["field"].rpartition(".")[2]
-        for one in refusal.details
+        for one in error.details
         if one["field"].startswith("records.")
     }
     record_rejections(
-        office.metrics,
+        state.metrics,
         sorted(
             names
-            | {one["field"] for one in refusal.details if not one["field"].startswith("records.")}
+            | {one["field"] for one in error.details if not one["field"].startswith("records.")}
         ),
     )
-    headers = refusal.headers
-    if not call.body_complete:
-        await drain_body(call)
-        headers = headers if call.body_complete else headers | {"connection": "close"}
-    await send_response(call, refusal.status, refusal.body(call.id), JSON_HEADERS | headers)
+    headers = error.headers
+    if not context.body_complete:
+        await drain_body(context)
+        headers = headers if context.body_complete else headers | {"connection": "close"}
+    await send_response(context, error.status, error.body(context.id), JSON_HEADERS | headers)
 
 
-def log_request(call: RequestContext, office: AppState) -> None:
+def log_request(context: RequestContext, state: AppState) -> None:
     "Count and log a request that is over."
-    seconds = time.perf_counter() - call.started_at
-    office.metrics.request(call.route, call.status, seconds)
-    if call.status < 400 and PASSTHROUGH_ROUTES.get(call.route) in ("health", "metrics"):
+    seconds = time.perf_counter() - context.started_at
+    state.metrics.request(context.route, context.status, seconds)
+    if context.status < 400 and PASSTHROUGH_ROUTES.get(context.route) in ("health", "metrics"):
         return
-    method = call.scope["method"] if call.scope["method"] in ("GET", "HEAD", "POST") else "other"
+    method = (
+        context.scope["method"] if context.scope["method"] in ("GET", "HEAD", "POST") else "other"
+    )
     facts = {
-        "id": call.id,
+        "id": context.id,
         "method": method,
-        "route": call.route,
-        "outcome": call.outcome,
+        "route": context.route,
+        "outcome": context.outcome,
         "ms": round(seconds * 1000, 3),
     }
-    office.log.request(
-        call.status, **facts, records=call.records, bytes=call.buffered_bytes, **call.log_fields
+    state.log.request(
+        context.status,
+        **facts,
+        records=context.records,
+        bytes=context.buffered_bytes,
+        **context.log_fields,
     )
 
 # %% ../../nbs/api/serving/09_app.ipynb #14b99bd7
@@ -217,28 +225,31 @@ class ServingMiddleware:
     "An ASGI application in front of another one."
 
     def __init__(self, app: Any, state: AppState) -> None:
-        self.app, self.state = app, state
+        self.app = app
+        self.state = state
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http" or SCOPE_KEY in scope:
             return await self.app(scope, receive, send)
-        call, office = request_context(scope, receive, send), self.state
+        context = request_context(scope, receive, send)
+        state = self.state
         try:
-            await dispatch(call, office, self.app)
-        except HTTPError as refusal:
-            await send_error(call, office, refusal)
+            await dispatch(context, state, self.app)
+        except HTTPError as error:
+            await send_error(context, state, error)
         except ClientDisconnect:
-            call.status, call.outcome = 499, "gone"
+            context.status = 499
+            context.outcome = "gone"
         except Exception as error:
-            log_exception(call, error)
-            if call.status:  # the answer has begun; the server breaks it off
+            log_exception(context, error)
+            if context.status:  # the answer has begun; the server breaks it off
                 raise
             await send_error(
-                call,
-                office,
+                context,
+                state,
                 HTTPError(500, "Something went wrong here. The log has this request's id."),
             )
         finally:
-            log_request(call, office)
+            log_request(context, state)

@@ -23,15 +23,15 @@ def parse_keys(
     text: str,  # digests; words after one on the same line say whose it is
     where: str,  # the variable or the file, for the message
 ) -> list[bytes]:
-    "SHA-256 digests, one a line or a word; raises `ProjectError` for anything else, without repeating it."
-    words = (
-        None if where == variable_name("api_key_hashes") else 1
-    )  # how many of a line are digests
+    "SHA-256 digests, a line or a word each; raises `ProjectError`, which never repeats the text."
+    is_variable = where == variable_name("api_key_hashes")
+    words = None if is_variable else 1  # how many of a line are digests
     lines = [line.split("#")[0].split()[:words] for line in text.splitlines()]
     hashes = [word.lower() for line in lines for word in line]
     if not hashes or not all(re.fullmatch("[0-9a-f]{64}", word) for word in hashes):
         raise ProjectError(
-            f"{where} must hold SHA-256 digests of 64 hex digits each. Make one with `printf %s KEY | sha256sum`."
+            f"{where} must hold SHA-256 digests of 64 hex digits each. "
+            "Make one with `printf %s KEY | sha256sum`."
         )
     return [bytes.fromhex(word) for word in hashes]
 
@@ -40,15 +40,17 @@ class ApiKeys:
     "The keys that are let in now."
 
     def __init__(self, settings: Settings) -> None:
-        hashes, file = settings.api_key_hashes, settings.api_key_hashes_file
+        hashes = settings.api_key_hashes
+        file = settings.api_key_hashes_file
         self.fixed_hashes = parse_keys(hashes, variable_name("api_key_hashes")) if hashes else []
         self.path = Path(file) if file else None
         self.is_required = settings.needs_key
-        self.version, self.checked_at = self._version(), time.monotonic()
+        self.version = self._version()
+        self.checked_at = time.monotonic()
         self.file_hashes = self._read() if self.path else []
 
     def _version(self) -> tuple[int, ...]:
-        "What changes when the file does; mounted secrets are links that are turned to another file."
+        "What changes when the file does; a mounted secret is a link that is turned elsewhere."
         try:
             about = os.stat(self.path) if self.path else None
         except OSError:
@@ -68,7 +70,8 @@ class ApiKeys:
     def refresh(self) -> None:
         "Read the file again if it has changed; a wrong one changes nothing."
         if self.path and time.monotonic() - self.checked_at >= 1:
-            self.checked_at, version = time.monotonic(), self._version()
+            self.checked_at = time.monotonic()
+            version = self._version()
             if version and version != self.version:
                 self.version = version
                 try:

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 # %% ../../nbs/api/serving/05_batching.ipynb #24c37a49
-MAX_BATCH_SIZE, INLINE_ROWS = 512, 128  # in one call of the model; without a thread
+MAX_BATCH_SIZE = 512  # rows in one call of the model
+INLINE_ROWS = 128  # so many rows are computed without a thread
 PendingRequest = tuple[np.ndarray, np.ndarray, "asyncio.Future[np.ndarray]"]
 
 
@@ -34,10 +35,8 @@ def run_batch(
     try:
         numbers, strings = batch[0][:2]
         if len(batch) > 1:
-            numbers, strings = (
-                np.concatenate([one[0] for one in batch]),
-                np.concatenate([one[1] for one in batch]),
-            )
+            numbers = np.concatenate([one[0] for one in batch])
+            strings = np.concatenate([one[1] for one in batch])
         return ask(numbers, strings)
     except Exception as error:
         return error
@@ -47,7 +46,8 @@ class DynamicBatcher:
     "Puts questions to the model, those that wait together as one."
 
     def __init__(self, model: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
-        self.model, self.thread = model, ThreadPoolExecutor(1, "model")
+        self.model = model
+        self.thread = ThreadPoolExecutor(1, "model")
         self.pending: list[PendingRequest] = []
         self.is_busy = False
 

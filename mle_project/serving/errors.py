@@ -39,7 +39,9 @@ class HTTPError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.details = status, message, list(details)
+        self.status = status
+        self.message = message
+        self.details = list(details)
         self.headers = dict(headers or ({"retry-after": "1"} if status in (429, 503) else {}))
 
     def body(self, request_id: str) -> bytes:

@@ -26,7 +26,7 @@ from .settings import Settings
 
 # %% ../../nbs/api/serving/10_openapi.ipynb #15d44f9c
 def request_type(contract: Contract, most: int) -> type[BaseModel]:
-    "The body of a request: `records`, a list of raw records of which there may be so many, and nothing else."
+    "The body of a request: `records`, a list of at most so many raw records, and nothing else."
     record: Any = request_model(contract)
     records: Any = (
         list[record],
@@ -40,9 +40,12 @@ def request_type(contract: Contract, most: int) -> type[BaseModel]:
 
 
 def response_type(contract: Contract) -> type[BaseModel]:
-    "The body of an answer: `predictions`, one for each record in their order, and `model`, the digest of the model."
+    "The body of an answer: `predictions`, one for each record in order, and `model`, a digest."
     if contract.task == "regression":
-        between = "The true value lies between low and high in so many cases as the model's description says."
+        between = (
+            "The true value lies between low and high "
+            "in so many cases as the model's description says."
+        )
         fields: dict[str, Any] = {"value": (float, Field(description=contract.target.description))}
         fields |= {
             "low": (float, Field(description=between)),

@@ -50,59 +50,61 @@ class RequestContext:
     log_fields: dict[str, Any] = field(default_factory=dict)
 
 # %% ../../nbs/api/serving/07_requests.ipynb #1de77a3f
-def check_headers(call: RequestContext, settings: Settings) -> None:
+def check_headers(context: RequestContext, settings: Settings) -> None:
     "Raise `HTTPError` for a body that need not be read."
-    kind = call.headers.get(b"content-type", b"")
+    kind = context.headers.get(b"content-type", b"")
     if kind != b"application/json" and not JSON_TYPE.fullmatch(kind):
         raise HTTPError(415, "Send JSON with the header content-type: application/json.")
-    if call.headers.get(b"content-encoding", b"identity") != b"identity":
+    if context.headers.get(b"content-encoding", b"identity") != b"identity":
         raise HTTPError(415, "Send the body as it is, without content-encoding.")
-    length = call.headers.get(b"content-length", b"0")
+    length = context.headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > settings.max_body_bytes:
         raise HTTPError(413, f"The body may have {settings.max_body_bytes:,} bytes.")
 
 
-async def read_chunks(call: RequestContext, office: AppState) -> bytes:
+async def read_chunks(context: RequestContext, state: AppState) -> bytes:
     "The body, within its limit."
-    parts, most = [], office.settings.max_body_bytes
-    while not call.body_complete:
-        message = await call.receive()
+    parts = []
+    most = state.settings.max_body_bytes
+    while not context.body_complete:
+        message = await context.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        part, call.body_complete = message.get("body", b""), not message.get("more_body")
+        part = message.get("body", b"")
+        context.body_complete = not message.get("more_body")
         parts.append(part)
-        call.buffered_bytes += len(part)
-        office.buffered_bytes += len(part)
-        if call.buffered_bytes > most:
+        context.buffered_bytes += len(part)
+        state.buffered_bytes += len(part)
+        if context.buffered_bytes > most:
             raise HTTPError(413, f"The body may have {most:,} bytes.")
-        if office.buffered_bytes > MAX_BUFFERED_BODIES * most:
+        if state.buffered_bytes > MAX_BUFFERED_BODIES * most:
             raise HTTPError(503, "Too much is being received. Try again in a moment.")
     return b"".join(parts)
 
 # %% ../../nbs/api/serving/07_requests.ipynb #7cdc7195
-async def read_body(call: RequestContext, office: AppState) -> bytes:
+async def read_body(context: RequestContext, state: AppState) -> bytes:
     "The body of a request, in time; raises `HTTPError`, or `ClientDisconnect`."
-    check_headers(call, office.settings)
+    check_headers(context, state.settings)
     try:
-        async with asyncio.timeout(office.settings.read_timeout):
-            return await read_chunks(call, office)
+        async with asyncio.timeout(state.settings.read_timeout):
+            return await read_chunks(context, state)
     except TimeoutError:
         raise HTTPError(
             408,
-            f"The body did not arrive within {office.settings.read_timeout:g} seconds.",
+            f"The body did not arrive within {state.settings.read_timeout:g} seconds.",
             headers={"connection": "close"},
         ) from None
 
 
-async def drain_body(call: RequestContext, seconds: float = 2) -> None:
+async def drain_body(context: RequestContext, seconds: float = 2) -> None:
     "Read what is left of a body for a moment, and keep nothing."
-    if call.headers.get(b"expect"):  # the caller waits to hear whether to send it
+    if context.headers.get(b"expect"):  # the caller waits to hear whether to send it
         return
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while not call.body_complete:
-                message = await call.receive()
-                call.body_complete = message["type"] != "http.request" or not message.get(
+            while not context.body_complete:
+                message = await context.receive()
+                context.body_complete = message["type"] != "http.request" or not message.get(
                     "more_body"
                 )
 
@@ -114,7 +116,7 @@ def request_context(scope: Mapping[str, Any], receive: Any, send: Any) -> Reques
     "A request that has just come in. A caller's own id is kept when it is sane."
     headers = dict(scope["headers"])
     client_id = headers.get(b"x-request-id", b"")
-    call = RequestContext(
+    context = RequestContext(
         scope,
         receive,
         send,
@@ -125,22 +127,22 @@ def request_context(scope: Mapping[str, Any], receive: Any, send: Any) -> Reques
     if trace := re.fullmatch(
         rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}", headers.get(b"traceparent", b"")
     ):
-        call.log_fields["trace"] = trace[1].decode()
-    return call
+        context.log_fields["trace"] = trace[1].decode()
+    return context
 
 
 async def send_response(
-    call: RequestContext, status: int, body: bytes, headers: Mapping[str, str]
+    context: RequestContext, status: int, body: bytes, headers: Mapping[str, str]
 ) -> None:
     "Send a whole answer."
-    call.status = status
-    said_headers = [
+    context.status = status
+    all_headers = [
         (b"content-length", str(len(body)).encode()),
-        (b"x-request-id", call.id.encode()),
+        (b"x-request-id", context.id.encode()),
     ]
-    said_headers += [(name.encode(), value.encode()) for name, value in headers.items()]
-    await call.send({"type": "http.response.start", "status": status, "headers": said_headers})
-    await call.send({"type": "http.response.body", "body": body})
+    all_headers += [(name.encode(), value.encode()) for name, value in headers.items()]
+    await context.send({"type": "http.response.start", "status": status, "headers": all_headers})
+    await context.send({"type": "http.response.body", "body": body})
 
 # %% ../../nbs/api/serving/07_requests.ipynb #12c65c5a
 JSON_HEADERS = {"content-type": "application/json"}

@@ -76,8 +76,11 @@ def load_model(
     "The model to serve; raises `ProjectError`."
     predictor = Predictor(folder)
     if digest not in ("", predictor.digest):
-        words = f"{folder} holds the model {predictor.digest}, and {variable_name('model_digest')} allows only {digest}"
-        raise ProjectError(f"{words}. Start the service anew to change models.")
+        raise ProjectError(
+            f"{folder} holds the model {predictor.digest}, and "
+            f"{variable_name('model_digest')} allows only {digest}. "
+            "Start the service anew to change models."
+        )
     return predictor
 
 
@@ -93,8 +96,11 @@ def startup(folder: Path, environment: Any) -> tuple[Settings, Predictor]:
     return settings, predictor
 
 # %% ../../nbs/api/serving/11_service.ipynb #35d7a799
-def service_class_argument(office: Any, settings: Settings) -> dict[str, Any]:
-    "The argument of `bentoml.service` that puts the front before BentoML's layers; none where there is no such way."
+def service_class_argument(
+    get_state: Any,  # a function that returns the process's `AppState`
+    settings: Settings,
+) -> dict[str, Any]:  # empty where there is no such way
+    "The argument of `bentoml.service` that puts the front before BentoML's layers."
     base: Any = getattr(_bentoml_sdk, "Service", None)
     if (
         settings.tracing == "on"
@@ -107,7 +113,7 @@ def service_class_argument(office: Any, settings: Settings) -> dict[str, Any]:
         "BentoML's service behind the front."
 
         def to_asgi(self, *args: Any, **named: Any) -> Any:
-            return ServingMiddleware(super().to_asgi(*args, **named), office())
+            return ServingMiddleware(super().to_asgi(*args, **named), get_state())
 
     return {"service_class": Fronted}
 
@@ -133,9 +139,8 @@ def app_state() -> AppState:
 @bentoml.service(
     name="mle_project",
     workers=SETTINGS.workers,
-    traffic={
-        "timeout": SETTINGS.timeout + SETTINGS.read_timeout + 60
-    },  # the front's own limits end a request before
+    # the front's own limits end a request before this one
+    traffic={"timeout": SETTINGS.timeout + SETTINGS.read_timeout + 60},
     logging={"access": {"enabled": False}},
     **service_class_argument(app_state, SETTINGS),
 )
@@ -148,7 +153,7 @@ class Service:
         output_spec=RESPONSE,
     )
     def predict(self, records: list[Any]) -> Any:
-        "One prediction for each raw record, in their order, and the digest of the model that made them."
+        "One prediction for each raw record, in their order, and the digest of the model."
         outputs = PREDICTOR.predict_records([vars(record) for record in records])
         return RESPONSE(predictions=PREDICTOR.format_predictions(outputs), model=PREDICTOR.digest)
 

@@ -101,8 +101,8 @@ class Settings(BaseModel):
         if private and not self.needs_key:
             hashes = variable_name("api_key_hashes")
             raise ValueError(
-                f"{variable_name('public_endpoints')} leaves out {', '.join(private)}, and there is "
-                f"no API key that opens it. Set {hashes} or {hashes}_FILE too."
+                f"{variable_name('public_endpoints')} leaves out {', '.join(private)}, and there "
+                f"is no API key that opens it. Set {hashes} or {hashes}_FILE too."
             )
         return self
 
@@ -198,7 +198,8 @@ def settings_table() -> str:
     return "\n".join(lines)
 
 # %% ../../nbs/api/serving/00_settings.ipynb #f7a2c64e
-START, END = "<!-- settings -->", "<!-- /settings -->"
+START = "<!-- settings -->"
+END = "<!-- /settings -->"
 
 
 def with_settings(

@@ -47,24 +47,23 @@ class AppState:
         pages: Mapping[str, StaticResponse],
         metrics: ServiceMetrics,
     ) -> None:
-        self.predictor, self.settings, self.pages, self.metrics = (
-            predictor,
-            settings,
-            pages,
-            metrics,
-        )
-        self.keys, self.log = ApiKeys(settings), AccessLog(settings.access_log, predictor.digest)
+        self.predictor = predictor
+        self.settings = settings
+        self.pages = pages
+        self.metrics = metrics
+        self.keys = ApiKeys(settings)
+        self.log = AccessLog(settings.access_log, predictor.digest)
         self.validator = BatchValidator(predictor.contract)
         self.batcher = DynamicBatcher(predictor.predict_arrays)
         self.large_pool = ThreadPoolExecutor(1, "large")
         self.public_groups = settings.public_endpoints
-        self.n_active = self.n_queued = self.buffered_bytes = (
-            0  # requests, large requests, bytes of bodies
-        )
+        self.n_active = 0  # requests
+        self.n_queued = 0  # large requests
+        self.buffered_bytes = 0  # of all bodies together
         self.ready = False
 
     def predict_bytes(self, body: bytes) -> tuple[ValidatedBatch, np.ndarray, bytes]:
-        "A whole request, answered without a desk."
+        "A whole request, answered without the batcher."
         checked = parse_request(self.validator, body, self.settings.max_records)
         outputs = self.predictor.predict_arrays(checked.numbers, checked.strings)
         return checked, outputs, encode_predictions(self.predictor, outputs)
@@ -86,22 +85,22 @@ def encode_predictions(
     )
 
 
-def explain_bytes(office: AppState, body: bytes) -> tuple[ValidatedBatch, np.ndarray, bytes]:
+def explain_bytes(state: AppState, body: bytes) -> tuple[ValidatedBatch, np.ndarray, bytes]:
     "A request with one record, answered with its attributions."
-    checked = parse_request(office.validator, body, office.settings.max_records)
+    checked = parse_request(state.validator, body, state.settings.max_records)
     if len(checked.records) != 1:
         raise HTTPError(
             422,
             "One record at a time is explained.",
             [error_detail("records", "too_long", "There must be exactly one record.")],
         )
-    outputs = office.predictor.predict_arrays(checked.numbers, checked.strings)
+    outputs = state.predictor.predict_arrays(checked.numbers, checked.strings)
     return (
         checked,
         outputs,
         encode_predictions(
-            office.predictor,
+            state.predictor,
             outputs,
-            attributions=attributions(office.predictor, checked.records[0]),
+            attributions=attributions(state.predictor, checked.records[0]),
         ),
     )

@@ -23,7 +23,9 @@ class AccessLog:
     "Writes one line of JSON for each request."
 
     def __init__(self, which: str, model: str, stream: Any = None) -> None:
-        self.which, self.model, self.stream = which, model, stream or sys.stdout.buffer
+        self.which = which
+        self.model = model
+        self.stream = stream or sys.stdout.buffer
 
     def request(self, status: int, **log_fields: Any) -> None:
         "One answered request."
