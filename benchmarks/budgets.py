@@ -25,13 +25,13 @@ ROOT = Path(__file__).resolve().parents[1]
 def tree_memory(pid: int) -> int:
     "Bytes of resident memory of a process and all its descendants; shared pages count in each."
     total = 0
-    waiting = [pid]
-    while waiting:
-        one = waiting.pop()
+    pids = [pid]
+    while pids:
+        one = pids.pop()
         try:
             total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * resource.getpagesize()
             for task in Path(f"/proc/{one}/task").iterdir():
-                waiting += [int(child) for child in (task / "children").read_text().split()]
+                pids += [int(child) for child in (task / "children").read_text().split()]
         except (OSError, IndexError):
             continue
     return total

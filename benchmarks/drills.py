@@ -292,9 +292,9 @@ def flipped_cache(run: Run) -> str:
         for path in (run.top / ".dvc" / "cache" / "files" / "md5").rglob("*")
         if path.is_file() and path.stat().st_size
     ]
-    locked = {one.digest for one in lock_entries((run.top / "dvc.lock").read_text()).values()}
+    digests = {one.digest for one in lock_entries((run.top / "dvc.lock").read_text()).values()}
     path = run.dice.choice(
-        sorted(path for path in objects if path.parent.name + path.name in locked)
+        sorted(path for path in objects if path.parent.name + path.name in digests)
     )
     flip(path, run.dice)
     status, output = run.run("mle", "verify")

@@ -39,7 +39,8 @@ from .modeling.estimators import f_scores
 
 # %% ../nbs/03_features.ipynb #96242a26
 def _positions(contract: Contract) -> tuple[list[int], list[int]]:  # of numbers, and of strings
-    places, count = list(range(len(contract.features))), len(contract.numeric_features)
+    places = list(range(len(contract.features)))
+    count = len(contract.numeric_features)
     return places[:count], places[count:]
 
 # %% ../nbs/03_features.ipynb #5b28f318
@@ -57,7 +58,7 @@ PREPROCESSING = (  # the hyperparameters of what comes before the model
 # %% ../nbs/03_features.ipynb #8671c473
 def reduction_step(
     task: str,
-    reduction: str,  # none, pca, or one of SELECTIONS
+    reduction: str,  # none, pca, or one of SELECTION_METHODS
     keep: float = 0.5,  # the share of the columns, or, with pca, of the variance
     seed: int = 0,  # of the forest
 ) -> list[tuple[str, Any]]:  # the step of a pipeline, or none
@@ -87,7 +88,8 @@ def _strings(contract: Contract, encoding: str, seed: int) -> Any:
         return OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     if contract.task == "multiclass":
         raise ProjectError(
-            "encoding target: with more than two classes a string has no one mean of the target. Use another encoding."
+            "encoding target: with more than two classes a string has no one mean of the target. "
+            "Use another encoding."
         )
     kind = {"binary": "binary", "regression": "continuous"}[contract.task]
     folds = (KFold if contract.task == "regression" else StratifiedKFold)(
@@ -97,7 +99,7 @@ def _strings(contract: Contract, encoding: str, seed: int) -> Any:
 
 
 def _numbers(numbers: list[int], empty: bool, x: Any) -> list[int]:
-    "Those columns of numbers that hold no value in the rows to fit on, which boosting cannot cut into bins; or the others."
+    "The columns of numbers without any value, which boosting cannot cut into bins; or the others."
     return [
         place for place in numbers if bool(pd.isna(pd.DataFrame(x).iloc[:, place]).all()) == empty
     ]
@@ -134,11 +136,11 @@ def linear_preprocessor(
     transform: str = "none",  # of numbers: none, quantile or log
     scaler: str = "standard",  # standard or robust
     encoding: str = "onehot",  # of strings: onehot or target
-    reduction: str = "none",  # none, pca, or one of SELECTIONS
-    keep: float = 0.5,  # the share that a reduction keeps: of the columns, or, with pca, of the variance
+    reduction: str = "none",  # none, pca, or one of SELECTION_METHODS
+    keep: float = 0.5,  # the share kept: of the columns, or, with pca, of the variance
     seed: int = 0,  # of the folds inside the target encoding, and of the reduction
 ) -> Any:
-    "Numbers without gaps on one scale; strings as one column per category, all zero for an unseen one, or as means of the target."
+    "Numbers without gaps on one scale; strings as a column a category, or as means of the target."
     quantile = QuantileTransformer(n_quantiles=100, output_distribution="uniform", subsample=None)
     bend = {"none": [], "quantile": [("rank", quantile)], "log": [("log", SignedLog())]}[transform]
     make_scaler = {"standard": StandardScaler, "robust": RobustScaler}[scaler]
@@ -149,10 +151,10 @@ def linear_preprocessor(
             ("scale", make_scaler()),
         ]
     )
-    means = lambda: Pipeline(
-        [("encode", _strings(contract, encoding, seed)), ("scale", StandardScaler())]
-    )  # noqa: E731
-    strings = FrequentOneHotEncoder() if encoding == "onehot" else means()
+    strings: Any = FrequentOneHotEncoder()  # an unseen category is all zero
+    if encoding != "onehot":
+        means = _strings(contract, encoding, seed)
+        strings = Pipeline([("encode", means), ("scale", StandardScaler())])
     steps = list(zip(("numbers", "strings"), (numbers, strings), _positions(contract), strict=True))
     columns = ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)
     less = reduction_step(contract.task, reduction, keep, seed)

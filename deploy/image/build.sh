@@ -22,7 +22,7 @@ works "$engine" || stop "$engine does not answer. Is it installed, and its servi
 field() { sed -n "s/^$1: *//p" "$bento/bento.yaml" | tr -d "'\""; }
 name=$(field name) version=$(field version)
 image=${IMAGE:-${name//_/-}}
-digest=$(python -c 'import sys; from '"$name"'.artifact import Predictor; print(Predictor(sys.argv[1]).digest)' "$bento/src/models/final")
+digest=$(python -c 'import sys; from '"$name"'.artifact.predictor import Predictor; print(Predictor(sys.argv[1]).digest)' "$bento/src/models/final")
 revision=$(git rev-parse HEAD 2> /dev/null || echo unknown)
 [ -z "$(git status --porcelain --untracked-files=no 2> /dev/null)" ] || revision="$revision-dirty"
 

@@ -173,12 +173,12 @@ def reference_faults(objects: list[Object]) -> list[str]:
                 for other, _ in pods(objects)
                 if other["metadata"]["name"] == target["name"] and "replicas" in other["spec"]
             ]
-    missed = [
+    absent = [
         (who, kind, ref["name"])
         for who, kind, ref in wanted
         if not ref.get("optional") and (kind, ref["name"]) not in there
     ]
-    return faults + [f"{who}: there is no {kind} {name}" for who, kind, name in missed]
+    return faults + [f"{who}: there is no {kind} {name}" for who, kind, name in absent]
 
 
 def time_faults(objects: list[Object]) -> list[str]:
@@ -236,7 +236,7 @@ def hardening_faults(objects: list[Object]) -> list[str]:
                 for mount in container.get("volumeMounts", [])
                 if mount["name"] in writable
             ]
-            written = re.findall(r"\b(?:BENTOML_HOME|HOME)=(/\S+)", IMAGE)
+            folders = re.findall(r"\b(?:BENTOML_HOME|HOME)=(/\S+)", IMAGE)
             bad |= {
                 "it may gain privileges": own.get("allowPrivilegeEscalation") is not False,
                 "its root can be written": own.get("readOnlyRootFilesystem") is not True,
@@ -244,7 +244,7 @@ def hardening_faults(objects: list[Object]) -> list[str]:
                 "it has no limit of memory": "memory" not in limits,
                 "it asks for no processor, which the autoscaler needs": "cpu" not in requests,
             }
-            for path in written:
+            for path in folders:
                 bad[f"{path} is not on a writable volume"] = not any(
                     path == mount or path.startswith(f"{mount}/") for mount in mounts
                 )

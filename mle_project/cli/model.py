@@ -14,7 +14,6 @@ from pathlib import Path
 
 import click
 
-from ..core.project import ProjectError
 from ..core.project import root
 
 # %% ../../nbs/api/cli/01_model.ipynb #dba618f7

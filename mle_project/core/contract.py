@@ -585,7 +585,8 @@ columns:
   day: {type: timestamp, description: Day of the visit., role: time, available: before_prediction,
     example: "2024-05-01"}
   minutes: {type: number, description: How long it lasted.,
-    role: feature, available: before_prediction, unit: minutes, range: [0, 600], example: 12.5}
+    role: feature, available: before_prediction,
+    unit: minutes, range: [0, 600], example: 12.5}
   items: {type: integer, description: Things bought., role: feature, available: before_prediction,
     nullable: true, range: [0, null], out_of_range: as_missing, example: 3}
   member: {type: boolean, description: Has a card., role: feature, available: before_prediction,
@@ -595,8 +596,8 @@ columns:
   payment: {type: string, description: Means of payment.,
     role: feature, available: before_prediction, nullable: true,
     categories: [card, cash], example: card}
-  back: {type: boolean, description: Came back within a month.,
-    role: target, available: after_prediction, labels: {false: gone, true: back}}
+  back: {type: boolean, role: target, available: after_prediction,
+    description: Came back within a month., labels: {false: gone, true: back}}
 """
 
 

@@ -42,7 +42,7 @@ def attributions(
         {"field": name, "value": record[name], "typical": value, "contribution": contribution}
         for (name, value), contribution in differences
     ]
-    return sorted(contributions, key=lambda contribution: -abs(contribution["contribution"]))
+    return sorted(contributions, key=lambda one: -abs(one["contribution"]))
 
 # %% ../../nbs/api/evaluation/03_attributions.ipynb #c2753cdc
 def candidate_values(

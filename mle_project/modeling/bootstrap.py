@@ -37,17 +37,17 @@ WeightedMetrics = Callable[
 def _weighted_ranking(y: np.ndarray, p: np.ndarray) -> Callable[[np.ndarray], tuple[float, float]]:
     "ROC AUC and average precision of rows of 0 and 1, by weights; NaN where a class has no weight."
     order = np.argsort(-p, kind="stable")
-    last, truth = np.flatnonzero(np.append(p[order][1:] != p[order][:-1], True)), y[order]
+    last = np.flatnonzero(np.append(p[order][1:] != p[order][:-1], True))
+    truth = y[order]
 
     def ranked(weights: np.ndarray) -> tuple[float, float]:
         drawn = weights[order]
-        true_positives, positives = np.cumsum(drawn * truth)[last], np.cumsum(drawn)[last]
+        true_positives = np.cumsum(drawn * truth)[last]
+        positives = np.cumsum(drawn)[last]
         if not 0 < true_positives[-1] < positives[-1]:
             return float("nan"), float("nan")
-        step, alarms = (
-            np.diff(true_positives, prepend=0.0),
-            np.diff(positives - true_positives, prepend=0.0),
-        )
+        step = np.diff(true_positives, prepend=0.0)
+        alarms = np.diff(positives - true_positives, prepend=0.0)
         area = (alarms * (true_positives - step / 2)).sum() / (
             true_positives[-1] * (positives[-1] - true_positives[-1])
         )
@@ -59,7 +59,8 @@ def _weighted_ranking(y: np.ndarray, p: np.ndarray) -> Callable[[np.ndarray], tu
 
 # %% ../../nbs/api/modeling/03_bootstrap.ipynb #06ca7114
 def _binary_measure(y: np.ndarray, p: np.ndarray, threshold: float | None) -> WeightedMetrics:
-    ranked, lost = _weighted_ranking(y, p[:, 1]), sample_log_loss(y, p)
+    ranked = _weighted_ranking(y, p[:, 1])
+    lost = sample_log_loss(y, p)
     predicted = predicted_classes(p, threshold) == 1  # used where there is a threshold
 
     def measure(w: np.ndarray) -> dict[str, float]:
@@ -72,11 +73,9 @@ def _binary_measure(y: np.ndarray, p: np.ndarray, threshold: float | None) -> We
         }
         if threshold is None:
             return values
-        hits, called, there = (
-            (w * (predicted & (y == 1))).sum(),
-            (w * predicted).sum(),
-            (w * y).sum(),
-        )
+        hits = (w * (predicted & (y == 1))).sum()
+        called = (w * predicted).sum()
+        there = (w * y).sum()
         ratio = {
             "precision": (hits, called),
             "recall": (hits, there),
@@ -89,7 +88,7 @@ def _binary_measure(y: np.ndarray, p: np.ndarray, threshold: float | None) -> We
 
 
 def sample_log_loss(y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    "The log loss of each row; a probability of nought counts as the smallest number, as in scikit-learn."
+    "The log loss of each row; a probability of 0 counts as the least number, as in scikit-learn."
     least = np.finfo(p.dtype).eps
     return -np.log(np.clip(p[np.arange(len(y)), y] / p.sum(axis=1), least, 1 - least))
 
@@ -99,19 +98,16 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> float:
 
 # %% ../../nbs/api/modeling/03_bootstrap.ipynb #ccc9949b
 def _multiclass_measure(y: np.ndarray, p: np.ndarray) -> WeightedMetrics:
-    each, lost, predicted = (
-        [_weighted_ranking((y == k).astype(float), p[:, k]) for k in range(p.shape[1])],
-        sample_log_loss(y, p),
-        p.argmax(axis=1),
-    )
+    each = [_weighted_ranking((y == k).astype(float), p[:, k]) for k in range(p.shape[1])]
+    lost = sample_log_loss(y, p)
+    predicted = p.argmax(axis=1)
 
     def measure(w: np.ndarray) -> dict[str, float]:
         there, called = (np.bincount(one, w, minlength=len(each)) for one in (y, predicted))
-        areas, hits = (
-            np.array([ranked(w)[0] for ranked in each]),
-            np.bincount(y, w * (predicted == y), minlength=len(each)),
-        )
-        defined, counted = ~np.isnan(areas), (there + called) > 0
+        areas = np.array([ranked(w)[0] for ranked in each])
+        hits = np.bincount(y, w * (predicted == y), minlength=len(each))
+        defined = ~np.isnan(areas)
+        counted = (there + called) > 0
         area = (
             float(np.average(areas[defined], weights=there[defined]))
             if defined.any()
@@ -132,7 +128,8 @@ def _value_measure(y: np.ndarray, p: np.ndarray, half_width: float | None) -> We
     error = np.abs(y - p)
 
     def measure(w: np.ndarray) -> dict[str, float]:
-        square, spread = _mean(error**2, w), _mean((y - _mean(y, w)) ** 2, w)
+        square = _mean(error**2, w)
+        spread = _mean((y - _mean(y, w)) ** 2, w)
         r2 = 1 - square / spread if spread else float("nan")
         values = {"mae": _mean(error, w), "rmse": square**0.5, "r2": r2}
         return (
@@ -165,7 +162,8 @@ def bootstrap_metrics(
     seed: int = 0,  # with the same seed and blocks two models are measured on the same draws
 ) -> pd.DataFrame:  # one row for each draw, one column for each metric
     "The metrics on rows drawn again and again, with replacement."
-    chance, (numbers, rows_of) = np.random.default_rng(seed), np.unique(blocks, return_inverse=True)
+    chance = np.random.default_rng(seed)
+    numbers, rows_of = np.unique(blocks, return_inverse=True)
     often = [
         np.bincount(chance.integers(0, len(numbers), len(numbers)), minlength=len(numbers))
         for _ in range(draws)

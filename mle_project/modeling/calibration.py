@@ -58,11 +58,9 @@ def fit_calibration(
 ) -> Calibration:
     "The correction with the least log loss."
     free = p.shape[1] - 1 if method == "scaling" else 0
-    truth, logs, floored_logs = (
-        np.eye(p.shape[1])[y],
-        np.log(np.maximum(p, 1e-12)),
-        np.log(np.maximum(p, PROBABILITY_FLOOR)),
-    )
+    truth = np.eye(p.shape[1])[y]
+    logs = np.log(np.maximum(p, 1e-12))
+    floored_logs = np.log(np.maximum(p, PROBABILITY_FLOOR))
 
     def loss(at: np.ndarray) -> tuple[float, np.ndarray]:  # and its slope
         score = logs + (np.exp(at[0]) - 1) * floored_logs
@@ -114,8 +112,9 @@ def choose_calibration(
 ) -> tuple[
     Calibration, pd.DataFrame, dict[str, Calibration]
 ]:  # the one that helps most or none, the log loss with each, and each
-    "The correction that lowers the log loss on later rows; none where no interval of the gain lies above nought."
-    before, best = sample_log_loss(*check), (0.0, NO_CALIBRATION)
+    "The correction that lowers the log loss on later rows; none where the gain may be chance."
+    before = sample_log_loss(*check)
+    best = (0.0, NO_CALIBRATION)
     rows = {"none": {"log_loss": before.mean()}}
     fitted = {method: fit_calibration(method, *held_out) for method in METHODS}
     for method, calibration in fitted.items():
@@ -146,7 +145,8 @@ class CalibratedModel(ClassifierMixin, BaseEstimator):
         model: Any,  # fitted
         calibration: Calibration,
     ) -> None:
-        self.model, self.calibration = model, calibration
+        self.model = model
+        self.calibration = calibration
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

@@ -45,16 +45,13 @@ def _differ(one: pd.DataFrame, other: pd.DataFrame, tolerance: float) -> bool:
     if one.shape != other.shape:
         return True
     for left, right in zip(one.items(), other.items(), strict=True):
-        a, b = left[1].to_numpy(), right[1].to_numpy()
+        a = left[1].to_numpy()
+        b = right[1].to_numpy()
         if a.dtype.kind in "fiub" and b.dtype.kind in "fiub":
-            a, b = a.astype(np.float64), b.astype(np.float64)
-            if not np.isclose(
-                a,
-                b,
-                rtol=0,
-                atol=tolerance * np.maximum(1, np.abs(np.nan_to_num(a))),
-                equal_nan=True,
-            ).all():
+            a = a.astype(np.float64)
+            b = b.astype(np.float64)
+            allowed = tolerance * np.maximum(1, np.abs(np.nan_to_num(a)))
+            if not np.isclose(a, b, rtol=0, atol=allowed, equal_nan=True).all():
                 return True
         elif [str(value) for value in a] != [str(value) for value in b]:
             return True
@@ -65,7 +62,7 @@ def rowwise_violations(
     operation: Callable[[pd.DataFrame], Any],  # fitted: from rows to an array or a frame
     rows: pd.DataFrame,  # at least two, as the operation takes them
     alone: int = 12,  # how many of them are tried alone
-    tolerance: float = 0.0,  # how far two answers to one row may be apart, relative above 1; 0 wants them equal
+    tolerance: float = 0.0,  # between two answers to one row, relative above 1; 0 wants them equal
     seed: int = 0,  # of the other order
 ) -> list[str]:  # empty when the operation keeps the law
     "What shows that an operation does not work within a row, in sentences."
@@ -80,7 +77,8 @@ def rowwise_violations(
         return [f"gives {len(_rows(whole)):,} rows for {len(rows):,}"]
     if isinstance(whole, pd.DataFrame) and not whole.index.equals(labels):
         return ["changes the index or the order of rows"]
-    first, faults = _rows(whole).copy(deep=True), []
+    first = _rows(whole).copy(deep=True)
+    faults = []
     if _differ(_rows(operation(copy.copy())), first, tolerance):
         faults.append("answers differently when asked again: it keeps a state")
     if _differ(_rows(operation(copy.iloc[order])), first.iloc[order], tolerance):
@@ -97,7 +95,7 @@ def assert_rowwise(
     rows: pd.DataFrame,  # real rows, as the model takes them
     tolerance: float = 1e-5,  # of the whole model's answers; networks add 32-bit floats
 ) -> None:
-    "Raise, with the operation's name, when a model holds an operation that is not registered or does not work within a row."
+    "Raise when a model holds an operation that is not registered or does not work within a row."
     current: Any = rows
     for name, step in getattr(model, "steps", [])[:-1]:
         operation = getattr(step, "columnar", None)
@@ -109,16 +107,19 @@ def assert_rowwise(
         faults = rowwise_violations(step.transform, current)
         if faults:
             raise ProjectError(
-                f"{title} {' and '.join(faults)}. Only columnar operations may be inside an artifact; "
-                "one that looks at other rows, drops or reorders them belongs in sql/."
+                f"{title} {' and '.join(faults)}. "
+                "Only columnar operations may be inside an artifact; one that looks at other rows, "
+                "drops or reorders them belongs in sql/."
             )
         if operation not in COLUMNAR:
             raise ProjectError(
-                f"{title} is not registered as columnar, so no test shows what it does to rows. Put @columnar before its definition."
+                f"{title} is not registered as columnar, so no test shows what it does to rows. "
+                "Put @columnar before its definition."
             )
         current = _rows(step.transform(current)).set_axis(current.index, axis=0)
     faults = rowwise_violations(answer, rows, tolerance=tolerance)
     if faults:
         raise ProjectError(
-            f"the model `{type(model).__name__}` {' and '.join(faults)}. Its answer to a row must not depend on other rows."
+            f"the model `{type(model).__name__}` {' and '.join(faults)}. "
+            "Its answer to a row must not depend on other rows."
         )

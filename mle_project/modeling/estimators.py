@@ -43,7 +43,7 @@ def n_selected(share: float, x: np.ndarray) -> int:
 
 
 class Float64PCA(PCA):
-    "Principal components with 64 bits inside, so that directions in which little happens keep their digits."
+    "Principal components with 64 bits inside; directions with little spread keep their digits."
 
     def fit_transform(self, x: np.ndarray, y: Any = None) -> np.ndarray:
         "Fit, and rotate the same rows."
@@ -64,7 +64,8 @@ class LinearRFE(SelectorMixin, BaseEstimator):
     "Recursive feature elimination by the weights of a linear model on scaled columns."
 
     def __init__(self, *, values: bool, keep: float) -> None:
-        self.values, self.keep = values, keep
+        self.values = values
+        self.keep = keep
 
     def fit(self, x: np.ndarray, y: np.ndarray) -> "LinearRFE":
         "Find which of the columns (n, k) stay."
@@ -96,8 +97,11 @@ class MissingIndicator(TransformerMixin, BaseEstimator):
 
 # %% ../../nbs/api/modeling/01_estimators.ipynb #4b0ae1e9
 class SignedLog(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
-    """`sign(x) log(1 + |x| / size)` less its median. The size of a column is the median of what is not zero in it, without the sign.
-    It is computed with 64 bits, and the median is taken off, because what is near zero loses least when 32 bits are left of it."""
+    """`sign(x) log(1 + |x| / size)` less its median.
+
+    The size of a column is the median of what is not zero in it, without the sign.
+    It is computed with 64 bits. The median is taken off, because what is near zero
+    loses least when 32 bits are left of it."""
 
     def fit(self, x: Any, y: Any = None) -> "SignedLog":
         "Find the usual size of each column of numbers (n, k), and the median of what comes out."
@@ -117,7 +121,7 @@ class SignedLog(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
 # %% ../../nbs/api/modeling/01_estimators.ipynb #edc26b77
 class FrequentOneHotEncoder(OneHotEncoder):  # its own `max_categories` does not compile
-    "A `OneHotEncoder` whose categories are the most frequent values of each column; others are all zero."
+    "A `OneHotEncoder` of the most frequent values of each column; others are all zero."
 
     def __init__(self, *, most: int = 200) -> None:
         super().__init__(handle_unknown="ignore", sparse_output=False, dtype=np.float32)

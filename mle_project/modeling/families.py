@@ -42,38 +42,39 @@ def family(build: FamilyBuilder) -> FamilyBuilder:
 
 # %% ../../nbs/api/modeling/05_families.ipynb #ad8cb4ef
 class FixedHyperParameters:
-    "Known hyperparameters, asked for like those of Keras Tuner's `HyperParameters`; the default where one is not named."
+    "Known values, asked for as of Keras Tuner's `HyperParameters`; defaults where one is missing."
 
     def __init__(self, values: Mapping[str, Any] | None = None) -> None:
-        self.values, self.requested_names = dict(values or {}), list[str]()
+        self.values = dict(values or {})
+        self.requested_names: list[str] = []
 
     def _value(self, name: str, default: Any) -> Any:
         self.requested_names.append(name)
         return self.values.get(name, default)
 
-    def Choice(self, name: str, values: Sequence[Any], default: Any = None, **_: Any) -> Any:  # noqa: N802
+    def Choice(self, name: str, values: Sequence[Any], default: Any = None, **_: Any) -> Any:
         "One of some values; the first by default."
         return self._value(name, values[0] if default is None else default)
 
     def Float(
         self, name: str, min_value: Any, max_value: Any, default: Any = None, **_: Any
-    ) -> Any:  # noqa: N802
+    ) -> Any:
         "A number; the least by default."
         return self._value(name, min_value if default is None else default)
 
     Int = Float
 
-    def Fixed(self, name: str, value: Any, **_: Any) -> Any:  # noqa: N802
+    def Fixed(self, name: str, value: Any, **_: Any) -> Any:
         "A value that is not searched."
         return self._value(name, value)
 
-    def Boolean(self, name: str, default: bool = False, **_: Any) -> bool:  # noqa: N802
+    def Boolean(self, name: str, default: bool = False, **_: Any) -> bool:
         "True or false."
         return bool(self._value(name, default))
 
     @contextmanager
     def conditional_scope(self, name: str, values: Sequence[Any]) -> Iterator[None]:
-        "What is asked for inside counts only while the hyperparameter `name` has one of some values."
+        "What is asked for inside counts only while `name` has one of some values."
         yield
 
 # %% ../../nbs/api/modeling/05_families.ipynb #262a9c59
@@ -93,7 +94,8 @@ def build_family(
     unknown = sorted(set(values) - set(hp.requested_names))
     if unknown:
         raise ProjectError(
-            f"family `{name}` has no hyperparameter {', '.join(unknown)}. It has: {', '.join(hp.requested_names)}."
+            f"family `{name}` has no hyperparameter {', '.join(unknown)}. "
+            f"It has: {', '.join(hp.requested_names)}."
         )
     return model
 
@@ -126,7 +128,8 @@ def selected_family(
     name = family or str(chosen["winner"])
     if name not in chosen["families"]:
         raise ProjectError(
-            f"params.yaml: final_model.family: `{name}` was not tuned. Tuned families: {', '.join(chosen['families'])}."
+            f"params.yaml: final_model.family: `{name}` was not tuned. "
+            f"Tuned families: {', '.join(chosen['families'])}."
         )
     return name, family_hyperparameters(chosen, name)
 

@@ -41,7 +41,7 @@ def _root_mean_square(y: np.ndarray, p: np.ndarray) -> float:
 
 
 def _multiclass_auc(y: np.ndarray, p: np.ndarray) -> float:
-    "Each class against the rest, weighted by how frequent it is; classes without a row in `y`, or with every row, do not count."
+    "Each class against the rest, weighted by frequency; one with no row, or all, does not count."
     share = np.bincount(y, minlength=p.shape[1]) / max(1, len(y))
     there = np.flatnonzero((share > 0) & (share < 1))
     each = [skm.roc_auc_score(y == k, p[:, k]) for k in there]
@@ -93,7 +93,8 @@ def scorer(
     "One metric as a score to maximise."
     if name not in METRICS[task]:
         raise ProjectError(
-            f"params.yaml: `{name}` is not a metric of a {task} task. It has: {', '.join(METRICS[task])}."
+            f"params.yaml: `{name}` is not a metric of a {task} task. "
+            f"It has: {', '.join(METRICS[task])}."
         )
     function, sign = METRICS[task][name]
     return lambda y, p: sign * function(y, p)
@@ -138,7 +139,8 @@ def conformal_half_width(
     "Half the width of a prediction interval around an answer."
     if not 0 < coverage < 1:
         raise ProjectError(
-            f"params.yaml: model_selection.coverage is {coverage}; it is a share between 0 and 1, as in 0.9."
+            f"params.yaml: model_selection.coverage is {coverage}; "
+            "it is a share between 0 and 1, as in 0.9."
         )
     errors = np.sort(np.abs(np.asarray(y) - np.asarray(p)))
     return float(errors[min(len(errors), int(np.ceil((len(errors) + 1) * coverage))) - 1])

@@ -19,7 +19,7 @@ from ..core.project import ProjectError
 
 # %% ../../nbs/api/modeling/04_network.ipynb #839c56e6
 class Network(BaseEstimator):
-    "A Keras network on raw features, as a scikit-learn estimator; `x` is what `feature_frame` returns."
+    "A Keras network on raw features (what `feature_frame` returns), as a scikit-learn estimator."
 
     def __init__(
         self,
@@ -31,18 +31,20 @@ class Network(BaseEstimator):
         learning_rate: float = 2e-3,
         epochs: int = 6,
         bins: int = 8,  # into how many parts with equally many rows a number is cut
-        batch_size: int = 1024,  # at most; short tables get smaller batches, so that an epoch has some steps
+        batch_size: int = 1024,  # at most; short tables get smaller batches
         distribute: str = "none",  # a key of STRATEGIES
         seed: int = 0,
     ) -> None:
-        self.numbers, self.task, self.units, self.dropout = numbers, task, units, dropout
-        self.learning_rate, self.epochs, self.batch_size, self.seed = (
-            learning_rate,
-            epochs,
-            batch_size,
-            seed,
-        )
-        self.distribute, self.bins = distribute, bins
+        self.numbers = numbers
+        self.task = task
+        self.units = units
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.epochs = epochs
+        self.bins = bins
+        self.batch_size = batch_size
+        self.distribute = distribute
+        self.seed = seed
 
     def fit(self, x: pd.DataFrame, y: np.ndarray) -> "Network":
         "Fit the lookups, the normalisation and the weights."
@@ -82,7 +84,7 @@ class Network(BaseEstimator):
         return self
 
     def _fit_preprocessing(self, values: np.ndarray, words: np.ndarray, y: np.ndarray) -> None:
-        "Vocabularies of the strings, means and spreads of the numbers, the classes or the scale of the target."
+        "Fit vocabularies, means and spreads, and the classes or the scale of the target."
         self.vocabularies_ = [sorted(set(words[:, j].tolist())) for j in range(words.shape[1])]
         with np.errstate(all="ignore"):
             present = ~np.isnan(values)
@@ -103,17 +105,16 @@ class Network(BaseEstimator):
             [np.quantile(column, np.linspace(0, 1, self.bins + 1)) for column in finite_columns],
             (len(finite_columns), self.bins + 1),
         )
-        self.edges_, widths = (
-            edges.T[:-1].ravel().astype(np.float32),
-            np.diff(edges, axis=1).T.ravel().astype(np.float32),
-        )
-        self.widths_ = np.where(
-            widths > 0, widths, np.float32(1)
-        )  # (bins * k,), as edges_: all numbers of the first part, then of the second
-        self.shift_, self.scale_ = (
-            (float(np.mean(y)), float(np.std(y) or 1)) if self.task == "regression" else (0.0, 1.0)
-        )
-        if self.task != "regression":
+        widths = np.diff(edges, axis=1).T.ravel().astype(np.float32)
+        # both (bins * k,): all numbers of the first part, then of the second
+        self.edges_ = edges.T[:-1].ravel().astype(np.float32)
+        self.widths_ = np.where(widths > 0, widths, np.float32(1))
+        self.shift_ = 0.0
+        self.scale_ = 1.0
+        if self.task == "regression":
+            self.shift_ = float(np.mean(y))
+            self.scale_ = float(np.std(y) or 1)
+        else:
             self.classes_ = np.unique(y)
 
     def _codes(self, words: np.ndarray, column: int) -> np.ndarray:
@@ -139,14 +140,11 @@ class Network(BaseEstimator):
         import tensorflow as tf
 
         parts = range(0, max(1, len(x)), 8192)
-        return np.concatenate(
-            [
-                np.asarray(
-                    self._model({k: tf.constant(v[i : i + 8192]) for k, v in inputs.items()})
-                )
-                for i in parts
-            ]
-        )
+        outputs = []
+        for start in parts:
+            part = {k: tf.constant(v[start : start + 8192]) for k, v in inputs.items()}
+            outputs.append(np.asarray(self._model(part)))
+        return np.concatenate(outputs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_model"}
@@ -159,13 +157,16 @@ STRATEGIES = {
 }
 
 
-def strategy_scope(name: str) -> Any:
-    "The scope in which TensorFlow spreads a model over devices (`mirrored`) or machines (`multi_worker`, which reads TF_CONFIG)."
+def strategy_scope(
+    name: str,  # of STRATEGIES: mirrored is over devices, multi_worker over TF_CONFIG's machines
+) -> Any:
+    "The scope in which TensorFlow spreads a model over devices or machines."
     import tensorflow as tf
 
     if name not in STRATEGIES:
         raise ProjectError(
-            f"params.yaml: model_selection.fixed_hyperparameters.network.distribute: `{name}` is not one of: {', '.join(STRATEGIES)}."
+            "params.yaml: model_selection.fixed_hyperparameters.network.distribute: "
+            f"`{name}` is not one of: {', '.join(STRATEGIES)}."
         )
     return getattr(tf.distribute, STRATEGIES[name])().scope()
 
@@ -181,7 +182,7 @@ def _keras(seed: int) -> Any:
 
 
 def numeric_layers(network: Network, numbers: Any) -> Any:
-    "Normalised numbers with gaps at the mean, cut at five deviations, a flag for each gap, and the steps."
+    "Normalised numbers (gaps at the mean, cut at five deviations), a flag for each gap, the steps."
     from keras import layers
     from keras import ops
 

@@ -54,9 +54,7 @@ class TuningResult:
     family: str
     hyperparameters: dict[str, Any]  # the best trial's
     folds: np.ndarray  # its score on each fold; more is better
-    trials: list[
-        dict[str, Any]
-    ]  # every trial: number, score, score on each fold, share of the rows it was fitted on, hyperparameters
+    trials: list[dict[str, Any]]  # see `TrialHistory`
 
 
 def score_folds(
@@ -75,20 +73,22 @@ def score_folds(
     ]
     if not np.isfinite(scores).all():
         raise ProjectError(
-            f"fold {int(np.flatnonzero(~np.isfinite(scores))[0]) + 1} of {len(folds)} cannot be scored: most likely all its rows have one class. "
-            "Use fewer folds, or more rows (model_selection.n_folds, model_selection.search_rows and tables.max_rows in params.yaml)."
+            f"fold {int(np.flatnonzero(~np.isfinite(scores))[0]) + 1} of {len(folds)} "
+            "cannot be scored: most likely all its rows have one class. "
+            "Use fewer folds, or more rows (model_selection.n_folds, "
+            "model_selection.search_rows and tables.max_rows in params.yaml)."
         )
     return scores
 
 # %% ../../nbs/api/modeling/07_tuning.ipynb #c6ea19d5
 FULL_BUDGET = 9  # parts that the rows of a fold can be divided into
-BUDGET_KEY = "tuner/epochs"  # how Keras Tuner's Hyperband names what it gives a trial: here 1, 3 or all 9 parts
+BUDGET_KEY = "tuner/epochs"  # Hyperband's name for what a trial gets: here 1, 3 or all 9 parts
 
 
 def subsample_folds(
     folds: Folds,
     y: np.ndarray,  # (n,) the target
-    parts: int,  # of WHOLE
+    parts: int,  # of FULL_BUDGET
     task: str,
 ) -> Folds:
     "The same folds with fewer rows to fit on, evenly spread."
@@ -98,17 +98,18 @@ def subsample_folds(
             task != "regression" and len(np.unique(y[few])) < len(np.unique(y[before]))
         ):
             raise ProjectError(
-                f"params.yaml: model_selection.tuner: hyperband fits on a {FULL_BUDGET // parts}th of the rows first, and there {len(few)} rows are left "
-                "that lack a class or are too few. Use bayesian or random, or more rows (model_selection.search_rows, tables.max_rows)."
+                "params.yaml: model_selection.tuner: hyperband fits on a "
+                f"{FULL_BUDGET // parts}th of the rows first, and there {len(few)} rows are left "
+                "that lack a class or are too few. Use bayesian or random, or more rows "
+                "(model_selection.search_rows, tables.max_rows)."
             )
     return subsampled
 
 # %% ../../nbs/api/modeling/07_tuning.ipynb #d1729553
 def split_budget(values: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     "A trial's hyperparameters, by name, and how many parts of the rows it was given."
-    return {name: values[name] for name in sorted(values) if not name.startswith("tuner/")}, int(
-        values.get(BUDGET_KEY, FULL_BUDGET)
-    )
+    own = {name: values[name] for name in sorted(values) if not name.startswith("tuner/")}
+    return own, int(values.get(BUDGET_KEY, FULL_BUDGET))
 
 
 @dataclass
@@ -131,8 +132,9 @@ class Search:
         return FAMILIES[self.family](hp, self.contract, self.seed)
 
     def space(self) -> keras_tuner.HyperParameters:
-        "Every hyperparameter that the family asks for, at its default; one that is fixed has no other value."
-        wanted_space, space = keras_tuner.HyperParameters(), keras_tuner.HyperParameters()
+        "The hyperparameters that the family asks for, at their defaults; some of them fixed."
+        wanted_space = keras_tuner.HyperParameters()
+        space = keras_tuner.HyperParameters()
         self.build(wanted_space)
         for one in wanted_space.space:
             space.merge(
@@ -159,13 +161,11 @@ class Search:
         return self.cache_dir / f"{self.family}-{digest.hexdigest()[:16]}.jsonl"
 
     def cached_scores(self) -> dict[str, list[float]]:
-        "The scores on each fold of the trials so far, by their hyperparameters; a line cut short by a crash does not count."
+        "The fold scores of the trials so far, by hyperparameters; a torn line does not count."
+        if self.cache_file is None or not self.cache_file.exists():
+            return {}
         scores_by_key = {}
-        for line in (
-            self.cache_file.read_text().splitlines()
-            if self.cache_file and self.cache_file.exists()
-            else []
-        ):
+        for line in self.cache_file.read_text().splitlines():
             with suppress(ValueError):
                 key, scores = json.loads(line)
                 scores_by_key[key] = scores
@@ -179,10 +179,8 @@ class Search:
         cached = self.cached_scores().get(key)
         if cached is not None:
             return cached
-        score, folds = (
-            scorer(self.contract.task, self.metric),
-            subsample_folds(self.folds, self.y, parts, self.contract.task),
-        )
+        score = scorer(self.contract.task, self.metric)
+        folds = subsample_folds(self.folds, self.y, parts, self.contract.task)
         scores = score_folds(lambda: self.build(hp), self.x, self.y, folds, score, self.contract)
         if self.cache_file:
             self.cache_file.parent.mkdir(parents=True, exist_ok=True)
@@ -202,10 +200,11 @@ class FoldTuner(keras_tuner.SklearnTuner):
         **options: Any,
     ) -> None:
         super().__init__(oracle, search.build, **options)
-        self.scores, self.on_trial = search.cv_scores, on_trial
+        self.scores = search.cv_scores
+        self.on_trial = on_trial
 
     def search(self) -> None:
-        "Run the trials in silence; `told` hears of each."
+        "Run the trials in silence; `on_trial` hears of each."
         super(keras_tuner.SklearnTuner, self).search(verbose=0)
 
     def run_trial(self, trial: Any, **_: Any) -> dict[str, float]:
@@ -276,10 +275,11 @@ class Budget:
 
 # %% ../../nbs/api/modeling/07_tuning.ipynb #61e6ef86
 def search_worker(folder: str) -> None:
-    "Work for the oracle whose address stands in the environment, on the search in the folder, until there is no trial left."
+    "Score the trials of an oracle (its address is in the environment) until none is left."
     die_with_parent()
     search_arguments, tuner, options = joblib.load(Path(folder) / "search.joblib")
-    search, name = Search(**search_arguments), os.environ["KERASTUNER_TUNER_ID"]
+    search = Search(**search_arguments)
+    name = os.environ["KERASTUNER_TUNER_ID"]
     FoldTuner(
         ORACLES[tuner](**options),
         search,
@@ -315,10 +315,12 @@ def _tune_distributed(
             "KERASTUNER_ORACLE_PORT": str(free.getsockname()[1]),
         }
         free.close()
-        module = FAMILIES[
-            search.family
-        ].__module__  # a worker imports it, so that its register has the family
-        program = f"import {module}; from mle_project.modeling.tuning import search_worker; search_worker({folder!r})"
+        # a worker imports the family's module, so that its register has the family
+        module = FAMILIES[search.family].__module__
+        program = (
+            f"import {module}; from mle_project.modeling.tuning import search_worker; "
+            f"search_worker({folder!r})"
+        )
         command = [sys.executable, "-c", program]
         with chief(budget.limit(ORACLES[tuner](**options)), address, folder):
             started = [
@@ -330,7 +332,8 @@ def _tune_distributed(
             ended = [one.wait() for one in started]
         if any(ended):
             raise ProjectError(
-                f"params.yaml: model_selection.n_workers: {sum(map(bool, ended))} of {n_workers} workers failed; see above."
+                f"params.yaml: model_selection.n_workers: {sum(map(bool, ended))} "
+                f"of {n_workers} workers failed; see above."
             )
         lines = [
             json.loads(line)
@@ -368,8 +371,12 @@ def _tune_local(
     budget: Budget,
     record: Callable[[list[float], dict[str, Any]], None],
 ) -> None:
+    "The trials of a search in this process, each recorded as it ends."
+
+    def on_trial(trial: Any, scores: list[float]) -> None:
+        record(scores, dict(trial.hyperparameters.values))
+
     with tempfile.TemporaryDirectory() as folder:
-        on_trial = lambda trial, found: record(found, dict(trial.hyperparameters.values))  # noqa: E731
         oracle = budget.limit(ORACLES[tuner](**options))
         FoldTuner(
             oracle, search, on_trial, directory=folder, project_name=search.family, overwrite=True
@@ -380,11 +387,13 @@ class TrialHistory:
     "The trials of a search, as they end; each is shown with the best so far."
 
     def __init__(self, family: str) -> None:
-        self.family, self.trials = family, list[dict[str, Any]]()
+        self.family = family
+        self.trials: list[dict[str, Any]] = []
 
     def __call__(self, scores: list[float], hyperparameters: Mapping[str, Any]) -> None:
         values, parts = split_budget(hyperparameters)
-        number, score = len(self.trials) + 1, float(np.mean(scores))
+        number = len(self.trials) + 1
+        score = float(np.mean(scores))
         self.trials.append(
             {
                 "trial": number,
@@ -396,7 +405,8 @@ class TrialHistory:
         )
         part = "" if parts == FULL_BUDGET else f" on 1/{FULL_BUDGET // parts} of the rows"
         print(
-            f"{self.family}: trial {number}{part}, score {score:.4f}, best {self.best()['score']:.4f}",
+            f"{self.family}: trial {number}{part}, score {score:.4f}, "
+            f"best {self.best()['score']:.4f}",
             flush=True,
         )
 
@@ -420,16 +430,14 @@ def tune(
         raise ProjectError(
             f"params.yaml: model_selection.tuner `{tuner}` is not one of: {', '.join(ORACLES)}."
         )
-    build_family(
-        search.family, search.fixed, search.contract, search.seed
-    )  # refuses what is no family, or no hyperparameter of it
-    history, budget, start = (
-        TrialHistory(search.family),
-        Budget(max_trials - 1, timeout_seconds),
-        search.space(),
-    )
+    # refuses what is no family, or no hyperparameter of it
+    build_family(search.family, search.fixed, search.contract, search.seed)
+    history = TrialHistory(search.family)
+    budget = Budget(max_trials - 1, timeout_seconds)
+    start = search.space()
     history(search.cv_scores(start), dict(start.values))
-    # the whole space is given: what is drawn follows its order, and workers hand it over in another. Seed 0 means "no seed" to Keras Tuner.
+    # The whole space is given: what is drawn follows its order,
+    # and workers hand it over in another. Seed 0 means "no seed" to Keras Tuner.
     options = {
         "objective": keras_tuner.Objective("score", "max"),
         "seed": search.seed + 1,
@@ -443,7 +451,8 @@ def tune(
                 history(scores, values)
     if budget.expired():
         print(
-            f"{search.family}: {timeout_seconds:g} seconds were up after trial {len(history.trials)}",
+            f"{search.family}: {timeout_seconds:g} seconds were up "
+            f"after trial {len(history.trials)}",
             flush=True,
         )
     best = history.best()

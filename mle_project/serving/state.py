@@ -100,6 +100,8 @@ def explain_bytes(office: AppState, body: bytes) -> tuple[ValidatedBatch, np.nda
         checked,
         outputs,
         encode_predictions(
-            office.predictor, outputs, attributions=attributions(office.predictor, checked.records[0])
+            office.predictor,
+            outputs,
+            attributions=attributions(office.predictor, checked.records[0]),
         ),
     )

@@ -3,7 +3,9 @@
 The image itself is built, run and asked by `deploy/image/without_docker.sh`, in a job of its own.
 """
 
+import importlib
 import os
+import re
 import shutil
 import subprocess
 
@@ -74,6 +76,12 @@ def test_the_bentos_dockerfile(sample):
     for word in ("apt-get", "pip install", "ENV PIP", "ENV UV", "://"):
         assert word not in shipped, word
     assert "ENV BENTOML_DO_NOT_TRACK=True" in shipped and "://" not in built
+
+
+def test_the_build_reads_the_digest_with_a_class_that_is_there():
+    pattern = r"from '\"\$name\"'\.([\w.]+) import (\w+)"
+    ((module, name),) = re.findall(pattern, BUILD.read_text())
+    assert hasattr(importlib.import_module(f"mle_project.{module}"), name)
 
 
 def test_the_workflow_runs_the_script():

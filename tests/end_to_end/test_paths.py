@@ -103,20 +103,20 @@ def test_make_env_leaves_the_neighbours_alone(tmp_path, python, name):
     before = neighbours(tmp_path / "home")
     for _ in range(2):  # the second time there is an environment to clear
         (clone / "Makefile").touch()
-        done = make(clone, "env", PYTHON=str(python))
-        assert neighbours(tmp_path / "home") == before, done.stdout
-        assert done.returncode == 0 and (clone / ".venv" / ".ready").exists(), done.stdout
+        process = make(clone, "env", PYTHON=str(python))
+        assert neighbours(tmp_path / "home") == before, process.stdout
+        assert process.returncode == 0 and (clone / ".venv" / ".ready").exists(), process.stdout
     script = 'source .venv/bin/activate && printf "%s\\n" "$VIRTUAL_ENV" "$(command -v python)"'
-    said = subprocess.run(
+    output = subprocess.run(
         ["bash", "-c", script], cwd=clone, check=True, capture_output=True, text=True
     ).stdout
-    assert said.splitlines() == [f"{clone}/.venv", f"{clone}/.venv/bin/python"]
+    assert output.splitlines() == [f"{clone}/.venv", f"{clone}/.venv/bin/python"]
     assert (clone / ".venv" / "lib" / "python3.11" / "site-packages" / "no_telemetry.pth").exists()
     assert make(clone, "lab", PYTHON=str(python)).returncode == 0
-    called = (clone / "called.txt").read_text().splitlines()
+    commands = (clone / "called.txt").read_text().splitlines()
     assert (
-        called[0].startswith(".venv/bin/uv pip sync")
-        and called[-1] == f"{clone}/.venv/bin/jupyter lab"
+        commands[0].startswith(".venv/bin/uv pip sync")
+        and commands[-1] == f"{clone}/.venv/bin/jupyter lab"
     )
 
 
@@ -124,10 +124,11 @@ def test_make_env_empties_no_folder_that_is_no_environment(tmp_path, python):
     clone = small_clone(tmp_path / "my clone")
     (clone / ".venv").mkdir()
     (clone / ".venv" / "notes.txt").write_text("mine")
-    done = make(clone, "env", PYTHON=str(python))
-    assert done.returncode != 0 and content(clone / ".venv") == {"notes.txt": b"mine"}
+    process = make(clone, "env", PYTHON=str(python))
+    assert process.returncode != 0 and content(clone / ".venv") == {"notes.txt": b"mine"}
     assert (
-        f"{clone}/.venv is no virtual environment" in done.stdout and "Move it away" in done.stdout
+        f"{clone}/.venv is no virtual environment" in process.stdout
+        and "Move it away" in process.stdout
     )
 
 
@@ -137,25 +138,27 @@ def test_make_env_follows_no_link_out_of_the_clone(tmp_path, python):
     before = content(other)
     clone = small_clone(tmp_path / "my clone")
     (clone / ".venv").symlink_to(other)
-    done = make(clone, "env", PYTHON=str(python))
-    assert done.returncode != 0 and content(other) == before
-    assert f".venv is a link to {other}" in done.stdout and "rm .venv" in done.stdout
+    process = make(clone, "env", PYTHON=str(python))
+    assert process.returncode != 0 and content(other) == before
+    assert f".venv is a link to {other}" in process.stdout and "rm .venv" in process.stdout
 
 
 def test_make_works_in_a_clone_only(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "mine.txt").write_text("mine")
-    done = make(tmp_path, "-f", str(ROOT / "Makefile"), "clean")
-    assert done.returncode != 0 and content(tmp_path) == {"models/mine.txt": b"mine"}
-    assert f"{tmp_path} is not a clone of the project" in done.stdout
+    process = make(tmp_path, "-f", str(ROOT / "Makefile"), "clean")
+    assert process.returncode != 0 and content(tmp_path) == {"models/mine.txt": b"mine"}
+    assert f"{tmp_path} is not a clone of the project" in process.stdout
 
 
 @pytest.mark.parametrize("sign", [":", "{", "}", "\\"])
 def test_make_refuses_what_other_programs_cannot_take(tmp_path, sign):
     clone = small_clone(tmp_path / f"a{sign}b")
-    done = make(clone, "help")
-    assert done.returncode != 0 and f"{clone} holds {sign}, which" in done.stdout, done.stdout
-    assert "Rename the folder" in done.stdout
+    process = make(clone, "help")
+    assert process.returncode != 0 and f"{clone} holds {sign}, which" in process.stdout, (
+        process.stdout
+    )
+    assert "Rename the folder" in process.stdout
 
 
 @pytest.fixture
@@ -180,8 +183,8 @@ def test_a_source_is_the_file_of_this_project(siblings, kind, tmp_path, monkeypa
     files = local_files("t", {"path": f"data/raw/*.{kind}"}, tmp_path)
     with open_engine("duckdb", 2, tmp_path) as engine:
         load(engine, "t", files, tmp_path)
-        found = engine.table("t").execute()
-    assert found.to_dict("list") == {"place": [0, 0, 0], "name": ["x", "y", "z"]}
+        table = engine.table("t").execute()
+    assert table.to_dict("list") == {"place": [0, 0, 0], "name": ["x", "y", "z"]}
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
@@ -190,8 +193,8 @@ def test_adopt_reads_the_file_that_was_named(siblings, kind, tmp_path):
     assert path.is_relative_to(siblings[0])
     with csv_dialect.scratch_database() as (engine, folder):
         csv_dialect.load(engine, csv_dialect.find_source("t", [path], folder)[1], path.name)
-        found = engine.sql("SELECT * FROM raw").df()
-    assert list(found.columns) == ["place", "name"] and set(found["place"].astype(int)) == {0}
+        table = engine.sql("SELECT * FROM raw").df()
+    assert list(table.columns) == ["place", "name"] and set(table["place"].astype(int)) == {0}
     together = named_files([f"{glob.escape(str(siblings[0]))}/data/raw/*.{kind}"])
     assert together == [path]
 

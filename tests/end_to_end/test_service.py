@@ -44,15 +44,15 @@ def records(sample, server) -> list[dict]:
     rows = pd.read_parquet(sample.root / "data" / "tables" / "test.parquet").head(1500)
     real = json.loads(rows[contract.features].to_json(orient="records"))
     generated_records = sample_records(contract, 1500, seed=3, gaps=0.3)
-    strange: list[dict] = []
+    unusual_records: list[dict] = []
 
     @settings(max_examples=300, database=None, derandomize=True, deadline=None)
     @given(valid_records(contract))
     def collect(record):
-        strange.append(record)
+        unusual_records.append(record)
 
     collect()
-    return real + generated_records + strange
+    return real + generated_records + unusual_records
 
 
 def test_the_example_is_answered(server, sample):
@@ -157,14 +157,14 @@ def test_the_quick_check_and_pydantic_agree(sample):
         with pytest.raises(ValueError):
             record_type.model_validate(case[0])
         try:
-            sent = from_json(json.dumps(case[0]).encode(), allow_inf_nan=False)
+            body_record = from_json(json.dumps(case[0]).encode(), allow_inf_nan=False)
         except (
             ValueError
         ):  # JSON has neither NaN nor half a surrogate pair: such a body is refused before
             return
         assert (
-            validate_batch(rules, [sent]) is None
-            and validate_batch(rules, [example_record(contract), sent]) is None
+            validate_batch(rules, [body_record]) is None
+            and validate_batch(rules, [example_record(contract), body_record]) is None
         )
 
     good()
@@ -202,8 +202,8 @@ def test_what_the_service_imports_is_packed(sample):
         "{m.__file__ for name, m in sys.modules.items() if name.split('.')[0] == 'mle_project'}"
     )
     program = f"import sys, mle_project.serving.service; print(*{loaded})"
-    shown = sample.run(sys.executable, "-c", program).stdout.splitlines()[-1].split()
-    files = {Path(file).relative_to(sample.root.resolve()).as_posix() for file in shown}
+    paths = sample.run(sys.executable, "-c", program).stdout.splitlines()[-1].split()
+    files = {Path(file).relative_to(sample.root.resolve()).as_posix() for file in paths}
     packed = [
         name
         for name in yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"]
@@ -261,10 +261,10 @@ def test_the_bento_serves_the_same_model(sample):
         Predictor(bento / "src" / "models" / "final").digest
         == Predictor(sample.root / "models" / "final").digest
     )
-    locked = (bento / "env" / "python" / "requirements.txt").read_text()
-    assert "--hash=sha256:" in locked
+    requirements = (bento / "env" / "python" / "requirements.txt").read_text()
+    assert "--hash=sha256:" in requirements
     for absent in ("jupyterlab==", "dvc==", "tensorflow", "scikit-learn==", "nbdev=="):
-        assert absent not in locked
+        assert absent not in requirements
 
 
 def test_a_model_is_never_changed_under_way(changeable, tmp_path):
@@ -338,13 +338,13 @@ def test_another_bentoml_changes_nothing(sample, tmp_path, how):
             and server.ask("GET", "/readyz")[0] == 200
         )
         assert server.ask("GET", "/nothing")[0] == 404 and server.ask("PUT", "/predict")[0] == 405
-        counted = server.counts()
-        assert counted['mle_service_requests_total{route="/predict",status="200"}'] == 1
+        counts = server.counts()
+        assert counts['mle_service_requests_total{route="/predict",status="200"}'] == 1
         within = any(
             name.startswith("bentoml_service_request_total")
             and 'endpoint="/predict"' in name
             and value
-            for name, value in counted.items()
+            for name, value in counts.items()
         )
         assert within  # BentoML's own layers have seen it: this was the slower way
         assert [line["id"] for line in server.lines()][0] == "mine"

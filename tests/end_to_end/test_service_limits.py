@@ -173,13 +173,13 @@ def test_large_slow_and_broken_bodies(server):
     head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     assert_error(server, 413, b" " * 20_000_000)
     chunks = [b"10000\r\n" + b" " * 65536 + b"\r\n"] * 60
-    chunked = talk(
+    reply_to_chunks = talk(
         server,
         head + b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n",
         *chunks,
         b"0\r\n\r\n",
     )
-    assert chunked.startswith(b"HTTP/1.1 413")
+    assert reply_to_chunks.startswith(b"HTTP/1.1 413")
     asked_before = talk(
         server,
         head + b"content-length: 20000000\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n",
@@ -188,8 +188,8 @@ def test_large_slow_and_broken_bodies(server):
     began = time.monotonic()
     slow = talk(server, head + b"content-length: 100\r\n\r\n", b'{"re', pause=0.1)
     assert slow.startswith(b"HTTP/1.1 408") and time.monotonic() - began < 10
-    dripping = talk(server, head + b"content-length: 100\r\n\r\n", *[b" "] * 40, pause=0.1)
-    assert dripping.startswith(b"HTTP/1.1 408")
+    reply_to_drops = talk(server, head + b"content-length: 100\r\n\r\n", *[b" "] * 40, pause=0.1)
+    assert reply_to_drops.startswith(b"HTTP/1.1 408")
     assert talk(server, b"\x16\x03\x01 nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
     talk(server, head + b"content-length: -1\r\n\r\n")
     assert server.post({"records": [server.example]})[0] == 200
@@ -248,22 +248,22 @@ def test_what_is_counted(server):
         {"records": [{**records[0], contract.features[0]: []}, {**records[0], "hat": 1}]},
     )
     after = server.counts()
-    grown = {
+    growth = {
         name: value - before.get(name, 0)
         for name, value in after.items()
         if value != before.get(name, 0)
     }
     assert (
-        grown['mle_service_requests_total{route="/predict",status="200"}'] == 1
-        and grown["mle_service_request_records_sum"] == 40
+        growth['mle_service_requests_total{route="/predict",status="200"}'] == 1
+        and growth["mle_service_request_records_sum"] == 40
     )
     labels = [one.get("label", "value") for one in predictions]
     assert {
         f'mle_service_predictions_total{{label="{label}"}}': labels.count(label)
         for label in set(labels)
-    }.items() <= grown.items()
-    assert grown[f'mle_service_validation_errors_total{{field="{contract.features[0]}"}}'] == 1
-    assert grown['mle_service_validation_errors_total{field="(not in the contract)"}'] == 1
+    }.items() <= growth.items()
+    assert growth[f'mle_service_validation_errors_total{{field="{contract.features[0]}"}}'] == 1
+    assert growth['mle_service_validation_errors_total{field="(not in the contract)"}'] == 1
     strings = [contract.columns[name] for name in contract.categorical_features]
     open_ended = next(
         (c.name for c in strings if c.categories and c.out_of_range != "reject"), None

@@ -78,8 +78,8 @@ def test_it_ends_without_losing_what_it_took(sample):
             assert server.process.wait(60) == 0
             stop.set()
             outcomes = [outcome for job in jobs for outcome in job.result()]
-        logged = [line for line in server.lines() if line["status"] == 200]
-        assert outcomes.count("ok") == len(logged) > 50
+        log_lines = [line for line in server.lines() if line["status"] == 200]
+        assert outcomes.count("ok") == len(log_lines) > 50
         assert not [line for line in server.lines() if line["status"] != 200]
 
 
