@@ -8,6 +8,7 @@ __all__ = ['clean', 'is_clean', 'clean_file', 'source_notebooks', 'pre_save_hook
 
 # %% ../../nbs/api/pipeline/00_notebooks.ipynb #b6290dc0
 import ast
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
+@lru_cache(maxsize=1024)  # every stage asks for the same modules
 def canonical_code(
     source: str,  # Python, or the content of a code cell
 ) -> str:  # the same program, in one canonical form
