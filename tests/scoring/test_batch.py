@@ -307,7 +307,7 @@ def test_a_copied_column_keeps_its_name_beside_an_answer(name, kind, tmp_path):
     type_name = "string" if kind is str else "integer"
     line = f"{name}: {{type: {type_name}, description: A number., role: id, "
     line += f"available: before_prediction, example: {kind(7)!r}}}"
-    text = re.sub(r"visit: .*", line, text)
+    text = re.sub(r"visit: \{[^}]*\}", line, text)
     contract = parse_contract(text)
     x = feature_frame(frame, contract)
     save(
