@@ -73,7 +73,8 @@ def python(tmp_path: Path) -> Path:
     "The Python that stands in."
     path = tmp_path / "python3.11"
     packages = sysconfig.get_path("purelib")
-    path.write_text(PYTHON.format(python=sys.executable, base=sys.executable, packages=packages))
+    python = os.path.realpath(sys.executable)  # a line `#!` holds no blank
+    path.write_text(PYTHON.format(python=python, base=sys.executable, packages=packages))
     path.chmod(0o755)
     return path
 

@@ -44,7 +44,7 @@ NOTEBOOK_FORMS = {
     "as a program": (
         'import subprocess, sys\nsubprocess.run([sys.executable, "-m", "mle_project.room.deep"])'
     ),
-    "as a program, in one text": 'import os\nos.system("python -m mle_project.room.deep --quick")',
+    "as a program, in one text": 'import os\nos.system("python -m mle_project.room.deep")',
     "as a program of the shell": "!python -m mle_project.room.deep",
     "as a line of a program": (
         'import sys\n[sys.executable, "-c", f"from mle_project.room.deep import f; f({1!r})"]'
