@@ -78,7 +78,7 @@ def test_five_places_give_the_same_numbers(server, sample, records, tmp_path):
     output = json.loads(
         sample.run(sys.executable, "-c", FRESH, str(tmp_path / "records.json")).stdout
     )
-    assert output["digest"] == predictor.digest and output["found"] == expected.tolist()
+    assert output["digest"] == predictor.digest and output["predictions"] == expected.tolist()
 
     frame = records_frame(records)[predictor.contract.features]
     native = predict(
