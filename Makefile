@@ -33,6 +33,7 @@ file.write_text(re.sub("(?m)^VIRTUAL_ENV=.*$$", lambda _: f"VIRTUAL_ENV={folder}
 endef
 export QUOTE_ACTIVATE
 
+# Bytecode is compiled once, here: else each process compiles what it imports again wherever PYTHONDONTWRITEBYTECODE is set.
 $(READY): Makefile requirements/dev.txt requirements/installer.txt pyproject.toml .jupyter/jupyter_server_config.py
 	@"$$PYTHON" -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit(f"Python 3.11 is needed; {sys.executable} is {v[0]}.{v[1]}. Say which one to use: make env PYTHON=/path/to/python3.11")'
 	@[ ! -L .venv ] || { echo "env: .venv is a link to $$(readlink .venv), and nothing outside this folder is changed. Remove the link: rm .venv" >&2; exit 1; }
@@ -42,7 +43,7 @@ $(READY): Makefile requirements/dev.txt requirements/installer.txt pyproject.tom
 	@"$$PYTHON" -m venv --clear .venv || { echo "env: the venv module is incomplete; on Debian or Ubuntu: apt-get install python3.11-venv" >&2; exit 1; }
 	@.venv/bin/python -c "$$QUOTE_ACTIVATE"
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/installer.txt
-	@.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements/dev.txt
+	@.venv/bin/uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements/dev.txt
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --no-index --editable .
 	@echo 'import os; os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")' > "$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/no_telemetry.pth"
 	@mkdir -p .venv/etc/jupyter && cp .jupyter/jupyter_server_config.py .venv/etc/jupyter/
@@ -85,11 +86,11 @@ image: $(READY)  ## build the container image of models/bento with Docker, Podma
 
 spark: $(READY)  ## add Apache Spark to .venv, for tables that outgrow one machine
 	@command -v java > /dev/null || { echo "spark: Java 17 or newer is needed; on Debian or Ubuntu: apt-get install openjdk-17-jre-headless" >&2; exit 1; }
-	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements/spark.txt
+	@.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements/spark.txt
 	@echo "spark: ready. Set tables.engine: pyspark in params.yaml, or say mle score --engine pyspark"
 
 shap: $(READY)  ## add SHAP to .venv, for importance.with_shap in params.yaml
-	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements/shap.txt
+	@.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements/shap.txt
 	@echo "shap: ready. Set importance.with_shap: true in params.yaml"
 
 hooks: $(READY)  ## install the git hooks of this clone: outputs stripped, package in step, ruff
