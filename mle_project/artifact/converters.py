@@ -6,6 +6,8 @@
 __all__ = ['register_onnx_converters']
 
 # %% ../../nbs/api/artifact/00_converters.ipynb #b952dcfb
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,6 +75,23 @@ def _select_columns(step: Any, x: Any, ops: Any, v: Any) -> Any:
     positions = step.get_support(indices=True).astype(np.int64)
     return ops.OnnxGather(x, positions, axis=1, **v)
 
+# %% ../../nbs/api/artifact/00_converters.ipynb #02c42e32
+@contextmanager
+def _shallow_verification() -> Iterator[None]:
+    "Have skl2onnx verify an added operation itself, and not each path that leads to it."
+    from skl2onnx.algebra.onnx_operator import OnnxOperator
+
+    def verify(operation: Any) -> None:
+        if operation.state is None:
+            raise RuntimeError(f"{operation} was not added to the graph")
+
+    deep = OnnxOperator._verify_add_to_
+    OnnxOperator._verify_add_to_ = verify
+    try:
+        yield
+    finally:
+        OnnxOperator._verify_add_to_ = deep
+
 # %% ../../nbs/api/artifact/00_converters.ipynb #2d6f8ac1
 def _rank(scope: Any, operator: Any, container: Any) -> None:
     from skl2onnx.common._apply_operation import apply_cast
@@ -84,11 +103,12 @@ def _rank(scope: Any, operator: Any, container: Any) -> None:
         for name in ("wide", "ranks")
     )
     apply_cast(scope, operator.inputs[0].full_name, wide.full_name, container, to=11)
-    convert_quantile_transformer(
-        scope,
-        SimpleNamespace(raw_operator=operator.raw_operator, inputs=[wide], outputs=[ranks]),
-        container,
-    )
+    with _shallow_verification():
+        convert_quantile_transformer(
+            scope,
+            SimpleNamespace(raw_operator=operator.raw_operator, inputs=[wide], outputs=[ranks]),
+            container,
+        )
     apply_cast(scope, ranks.full_name, operator.outputs[0].full_name, container, to=1)
 
 # %% ../../nbs/api/artifact/00_converters.ipynb #3b22837c

@@ -24,6 +24,7 @@ from ..data.splits import Folds
 from .bootstrap import percentile_intervals
 from .bootstrap import bootstrap_metrics
 from .bootstrap import sample_log_loss
+from .families import fit_model
 from .metrics import predict
 
 # %% ../../nbs/api/modeling/06_calibration.ipynb #719684f8
@@ -94,7 +95,7 @@ def out_of_fold_predictions(
     "Answers to every row that a fold holds out, by a model fitted on the others."
     fold_predictions = [
         predict(
-            build().fit(x.iloc[before], y[before]),
+            fit_model(build(), x.iloc[before], y[before]),
             x.iloc[after],
             contract.task,
             len(contract.classes),
