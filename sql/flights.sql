@@ -1,5 +1,6 @@
--- One row per flight out of New York with an arrival delay on record: what is known two hours before
--- its scheduled departure, and whether it then arrived half an hour late or more.
+-- One row per flight out of New York: what is known two hours before its scheduled departure, and whether
+-- it then arrived half an hour late or more. `late` is NULL for a flight without an arrival delay on record:
+-- it has not arrived yet, or was cancelled or diverted. Such a row is unlabeled, and no filter drops it here.
 --
 -- How the query stays honest about time:
 --   * Every event carries the minute at which it became known (whole minutes of UTC since the start of
@@ -19,7 +20,8 @@ settings AS (
 ),
 
 -- The schedule and the outcome, with the hhmm clock times as minutes after midnight. Known in time:
--- all but the outcome (dep_delay, arr_delay, air_time and the two actual clock times).
+-- all but the outcome (dep_delay, arr_delay, air_time and the two actual clock times), which is NULL
+-- until it happens.
 schedule AS (
   SELECT
     f.carrier, f.flight, f.origin, f.dest, f.tailnum, f.distance, f.hour,
@@ -379,5 +381,4 @@ LEFT JOIN past_weeks AS pw
 LEFT JOIN last_report AS lr ON lr.origin = t.origin AND lr.asked_hour = t.asked_hour
 LEFT JOIN weather_then AS w
   ON w.origin = lr.origin AND w.known_hour = lr.report_hour AND w.known_hour > t.asked_hour - 6
-WHERE t.late IS NOT NULL
 ORDER BY t.scheduled_departure, flight_id

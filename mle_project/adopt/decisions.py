@@ -275,9 +275,7 @@ def query_text(
     typed = quote_identifier(_part_name(f"{table}_typed", sources))
     casts = [f"{d.cast} AS {quote_identifier(d.name)}" for d in decisions if d.cast]
     required = [
-        f"{quote_identifier(d.name)} IS NOT NULL"
-        for d in decisions
-        if d.role in ("target", "time", "group")
+        f"{quote_identifier(d.name)} IS NOT NULL" for d in decisions if d.role in ("time", "group")
     ]
     lines = [
         "-- Written by `mle adopt`: one line for each column.",
@@ -290,7 +288,7 @@ def query_text(
         ")",
         "SELECT\n  " + ",\n  ".join(map(_selected, decisions)),
         f"FROM {typed}",
-        f"WHERE {' AND '.join(required)}",
+        *([f"WHERE {' AND '.join(required)}"] if required else []),
     ]
     return "\n".join(lines) + "\n"
 

@@ -499,7 +499,8 @@ def _column_faults(c: Column, task: str) -> list[str]:
         and c.type != "string",
         "has a range and is not a number": c.range != (None, None) and not number,
         REMEDIES["labels"]: _label_faults(c),
-        "is the target and may be missing; filter such rows in sql/": target and c.nullable,
+        "is the target and may be missing; say nullable: false. Rows without a "
+        "target are unlabeled, and `tables` keeps them apart": target and c.nullable,
     }
     faults = [fault for fault, wrong in tests.items() if wrong]
     faults += _target_faults(c, task) if target else []

@@ -26,6 +26,8 @@ from mle_project.core.project import ProjectError
 from mle_project.core.request_model import request_model
 from mle_project.core.validation import violations
 from mle_project.data.engines import run_query
+from mle_project.data.parquet import validate_parquet
+from mle_project.data.splits import write_splits
 from mle_project.pipeline.parameters import PARAMS_SCHEMA
 
 N = 600
@@ -44,8 +46,10 @@ def adopt_files(project: Path, files: list[str], **options) -> tuple[Plan, pd.Da
     folder.mkdir(exist_ok=True)
     parts = run_query(tables["sources"], tables["query"], 2, contract, folder)
     frame = pd.concat([pd.read_parquet(path) for path in parts], ignore_index=True)
-    broken = violations(frame, contract, list(contract.columns))
-    assert not len(broken), broken.to_string()
+    labeled = frame[contract.target.name].notna()
+    for rows in (frame[labeled], frame[~labeled].drop(columns=contract.target.name)):
+        broken = violations(rows, contract, list(rows.columns))
+        assert not len(broken), broken.to_string()
     assert sqlglot.transpile((project / tables["query"]).read_text(), read="duckdb", write="spark")
     request_model(contract)
     return proposal, frame
@@ -678,13 +682,66 @@ def test_string_and_number_classes(project):
     assert proposal.contract.task == "regression" and by_row(frame, "answer") == stars.tolist()
 
 
-def test_rows_without_a_target_are_left_out_and_counted(project):
-    table = base()
+def tables_of(project: Path, proposal: Plan) -> dict[str, Path]:
+    "The tables as the stage makes them of what was adopted."
+    tables = yaml.safe_load((project / "params.yaml").read_text())["tables"]
+    paths = sorted((project / "run").glob("*.parquet"))
+    checked = validate_parquet(paths, proposal.contract, "it")
+    folder = project / "tables"
+    folder.mkdir()
+    return write_splits(paths, proposal.contract, checked, tables["split"], None, folder)
+
+
+def test_rows_without_a_target_are_unlabeled_and_counted(project):
+    table = base(size=np.arange(N) % 7, town=np.resize(["Ulm", "Bonn", "Kiel"], N))
     table.loc[:59, "answer"] = "?"
+    table.loc[:9, "size"] = None  # a gap that no other row has
     proposal, frame = adopt_files(project, [write_table(project, table)], target="answer")
-    assert len(frame) == proposal.rows == N - 60 and has_note(
-        proposal, "60 of 600 rows have no answer"
+    assert len(frame) == N and proposal.rows == N - 60
+    assert has_note(proposal, "60 of 600 rows have no answer", "unlabeled.parquet")
+    assert frame.loc[frame["answer"].isna(), "row_id"].tolist() == list(range(60))
+    assert proposal.contract.columns["size"].nullable and role(proposal, "row_id") == "id"
+    written = tables_of(project, proposal)
+    unlabeled = pd.read_parquet(written.pop("unlabeled"))
+    assert unlabeled["row_id"].tolist() == list(range(60)) and "answer" not in unlabeled
+    assert unlabeled["signal"].tolist() == SIGNAL[:60].tolist()
+    assert unlabeled["size"].isna().tolist() == [True] * 10 + [False] * 50
+    labeled = pd.concat(map(pd.read_parquet, written.values())).sort_values("row_id")
+    assert labeled["row_id"].tolist() == list(range(60, N))
+    assert labeled["answer"].tolist() == (ANSWER[60:] == "yes").tolist()
+
+
+def test_what_is_decided_of_labeled_rows_does_not_depend_on_the_others(project):
+    table = base(size=np.arange(N) % 7, town=np.resize(["Ulm", "Bonn", "Kiel"], N))
+    later = table.head(80).assign(**{"row id": range(N, N + 80), "town": "Rom", "answer": None})
+    few = plan([write_table(project, table)], target="answer")
+    all_rows = plan([write_table(project, pd.concat([later, table]))], target="answer")
+    assert few.new_contents["contract.yaml"] == all_rows.new_contents["contract.yaml"]
+    assert few.new_contents["sql/shop.sql"] == all_rows.new_contents["sql/shop.sql"]
+    assert few.new_contents["params.yaml"] == all_rows.new_contents["params.yaml"]
+    assert few.rows == all_rows.rows and few.target.counts == all_rows.target.counts
+
+
+def test_a_key_that_rows_without_a_target_repeat_is_no_key(project):
+    table = base()
+    again = table.head(20).assign(answer="")
+    proposal, frame = adopt_files(
+        project, [write_table(project, pd.concat([table, again]))], target="answer"
     )
+    assert role(proposal, "row_id") == "ignored" and len(frame) == N + 20
+    assert len(pd.read_parquet(tables_of(project, proposal)["unlabeled"])) == 20
+
+
+def test_rows_without_a_time_are_left_out_and_rows_without_a_target_are_not(project):
+    days = pd.date_range("2024-01-01", periods=N).strftime("%Y-%m-%d").tolist()
+    table = base(day=["", *days[1:]])
+    table.loc[0:4, "answer"] = ""
+    proposal, frame = adopt_files(
+        project, [write_table(project, table)], target="answer", time="day"
+    )
+    assert len(frame) == N - 1 and frame["answer"].isna().sum() == 4
+    assert has_note(proposal, "4 of 600 rows have no answer")
+    assert has_note(proposal, "1 of 600 rows have no day and are left out by the query")
 
 
 def test_copies_of_the_answer_are_kept_out(project):

@@ -385,7 +385,7 @@ MISTAKES = [
         "labels: {false: gone, true: back}",
         "nullable: true",
         "back",
-        "is the target and may be missing",
+        "is the target and may be missing; say nullable: false",
     ),
     ("type: timestamp", "type: string", "day", "is the time and must be a timestamp or an integer"),
     ("role: time", "role: feature", "day", "is a feature of type timestamp"),

@@ -33,7 +33,7 @@ from mle_project.data import engines, parquet, splits, sql
 from mle_project.data.engines import run_query
 from mle_project.data.parquet import batches, read_rows, systematic_sample, validate_parquet
 from mle_project.data.sources import local_files
-from mle_project.data.splits import SPLITS, check_splits, split_names, write_splits
+from mle_project.data.splits import SPLITS, UNLABELED, check_splits, split_names, write_splits
 from mle_project.tables import describe_split, target_over_time
 
 ROOT = root()
@@ -97,8 +97,113 @@ def test_batches_divide_a_table_as_a_whole_frame_is_divided(name, rows, tmp_path
         assert sorted(path.name for path in written[0][part].parent.iterdir()) == [
             "test.parquet",
             "train.parquet",
+            "unlabeled.parquet",
             "validation.parquet",
         ]
+
+
+# Rows without a target.
+N_UNLABELED = 60
+
+
+def unlabeled_among(contract, frame):
+    """The frame as a table, and the same among rows without a target and with other gaps."""
+    labeled = pa.Table.from_pandas(frame, preserve_index=False)
+    key = contract.role("id")[0]
+    first = frame.head(N_UNLABELED)
+    other = first[key] + ("x" if contract.columns[key].type == "string" else 100_000)
+    unlabeled = pa.Table.from_pandas(first.assign(**{key: other}), preserve_index=False)
+    gaps = [name for name, column in contract.columns.items() if column.nullable]
+    for name in [contract.target.name, *gaps]:
+        place = unlabeled.schema.get_field_index(name)
+        field = labeled.schema.field(name)
+        unlabeled = unlabeled.set_column(place, field, pa.nulls(N_UNLABELED, field.type))
+    total = len(frame) + N_UNLABELED
+    slots = np.sort(np.random.default_rng(3).choice(total, N_UNLABELED, replace=False))
+    order = np.insert(
+        np.arange(len(frame)),
+        slots - np.arange(N_UNLABELED),
+        np.arange(len(frame), total),
+    )
+    return labeled, unlabeled, pa.concat_tables([labeled, unlabeled]).take(order), slots
+
+
+@each_table
+@pytest.mark.parametrize("rows", [None, 400])
+def test_rows_without_a_target_are_set_apart_and_move_no_other(name, rows, tmp_path, monkeypatch):
+    contract, frame, split = KINDS[name]()
+    if name == "visits":  # whole numbers with no gap but where the target is missing
+        frame = frame.assign(items=frame["items"].fillna(1).astype(int))
+    labeled, unlabeled, mixed, _ = unlabeled_among(contract, frame)
+    monkeypatch.setattr(parquet, "ROW_GROUP_SIZE", 70)
+    written = []
+    for number, table in enumerate((labeled, mixed)):
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(table, path, row_group_size=101)
+        folder = tmp_path / f"{number}"
+        folder.mkdir()
+        checked = validate_parquet([path], contract, "it")
+        written.append(write_splits([path], contract, checked, split, rows, folder))
+    for part in SPLITS:
+        assert written[0][part].read_bytes() == written[1][part].read_bytes()
+    schema = pq.read_schema(written[1]["train"])
+    others = [column for column in contract.columns if column != contract.target.name]
+    none, apart = (pq.read_table(paths[UNLABELED]) for paths in written)
+    assert none.schema.equals(apart.schema) and apart.schema.names == others
+    assert all(apart.schema.field(column).type == schema.field(column).type for column in others)
+    assert len(none) == 0 and apart.equals(unlabeled.select(others).cast(apart.schema))
+    facts = [describe_split(paths[UNLABELED], contract) for paths in written]
+    assert [one["rows"] for one in facts] == [0, N_UNLABELED]
+    assert facts[0] == {"out_of_range": {}, "rows": 0} and "target_mean" not in facts[1]
+
+
+def test_a_fault_in_a_row_without_a_target_is_told_with_its_row(tmp_path, monkeypatch):
+    contract, frame, _ = KINDS["plants"]()
+    _, _, mixed, slots = unlabeled_among(contract, frame)
+    monkeypatch.setattr(parquet, "ROW_GROUP_SIZE", 70)
+    length = mixed["length"].to_pylist()
+    length[slots[40]] = -7.5
+    place = mixed.schema.get_field_index("length")
+    mixed = mixed.set_column(place, "length", pa.array(length))
+    path = tmp_path / "mixed.parquet"
+    pq.write_table(mixed, path)
+    with pytest.raises(ContractError) as error:
+        validate_parquet([path], contract, "it")
+    assert f"length: is from 0 to 400 fails in 1 of 960 rows. row {slots[40]}: -7.5" in str(
+        error.value
+    )
+    assert "species" not in str(error.value)
+
+
+def test_an_unknown_class_is_a_fault_also_among_rows_without_a_target(tmp_path):
+    contract, frame, _ = KINDS["plants"]()
+    frame.loc[700, "species"] = "palm"
+    _, _, mixed, slots = unlabeled_among(contract, frame)
+    row = 700 + int((slots - np.arange(N_UNLABELED) <= 700).sum())
+    pq.write_table(mixed, tmp_path / "mixed.parquet")
+    with pytest.raises(
+        ContractError, match=rf"species: .* fails in 1 of 960 rows\. row {row}: 'palm'"
+    ):
+        validate_parquet([tmp_path / "mixed.parquet"], contract, "it")
+
+
+def test_a_table_without_any_target_is_an_error(tmp_path):
+    contract, frame, _ = KINDS["houses"]()
+    [path] = write_parts(frame.assign(price=np.nan), tmp_path)
+    with pytest.raises(
+        ContractError, match="it has no row with a target: `price` is missing in all of its 900"
+    ):
+        validate_parquet([path], contract, "it")
+
+
+def test_a_row_without_a_target_that_repeats_a_key_is_found(tmp_path):
+    contract, frame, split = KINDS["houses"]()
+    again = frame.iloc[[5]].assign(price=np.nan)
+    [path] = write_parts(pd.concat([frame, again]), tmp_path)
+    checked = validate_parquet([path], contract, "it")
+    with pytest.raises(ProjectError, match=r"the key \(house\) is not unique: 2 rows share one"):
+        write_splits([path], contract, checked, split, None, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 @each_table
@@ -451,7 +556,7 @@ def events(tmp_path, monkeypatch):
 
 
 def tables_of(sources, query, contract, split, folder, engine, rows=None):
-    """The three tables as the stage makes them, in a folder."""
+    """The tables as the stage makes them, in a folder."""
     (folder / "work").mkdir(parents=True)
     paths = run_query(sources, query, 2, contract, folder / "work", engine)
     facts = write_splits(
@@ -623,7 +728,7 @@ def test_spark_and_duckdb_make_the_same_tables(events, tmp_path, cluster):
         tables_of(sources, "query.sql", contract, SHARES, tmp_path / engine, engine)
         for engine in engines.ENGINES
     )
-    for name in SPLITS:
+    for name in (*SPLITS, UNLABELED):
         pd.testing.assert_frame_equal(
             pd.read_parquet(one[name]), pd.read_parquet(other[name]), check_exact=True
         )
@@ -637,7 +742,7 @@ def test_spark_and_duckdb_make_the_same_tables_of_the_projects_own_query(tmp_pat
         tables_of(params["sources"], QUERY, CONTRACT, params["split"], tmp_path / engine, engine)
         for engine in engines.ENGINES
     )
-    for name in SPLITS:
+    for name in (*SPLITS, UNLABELED):
         pd.testing.assert_frame_equal(
             pd.read_parquet(one[name]), pd.read_parquet(other[name]), check_exact=True
         )

@@ -8,9 +8,12 @@ import re
 import tokenize
 
 import nbformat
+import pandas as pd
 import pytest
 from projects import CONTRACT, PARAMS, example_only, stages_run
 
+from mle_project.data.sources import local_files
+from mle_project.data.splits import SPLITS
 from mle_project.modeling.metrics import METRICS
 from mle_project.pipeline.runner import strip_nondeterminism
 
@@ -109,6 +112,33 @@ def test_executed_notebooks_show_plots(sample):
 def test_a_second_run_does_nothing(sample):
     assert stages_run(sample.run("dvc", "repro").stdout) == []
     assert "up to date" in sample.run("dvc", "status").stdout
+
+
+def test_rows_without_a_target_are_counted_and_in_no_split(sample):
+    tables = sample.root / "data" / "tables"
+    counts = json.loads((sample.root / "metrics" / "tables.json").read_text())
+    unlabeled = pd.read_parquet(tables / "unlabeled.parquet")
+    assert len(unlabeled) == counts["unlabeled"]["rows"]
+    assert list(unlabeled) == [name for name in CONTRACT.columns if name != CONTRACT.target.name]
+    assert (
+        f"{len(unlabeled):,} unlabeled rows"
+        in (sample.root / "reports" / "tables.ipynb").read_text()
+    )
+    splits = [pd.read_parquet(tables / f"{name}.parquet") for name in SPLITS]
+    assert sum(map(len, splits)) == sum(counts[name]["rows"] for name in SPLITS) <= 8000
+    assert all(split[CONTRACT.target.name].notna().all() for split in splits)
+    if keys := CONTRACT.role("id"):
+        assert not pd.concat([unlabeled, *splits]).duplicated(keys).any()
+
+
+@example_only
+def test_a_flight_without_an_arrival_is_unlabeled_and_can_be_scored(sample):
+    files = local_files("flights", PARAMS["tables"]["sources"]["flights"], sample.root / ".mle")
+    delays = pd.read_csv(files.paths[0], usecols=["arr_delay"])["arr_delay"]
+    sample.run("mle", "score", "data/tables/unlabeled.parquet", ".mle/answers.parquet")
+    answers = pd.read_parquet(sample.root / ".mle" / "answers.parquet")
+    assert len(answers) == delays.isna().sum() > 0
+    assert answers["probability"].between(0, 1).all()
 
 
 @example_only

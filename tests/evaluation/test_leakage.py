@@ -4,6 +4,7 @@ The canaries: nonsense in the test split changes no fitted number, and a rewritt
 no row before it.
 """
 
+import copy
 import json
 import re
 import shutil
@@ -535,6 +536,20 @@ def test_no_row_holds_what_was_not_known_when_it_was_asked(sources):
     assert len(target_lookaheads) == len(
         moments
     )  # the answers of those rows were rewritten: they were not known
+
+
+def test_a_row_whose_outcome_is_not_there_yet_has_the_features_it_will_have(sources):
+    """What became known later is missing, as in files that were written at that moment."""
+    engine, query, availability, moments, contract = sources
+    missing = copy.deepcopy(availability)
+    for source in missing["sources"].values():
+        for event in source["events"]:
+            event["replaced_by"] = dict.fromkeys(event["replaced_by"], "NULL")
+    lookaheads, compared = lookahead_violations(
+        engine, query, missing, moments[:3], contract.role("id"), contract.features
+    )
+    assert lookaheads.empty, lookaheads.to_string()
+    assert compared > 3 * 1000
 
 
 def outcome_of_its_own(query):
