@@ -426,7 +426,7 @@ def _count_missing_roles(
     target = next(d.name for d in decisions if d.role == "target")
     needed = " or ".join(d.name for d in decisions if d.role in ("time", "group"))
     ends = {
-        f"no {target}: they are no rows to learn from, and go to unlabeled.parquet": unlabeled,
+        f"no {target}: no model learns from them, and they go to unlabeled.parquet": unlabeled,
         f"no {needed} and are left out by the query": all_rows - rows - unlabeled,
     }
     return [

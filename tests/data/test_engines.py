@@ -169,7 +169,7 @@ def test_a_fault_in_a_row_without_a_target_is_told_with_its_row(tmp_path, monkey
     pq.write_table(mixed, path)
     with pytest.raises(ContractError) as error:
         validate_parquet([path], contract, "it")
-    assert f"length: is from 0 to 400 fails in 1 of 960 rows. row {slots[40]}: -7.5" in str(
+    assert f"length: is between 0 and 400 fails in 1 of 960 rows. row {slots[40]}: -7.5" in str(
         error.value
     )
     assert "species" not in str(error.value)
@@ -315,7 +315,7 @@ def test_odd_types_are_stored_as_later_stages_need_them(tmp_path, monkeypatch):
     written = write_splits(
         [path], contract, validate_parquet([path], contract, "it"), split, None, tmp_path
     )
-    frames = {name: pd.read_parquet(path) for name, path in written.items()}
+    frames = {name: pd.read_parquet(written[name]) for name in SPLITS}
     for frame in frames.values():
         kinds = {name: str(kind) for name, kind in frame.dtypes.items()}
         assert kinds == {

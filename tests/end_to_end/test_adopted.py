@@ -18,7 +18,7 @@ from mle_project.core.request_model import example_record
 
 
 def tumours() -> tuple[pd.DataFrame, list[str]]:
-    "Two classes in words, thirty numbers, an identifier; semicolons and decimal commas."
+    "Two classes in words, nine rows without one, thirty numbers, an identifier; decimal commas."
     dataset = datasets.load_breast_cancer(as_frame=True)
     frame = (
         dataset.data.round(4)
@@ -26,7 +26,8 @@ def tumours() -> tuple[pd.DataFrame, list[str]]:
         .apply(lambda column: column.str.replace(".", ",", regex=False))
     )
     frame.insert(0, "Patient-ID", [f"P{number:05d}" for number in range(len(frame))])
-    return frame.assign(Diagnose=dataset.target.map({0: "malignant", 1: "benign"})), [
+    words = dataset.target.map({0: "malignant", 1: "benign"})
+    return frame.assign(Diagnose=words.where(frame.index % 64 != 7, "")), [
         "--target",
         "Diagnose",
     ]
@@ -143,6 +144,18 @@ def test_nothing_is_left_to_do_and_everything_shows_its_pictures(adopted_project
     assert about["exported"] or "`network` was not tuned" in about["why"]
     card = (project.root / "models" / "final" / "card.md").read_text()
     assert Predictor(project.root / "models" / "final").contract.target.name in card
+
+
+def test_rows_without_an_answer_are_set_apart_and_can_be_asked_about(adopted_project):
+    project, task, output = adopted_project
+    unlabeled = pd.read_parquet(project.root / "data" / "tables" / "unlabeled.parquet")
+    counts = json.loads((project.root / "metrics" / "tables.json").read_text())
+    expected = [f"P{number:05d}" for number in range(7, 569, 64)] if task == "binary" else []
+    key = unlabeled["patient_id"].tolist() if expected else unlabeled.index.tolist()
+    assert key == expected and counts["unlabeled"]["rows"] == len(expected)
+    assert ("9 of 569 rows have no diagnose" in output) == bool(expected)
+    project.run("mle", "score", "data/tables/unlabeled.parquet", ".mle/unlabeled.parquet")
+    assert len(pd.read_parquet(project.root / ".mle" / "unlabeled.parquet")) == len(expected)
 
 
 def test_the_readme_speaks_of_the_new_table(adopted_project):

@@ -120,10 +120,8 @@ def test_rows_without_a_target_are_counted_and_in_no_split(sample):
     unlabeled = pd.read_parquet(tables / "unlabeled.parquet")
     assert len(unlabeled) == counts["unlabeled"]["rows"]
     assert list(unlabeled) == [name for name in CONTRACT.columns if name != CONTRACT.target.name]
-    assert (
-        f"{len(unlabeled):,} unlabeled rows"
-        in (sample.root / "reports" / "tables.ipynb").read_text()
-    )
+    report = (sample.root / "reports" / "tables.ipynb").read_text()
+    assert f"{len(unlabeled):,} unlabeled rows" in report
     splits = [pd.read_parquet(tables / f"{name}.parquet") for name in SPLITS]
     assert sum(map(len, splits)) == sum(counts[name]["rows"] for name in SPLITS) <= 8000
     assert all(split[CONTRACT.target.name].notna().all() for split in splits)
