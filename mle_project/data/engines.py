@@ -27,7 +27,7 @@ from .encodings import spark_path
 from .parquet import _normalize_timestamps
 from .parquet import write_query
 from .sources import local_files
-from .sql import quote_identifier
+from ..core.quoting import quote_identifier
 
 # %% ../../nbs/api/data/05_engines.ipynb #2a4ede94
 ENGINES = ("duckdb", "pyspark")
