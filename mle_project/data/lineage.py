@@ -512,14 +512,15 @@ class Lineage:
 
     values: Mapping[str, RawColumns]  # by column of the result: what feeds its value
     rows: RawColumns  # what decides which rows there are, and so feeds every column
-    tables: frozenset[str]  # the sources that the query reads
+    unknown: RawColumns  # what may feed a column whose name cannot be read off the query
+    tables: tuple[str, ...]  # the sources that the query reads
 
     def of(
         self,
         output: str,  # a column of the result
     ) -> RawColumns:
         "All raw columns that a column of the result depends on."
-        return self.values[output] | self.rows
+        return self.values.get(output, self.unknown) | self.rows
 
 
 def parse_query(
@@ -554,9 +555,11 @@ def column_lineage(
     "The raw columns that feed each column of a query's result."
     relation, _ = _walk(sql, source_columns)
     values = {relation.names.get(name, name): fed for name, fed in relation.columns.items()}
-    if relation.is_open:
-        values = {name: relation.everything for name in values}
-    return Lineage(values, relation.rows, relation.tables)
+    unknown = relation.everything if relation.is_open else NONE
+    names = {table.name.lower() for table in parse_query(sql).find_all(exp.Table)}
+    tables = tuple(table for table in source_columns if table.lower() in names)
+    values = {name: fed | unknown for name, fed in values.items()}
+    return Lineage(values, relation.rows, unknown, tables)
 
 # %% ../../nbs/api/data/12_lineage.ipynb #8d8473bd
 def target_only_columns(

@@ -585,11 +585,8 @@ def _as_arrow(
 
     if isinstance(rows, pyarrow.Table):
         return rows
-    known = [
-        column
-        for column in columns_of(record, source).values()
-        if any(column["name"] in row for row in rows)
-    ]
+    there = {name for row in rows for name in row}
+    known = [one for name, one in columns_of(record, source).items() if name in there]
     texts = [_column_texts(record, source, column, rows) for column in known]
     return pyarrow.table(
         {
