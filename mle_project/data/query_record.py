@@ -6,10 +6,11 @@
 __all__ = ['CHECKED_ROWS', 'SAMPLE_ROWS', 'SAMPLED_FROM', 'SINGLE_ROWS', 'HALVES', 'source_schema', 'query_record',
            'query_sentence', 'query_json']
 
-# %% ../../nbs/api/data/14_query_record.ipynb #703d0166
+# %% ../../nbs/api/data/14_query_record.ipynb #e8e4e852
 import hashlib
 import json
 import random
+import tempfile
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,9 +44,9 @@ def _date_formats(engine: Any, files: LocalFiles) -> dict[str, str]:
     words = ", ".join(map(quote_literal, ["", *files.null_values]))
     delimiter = f", delim = {quote_literal(files.delimiter)}" if files.delimiter else ""
     dialect = "header = true, quote = '\"', escape = '\"', comment = '', skip = 0"
+    sniffed = f"sniff_csv({path}, {dialect}, nullstr = [{words}], sample_size = -1{delimiter})"
     row = engine.con.execute(
-        "SELECT Delimiter, DateFormat, TimestampFormat "
-        f"FROM sniff_csv({path}, {dialect}, nullstr = [{words}], sample_size = -1{delimiter})"
+        f"SELECT Delimiter, DateFormat, TimestampFormat FROM {sniffed}"
     ).fetchone()
     return dict(zip(("delimiter", "DATE", "TIMESTAMP"), [one or "" for one in row], strict=True))
 
@@ -135,13 +136,22 @@ def source_schema(
             kind = "DATE" if column["type"] == "DATE" else column["type"][:9]
             if found.get(kind):
                 column["format"] = found[kind]
-        relation = _scan_sql(schema, "csv", [duckdb_path(path) for path in files.paths])
-        names = [column["name"] for column in columns if column["type"] == "VARCHAR"]
-        facts = _text_facts(engine, relation, names)
-        for column in columns:
-            column |= facts.get(column["name"], {})
-    fault = _fault(engine, files, schema)
+    try:
+        _add_text_facts(engine, files, schema)
+        fault = _fault(engine, files, schema)
+    except duckdb.Error as error:
+        fault = f"its files cannot be read as text ({type(error).__name__})"
     return schema | ({"fault": fault} if fault else {})
+
+
+def _add_text_facts(engine: Any, files: LocalFiles, schema: Mapping[str, Any]) -> None:
+    "Note of the text columns of a CSV file how they write numbers, true and false."
+    texts = [column for column in schema["columns"] if column["type"] == "VARCHAR"]
+    if files.format == "csv":
+        relation = _scan_sql(schema, "csv", [duckdb_path(path) for path in files.paths])
+        facts = _text_facts(engine, relation, [column["name"] for column in texts])
+        for column in texts:
+            column |= facts[column["name"]]
 
 # %% ../../nbs/api/data/14_query_record.ipynb #08655e09
 SAMPLE_ROWS = 1000
@@ -316,13 +326,16 @@ def query_record(
 ) -> dict[str, Any]:  # JSON, without a path of this machine
     "What has to be known of a query to run it on raw rows; tried on a sample."
     text = sql.strip().rstrip(";")
-    with open_engine("duckdb", 1, folder) as engine:
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as place,
+        open_engine("duckdb", 1, Path(place)) as engine,
+    ):
         schemas = {
             name: source_schema(engine, source, files[name]) for name, source in sources.items()
         }
         record = _described(text, schemas, contract)
         if record["row_query"]:
-            fault, reason = _try(engine, text, record, files, contract, folder)
+            fault, reason = _try(engine, text, record, files, contract, Path(place))
             record |= {"row_query_fault": fault, "reason": reason}
             record["row_query"] = "" if fault else record["row_query"]
     return {
