@@ -256,14 +256,17 @@ def _absence_fault(
         return "features change when the columns of the target alone are empty"
     return ""
 
-# %% ../../nbs/api/data/14_query_record.ipynb #24666c5d
+# %% ../../nbs/api/data/14_query_record.ipynb #1d401257
+def _names(schema: Mapping[str, Any]) -> list[str]:
+    "The columns of a source."
+    return [column["name"] for column in schema["columns"]]
+
+
 def _described(
     sql: str, schemas: Mapping[str, Mapping[str, Any]], contract: Contract
 ) -> dict[str, Any]:
     "What can be read off the query: lineage, the driving source, the query with row numbers."
-    columns = {
-        name: [column["name"] for column in schema["columns"]] for name, schema in schemas.items()
-    }
+    columns = {name: _names(schema) for name, schema in schemas.items()}
     lineage = column_lineage(sql, columns)
     driving = driving_source(sql, columns)
     known = [name for name in contract.columns if name in lineage.values or lineage.unknown]
@@ -274,12 +277,15 @@ def _described(
     except ProjectError as error:
         fault = str(error)
     if driving and ROW in columns[driving]:
-        row_query, fault = "", f"the source has a column `{ROW}` of its own"
+        row_query = ""
+        fault = f"the source has a column `{ROW}` of its own"
     return {
         "driving_source": driving,
         "other_sources": [name for name in lineage.tables if name != driving],
         "sources": {name: schemas[name] for name in lineage.tables},
-        "lineage": {name: sorted(map(list, lineage.of(name))) for name in known},
+        "lineage": {
+            name: sorted(map(list, lineage.values.get(name, lineage.unknown))) for name in known
+        },
         "row_columns": sorted(map(list, lineage.rows)),
         "target_only_columns": sorted(
             map(list, target_only_columns(lineage, contract.target.name))

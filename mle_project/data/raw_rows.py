@@ -44,7 +44,8 @@ class RawRowError(ProjectError):
         self.column = column
         self.rule = rule
         where = f"{source}: " if row is None else f"{source}: row {row} (the first is 0): "
-        super().__init__(f"{where}the column `{column}` {rule}.")
+        several = "s" if "`, `" in column else ""
+        super().__init__(f"{where}the column{several} `{column}` {rule}.")
 
 # %% ../../nbs/api/data/13_raw_rows.ipynb #0fc21268
 INTEGERS = re.compile("U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)")
@@ -144,6 +145,14 @@ def _is_nested(column: Mapping[str, Any]) -> bool:
     return NESTED.match(column["type"]) is not None
 
 
+def _json_text(value: Any) -> tuple[str | None, str]:
+    "A list or an object as text, or the rule that it breaks."
+    try:
+        return json.dumps(value, ensure_ascii=False), ""
+    except (TypeError, ValueError):
+        return None, "must be a JSON value"
+
+
 def _text(
     value: Any, column: Mapping[str, Any], nulls: frozenset[str]
 ) -> tuple[str | None, str]:  # the text, and the rule that it breaks
@@ -151,7 +160,7 @@ def _text(
     if value is None:
         return None, ""
     if _is_nested(column):
-        return json.dumps(value, ensure_ascii=False), ""
+        return _json_text(value)
     if isinstance(value, str):
         return (None if value in nulls else value), ""
     if isinstance(value, bool):
@@ -621,7 +630,7 @@ def _table(engine: _Engine, raw: "pa.Table", first: int = 0) -> "pa.Table":
         wanted = {name: there[name] for name in engine.wanted if name in there}
         typed = _from_table(engine.columns, wanted, nulls)
         sql = _query_sql(engine, f"SELECT {typed}, {ROW} FROM __raw", engine.outputs)
-        return connection.execute(f"{sql} ORDER BY {ROW}").fetch_arrow_table()
+        return connection.execute(f"{sql} ORDER BY {ROW}").to_arrow_table()
     except duckdb.OutOfMemoryException:
         raise ProjectError("the query needs more memory for these rows. Say MLE_MEMORY.") from None
     except duckdb.Error:
@@ -662,7 +671,7 @@ def scan(
         there = _kinds(reader, relation)
         names = [name for name in wanted if name in there]
         listed = ", ".join(map(quote_identifier, names)) or "NULL"
-        yield from reader.execute(f"SELECT {listed} FROM {relation}").fetch_record_batch(size)
+        yield from reader.execute(f"SELECT {listed} FROM {relation}").to_arrow_reader(size)
 
 # %% ../../nbs/api/data/13_raw_rows.ipynb #d3ed6def
 class QueryRunner:
