@@ -92,10 +92,13 @@ def german_row(person):
     }
 
 
+def quoted_line(cells):
+    return ";".join('"' + cell.replace('"', '""') + '"' for cell in cells)
+
+
 def write_csv(path, rows):
     "A file with semicolons, in a Western encoding, every text in quotes."
-    quoted = [[*rows[0]], *([*row.values()] for row in rows)]
-    lines = [";".join('"' + cell.replace('"', '""') + '"' for cell in line) for line in quoted]
+    lines = [quoted_line(rows[0]), *(quoted_line(row.values()) for row in rows)]
     path.write_bytes(("\r\n".join(lines) + "\r\n").encode("cp1252"))
 
 
