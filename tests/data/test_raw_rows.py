@@ -163,10 +163,10 @@ def typed(tmp_path_factory):
         rows.append({key: row[key] for key in row if key not in ("day", "sum")})
     kinds = {"number": pa.float32(), "count": pa.int32(), "town": pa.string()}
     kinds |= {"member": pa.bool_(), "left": pa.bool_(), "cash": pa.decimal128(12, 2)}
-    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
-    when = duckdb.sql("SELECT unnest($1)::TIMESTAMPTZ AS t", params=[[r["when"] for r in rows]])
-    columns["when"] = when.to_arrow_table()["t"]
-    pq.write_table(pa.table(columns), folder / "people.parquet")
+    columns = pa.Table.from_pylist(rows, pa.schema(kinds.items()))
+    moments = [row["when"] for row in rows]
+    when = duckdb.sql("SELECT unnest($1)::TIMESTAMPTZ AS t", params=[moments]).to_arrow_table()
+    pq.write_table(columns.append_column("when", when["t"]), folder / "people.parquet")
     sources = {"people": {"path": str(folder / "people.parquet")}}
     return Table(folder, PARQUET_SQL, sources, rows, contract_of(KINDS))
 
