@@ -202,6 +202,10 @@ def test_a_left_join_that_multiplies_rows_feeds_what_adds_them_up():
     lineage = column_lineage(sql, COLUMNS)
     assert ("customers", "number") in lineage.of("n")
     assert ("customers", "number") not in lineage.of("id")
+    inner = "SELECT o.id FROM orders o LEFT JOIN customers c ON c.number = o.customer"
+    lineage = column_lineage(f"SELECT id, COUNT(*) AS n FROM ({inner}) GROUP BY id", COLUMNS)
+    assert ("customers", "number") in lineage.of("n")
+    assert ("customers", "number") not in lineage.of("id")
 
 
 @pytest.mark.parametrize("sql", ["SELEC 1", "SELECT (", "DROP TABLE orders", ""])
