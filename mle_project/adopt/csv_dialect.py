@@ -29,8 +29,8 @@ from ..data.encodings import open_decompressed
 from ..data.sources import LocalFiles
 from ..data.sources import SQLITE
 from ..data.sources import local_files
-from ..data.sql import quote_literal
-from ..data.sql import quote_identifier
+from ..core.quoting import quote_literal
+from ..core.quoting import quote_identifier
 
 # %% ../../nbs/api/adopt/00_csv_dialect.ipynb #09c960f5
 def _header(path: Path, delimiter: str) -> list[str]:

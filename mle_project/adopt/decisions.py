@@ -28,7 +28,7 @@ from ..core.contract import CONTRACT_SCHEMA
 from ..core.contract import parse_contract
 from ..core.contract import schema_comment
 from ..core.project import ProjectError
-from ..data.sql import quote_identifier
+from ..core.quoting import quote_identifier
 from ..evaluation.leakage import single_feature_scores
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #10ec0532

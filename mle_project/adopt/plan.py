@@ -60,8 +60,8 @@ from ..core.project import read_yaml
 from ..core.project import root
 from ..core.request_model import request_model
 from ..data.engines import register_source
-from ..data.sql import quote_literal
-from ..data.sql import quote_identifier
+from ..core.quoting import quote_literal
+from ..core.quoting import quote_identifier
 
 # %% ../../nbs/api/adopt/05_plan.ipynb #d0cff644
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ from ..data.parquet import systematic_sample
 from ..data.splits import SPLITS
 from ..data.splits import cv_splits
 from ..data.splits import split_names
-from ..data.sql import quote_literal
-from ..data.sql import quote_identifier
+from ..core.quoting import quote_literal
+from ..core.quoting import quote_identifier
 
 # %% ../../nbs/api/adopt/02_profiling.ipynb #461e53c4
 def _plain_name(name: str, place: int) -> str:

@@ -19,8 +19,8 @@ from typing import Any
 import duckdb
 
 from ..core.contract import MAX_ABS
-from ..data.sql import quote_literal
-from ..data.sql import quote_identifier
+from ..core.quoting import quote_literal
+from ..core.quoting import quote_identifier
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #4b6a8e2c
 @dataclass(frozen=True)

@@ -93,6 +93,8 @@ class Predictor:
         self.metadata = json.loads(files["model.json"])
         self.contract = parse_contract(files["contract.yaml"].decode(), "contract.yaml")
         self.baselines = json.loads(files["typical.json"])  # see `feature_baselines`
+        # see `query_record`; a model that was not made by the graph has none
+        self.query = json.loads(files["query.json"]) if "query.json" in files else None
         self.session = open_session(files["model.onnx"], threads)
 
     def _verify(self) -> tuple[str, dict[str, bytes]]:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from ..core.project import ProjectError
 from ..core.project import atomic_path
-from .sql import quote_identifier
+from ..core.quoting import quote_identifier
 
 # %% ../../nbs/api/data/01_databases.ipynb #d22e35ec
 @contextmanager

@@ -26,8 +26,9 @@ from .encodings import duckdb_path
 from .encodings import spark_path
 from .parquet import _normalize_timestamps
 from .parquet import write_query
+from .sources import LocalFiles
 from .sources import local_files
-from .sql import quote_identifier
+from ..core.quoting import quote_identifier
 
 # %% ../../nbs/api/data/05_engines.ipynb #2a4ede94
 ENGINES = ("duckdb", "pyspark")
@@ -212,9 +213,10 @@ def register_source(
     name: str,  # the table's name in the query
     source: Mapping[str, Any],  # one source of `params.yaml`
     folder: Path,  # for what is fetched or unpacked; it must live as long as the engine
+    files: LocalFiles | None = None,  # the source as `local_files` made it; None makes it
 ) -> None:
     "Make one source a table of the engine."
-    files = local_files(name, source, folder)
+    files = files or local_files(name, source, folder)
     try:
         load(engine, name, files, folder)
     except Exception as error:
@@ -231,6 +233,7 @@ def run_query(
     contract: Contract,
     folder: Path,  # an existing one, for the result and everything temporary
     engine: str = "duckdb",  # or pyspark
+    files: Mapping[str, LocalFiles] | None = None,  # as `local_files` made them; None makes them
 ) -> list[Path]:  # Parquet files that continue each other: one raw record a row
     "Register the sources, run the query and write its result."
     path = root() / query
@@ -241,7 +244,7 @@ def run_query(
         )
     with open_engine(engine, threads, folder) as connection:
         for name, source in sources.items():
-            register_source(connection, name, source, folder)
+            register_source(connection, name, source, folder, (files or {}).get(name))
         try:
             return write_query(connection, path.read_text(), contract, folder / "result.parquet")
         except Exception as error:

@@ -33,7 +33,7 @@ from .engines import engine_memory
 from .parquet import ROW_GROUP_SIZE
 from .parquet import batches
 from .parquet import unlabeled_batches
-from .sql import quote_identifier
+from ..core.quoting import quote_identifier
 
 # %% ../../nbs/api/data/07_splits.ipynb #fb76de39
 SPLITS = ("train", "validation", "test")

@@ -123,6 +123,7 @@ def test_another_family_arrives_in_the_same_form(changeable, family):
         "card.html",
         "manifest.json",
         "typical.json",
+        "query.json",
         "metrics.json",
     }
     assert {path.name for path in folder.iterdir()} == names | {"model.onnx", "native.joblib"}
