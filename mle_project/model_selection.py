@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_ROWS_LAST_FOLD', 'select_features', 'rank_by_permutation_importance', 'backward_elimination', 'FamilyEvaluation',
-           'evaluate_family']
+           'evaluate_family', 'call_in_worker']
 
 # %% ../nbs/05_model_selection.ipynb #b1e1911e
 import time
@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from .core.contract import Contract
+from .core.project import die_with_parent
 from .evaluation.importance import permutation_table
 from .modeling.calibration import out_of_fold_predictions
 from .modeling.families import build_family
@@ -64,7 +65,6 @@ def backward_elimination(
     rows: int = 5000,  # that the use of a column is measured on
 ) -> list[tuple[Contract, Any]]:  # the narrowed contract, and the model fitted on its features
     "Fit a family's default on all columns, then on the most useful; the last fold decides."
-    import_module("mle_project.candidates")  # fills the register of families of a new process
     before, held_out = search.folds[-1]
     contract = search.contract
     narrowed = []
@@ -110,7 +110,6 @@ def evaluate_family(
     **budget: Any,  # of `tune`
 ) -> FamilyEvaluation:
     "Tune a family, fit its best on the training split, and predict what the folds held out."
-    import_module("mle_project.candidates")  # fills the register of families of a new process
     with log_progress(search):
         tuning = tune(search, **budget)
     build = partial(
@@ -124,3 +123,14 @@ def evaluate_family(
     folds = search.folds if len(search.x) < MIN_ROWS_LAST_FOLD else search.folds[-1:]
     held_out = out_of_fold_predictions(build, search.x, search.y, folds, search.contract)
     return FamilyEvaluation(tuning, model, fit_seconds, held_out)
+
+# %% ../nbs/05_model_selection.ipynb #ad562f96
+def call_in_worker(
+    function: Callable[..., Any],
+    *arguments: Any,
+    **options: Any,
+) -> Any:  # what the function returns
+    "Call a function in a process that has the families and ends with the one that started it."
+    die_with_parent()
+    import_module("mle_project.candidates")  # fills the register
+    return function(*arguments, **options)
