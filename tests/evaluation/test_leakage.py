@@ -30,6 +30,8 @@ from mle_project.core.strategies import sample_records
 from mle_project.data.drift import bin_shares, population_stability_index, reference_bins
 from mle_project.data.engines import register_source
 from mle_project.data.point_in_time import lookahead_violations
+from mle_project.data.query_record import query_json
+from mle_project.data.raw_rows import example_query_record
 from mle_project.data.splits import SPLITS, check_splits, cv_splits, split_names
 from mle_project.evaluation.leakage import (
     ALLOWED_TEST_READERS,
@@ -445,6 +447,9 @@ def small_project(folder, name):
     (folder / "contract.yaml").write_text(KINDS[name]().text)
     for part, frame in splits.items():
         frame.to_parquet(folder / "data" / "tables" / f"{part}.parquet", index=False)
+    # No query made these tables; the final model only takes its record along.
+    record = query_json(example_query_record())
+    (folder / "data" / "tables" / "query.json").write_text(record)
     return contract
 
 
