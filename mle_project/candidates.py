@@ -86,12 +86,14 @@ def linear(hp: Any, contract: Contract, seed: int) -> Pipeline:
 @family
 def forest(hp: Any, contract: Contract, seed: int) -> Pipeline:
     "A random forest on numbers without gaps, flags of the gaps, and encoded strings."
-    kind = RandomForestRegressor if contract.task == "regression" else RandomForestClassifier
+    is_regression = contract.task == "regression"
+    kind = RandomForestRegressor if is_regression else RandomForestClassifier
+    share = 0.4 if is_regression else 0.2  # of the columns, as usual: more for values
     model = kind(
         n_estimators=hp.Int("n_estimators", 40, 120, step=20, default=60),
         max_leaf_nodes=hp.Int("max_leaf_nodes", 250, 1500, sampling="log", default=750),
         min_samples_leaf=hp.Int("min_samples_leaf", 2, 50, sampling="log", default=10),
-        max_features=hp.Float("max_features", 0.2, 0.8, step=0.2, default=0.2),
+        max_features=hp.Float("max_features", 0.2, 0.8, step=0.2, default=share),
         max_samples=hp.Float("max_samples", 0.1, 0.5, step=0.1, default=0.3),
         random_state=seed,
     )

@@ -70,8 +70,10 @@ def backward_elimination(
     narrowed = []
     after = held_out[:: max(1, len(held_out) // rows)]
     for count in [*sorted({k for k in counts if 0 < k < len(contract.features)}, reverse=True), 0]:
-        model = build_family(search.family, search.fixed, contract, search.seed).fit(
-            search.x[contract.features].iloc[before], search.y[before]
+        model = fit_model(
+            build_family(search.family, search.fixed, contract, search.seed),
+            search.x[contract.features].iloc[before],
+            search.y[before],
         )
         narrowed.append((contract, model))
         if count:

@@ -23,7 +23,7 @@ from ..core.project import ProjectError
 from ..core.quoting import quote_identifier
 from ..core.quoting import quote_literal
 from .encodings import duckdb_path
-from .engines import _read
+from .engines import read_files
 from .engines import load
 from .engines import open_engine
 from .lineage import column_lineage
@@ -32,9 +32,10 @@ from .lineage import row_local_fault
 from .lineage import target_only_columns
 from .lineage import thread_row_number
 from .raw_rows import ROW
+from .raw_rows import ROWS_SUFFIX
 from .raw_rows import VERSION
-from .raw_rows import _from_table
-from .raw_rows import _scan_sql
+from .raw_rows import cast_columns
+from .raw_rows import scan_sql
 from .sources import LocalFiles
 
 # %% ../../nbs/api/data/14_query_record.ipynb #ad8d2bc8
@@ -53,7 +54,7 @@ def _date_formats(engine: Any, files: LocalFiles) -> dict[str, str]:
 
 def _columns(engine: Any, files: LocalFiles) -> list[dict[str, Any]]:
     "The columns of a source with their types."
-    select = engine.compile(_read(engine, files))
+    select = engine.compile(read_files(engine, files))
     described = engine.con.execute(f"DESCRIBE {select}").fetchall()
     return [{"name": name, "type": kind} for name, kind, *_ in described]
 
@@ -84,8 +85,8 @@ CHECKED_ROWS = 20_000
 
 def _fault(engine: Any, files: LocalFiles, schema: Mapping[str, Any]) -> str:
     "Why rows of a source cannot be cast from text as they were read; empty where they can."
-    relation = _scan_sql(schema, files.format, [duckdb_path(path) for path in files.paths])
-    selects = {"__typed": f"({engine.compile(_read(engine, files))})", "__text": relation}
+    relation = scan_sql(schema, files.format, [duckdb_path(path) for path in files.paths])
+    selects = {"__typed": f"({engine.compile(read_files(engine, files))})", "__text": relation}
     for name, select in selects.items():
         limited = f"SELECT * FROM {select} LIMIT {CHECKED_ROWS}"
         engine.con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {limited}")
@@ -100,7 +101,7 @@ def _differs(engine: Any, column: Mapping[str, Any]) -> bool:
     name = quote_identifier(column["name"])
     typed = f"SELECT CAST({name} AS {_stored(column)}) AS x FROM __typed"
     text = f"SELECT CAST({name} AS VARCHAR) AS {name} FROM __text"
-    cast = _from_table([column], {column["name"]: "VARCHAR"}, frozenset())
+    cast = cast_columns([column], {column["name"]: "VARCHAR"}, frozenset())
     try:
         found = engine.con.execute(
             f"SELECT count(*) FROM ({typed}) AS one POSITIONAL JOIN "
@@ -148,7 +149,7 @@ def _add_text_facts(engine: Any, files: LocalFiles, schema: Mapping[str, Any]) -
     "Note of the text columns of a CSV file how they write numbers, true and false."
     texts = [column for column in schema["columns"] if column["type"] == "VARCHAR"]
     if files.format == "csv":
-        relation = _scan_sql(schema, "csv", [duckdb_path(path) for path in files.paths])
+        relation = scan_sql(schema, "csv", [duckdb_path(path) for path in files.paths])
         facts = _text_facts(engine, relation, [column["name"] for column in texts])
         for column in texts:
             column |= facts[column["name"]]
@@ -160,11 +161,11 @@ SAMPLED_FROM = 1_000_000  # the first rows, so that a large file is not read to 
 
 def _load_sample(engine: Any, name: str, schema: Mapping[str, Any], files: LocalFiles) -> None:
     "Make evenly spread rows of the driving source a table, and once more with row numbers."
-    select = f"SELECT * FROM ({engine.compile(_read(engine, files))}) LIMIT {SAMPLED_FROM}"
+    select = f"SELECT * FROM ({engine.compile(read_files(engine, files))}) LIMIT {SAMPLED_FROM}"
     (rows,) = engine.con.execute(f"SELECT count(*) FROM ({select})").fetchone()
     step = max(1, rows // SAMPLE_ROWS)
     kinds = {column["name"]: column["type"] for column in schema["columns"]}
-    typed = _from_table(schema["columns"], kinds, frozenset())
+    typed = cast_columns(schema["columns"], kinds, frozenset())
     number = f"row_number() OVER () - 1 AS {ROW}"
     numbered = quote_identifier(f"{name}__all")
     engine.con.execute(
@@ -189,7 +190,7 @@ def _difference(engine: Any, one: str, two: str) -> int:
 def _run_numbered(engine: Any, name: str, row_query: str, condition: str, table: str) -> None:
     "Run the query with row numbers on some rows of the sample, into a table."
     engine.con.execute(
-        f"CREATE OR REPLACE VIEW {quote_identifier(name + '__rows')} AS "
+        f"CREATE OR REPLACE VIEW {quote_identifier(name + ROWS_SUFFIX)} AS "
         f"SELECT * FROM {quote_identifier(name + '__all')} WHERE {condition}"
     )
     engine.con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {row_query}")
@@ -245,7 +246,7 @@ def _absence_fault(
         ).fetchall()
         if column in absent
     )
-    rows = quote_identifier(name + "__rows")
+    rows = quote_identifier(name + ROWS_SUFFIX)
     everything = quote_identifier(name + "__all")
     engine.con.execute(
         f"CREATE OR REPLACE VIEW {rows} AS SELECT * REPLACE ({replaced}) FROM {everything}"

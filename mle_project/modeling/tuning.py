@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['FULL_BUDGET', 'BUDGET_KEY', 'SIGNIFICANT_DIGITS', 'ORACLES', 'PROGRESS_SECONDS', 'TuningResult', 'score_folds',
            'subsample_folds', 'split_budget', 'Search', 'FoldTuner', 'print_unrecorded', 'round_hyperparameters',
-           'with_rounded_proposals', 'Budget', 'search_worker', 'chief', 'log_progress', 'show_progress',
-           'TrialHistory', 'tune']
+           'new_oracle', 'Budget', 'search_worker', 'chief', 'log_progress', 'show_progress', 'TrialHistory', 'tune']
 
 # %% ../../nbs/api/modeling/07_tuning.ipynb #045d520f
 import hashlib
@@ -250,20 +249,6 @@ def round_hyperparameters(
         rounded[name] = min(max(value, least), most)
     return rounded
 
-
-def with_rounded_proposals(oracle: Any) -> Any:
-    "The same oracle, whose proposals have few digits."
-    populate_space = oracle.populate_space
-
-    def populate_rounded(trial_id: str) -> dict[str, Any]:
-        proposal = populate_space(trial_id)
-        if proposal.get("values"):
-            proposal["values"] = round_hyperparameters(proposal["values"], oracle.get_space().space)
-        return proposal
-
-    oracle.populate_space = populate_rounded
-    return oracle
-
 # %% ../../nbs/api/modeling/07_tuning.ipynb #4c9a7aa7
 ORACLES: dict[str, Callable[..., Any]] = {
     "bayesian": partial(
@@ -279,6 +264,24 @@ ORACLES: dict[str, Callable[..., Any]] = {
 }
 
 
+def new_oracle(
+    tuner: str,  # a key of ORACLES
+    options: Mapping[str, Any],  # of the oracle
+) -> Any:
+    "An oracle whose proposals have few digits."
+    oracle = ORACLES[tuner](**options)
+    populate_space = oracle.populate_space
+
+    def populate_rounded(trial_id: str) -> dict[str, Any]:
+        proposal = populate_space(trial_id)
+        if proposal.get("values"):
+            proposal["values"] = round_hyperparameters(proposal["values"], oracle.get_space().space)
+        return proposal
+
+    oracle.populate_space = populate_rounded
+    return oracle
+
+# %% ../../nbs/api/modeling/07_tuning.ipynb #bb75e7d0
 @dataclass
 class Budget:
     "How much a search may cost."
@@ -360,8 +363,7 @@ def _tune_distributed(
             f"search_worker({folder!r})"
         )
         command = [sys.executable, "-c", program]
-        oracle = with_rounded_proposals(ORACLES[tuner](**options))
-        with chief(budget.limit(oracle), address, folder):
+        with chief(budget.limit(new_oracle(tuner, options)), address, folder):
             started = [
                 subprocess.Popen(
                     command, env=os.environ | address | {"KERASTUNER_TUNER_ID": f"worker{n}"}
@@ -416,7 +418,7 @@ def _tune_local(
         record(scores, dict(trial.hyperparameters.values))
 
     with tempfile.TemporaryDirectory() as folder:
-        oracle = budget.limit(with_rounded_proposals(ORACLES[tuner](**options)))
+        oracle = budget.limit(new_oracle(tuner, options))
         FoldTuner(
             oracle, search, on_trial, directory=folder, project_name=search.family, overwrite=True
         ).search()

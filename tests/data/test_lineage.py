@@ -19,73 +19,50 @@ COLUMNS = {
     "customers": ["number", "town", "since"],
 }
 # Of each: whether a row may be alone, and whether row numbers can be led through.
+ALONE = (True, True)
+NUMBERED = (False, True)
+NEITHER = (False, False)
 QUERIES = {
-    "SELECT * FROM orders": (True, True),
-    "SELECT o.*, c.town FROM orders AS o LEFT JOIN customers AS c ON c.number = o.customer": (
-        True,
-        True,
-    ),
-    "SELECT id, price * 2 AS twice, twice + 1 AS more FROM orders WHERE day > 2": (True, True),
-    "SELECT * EXCLUDE (price) REPLACE (day + 1 AS day) FROM orders": (True, True),
-    'SELECT id, "odd ""name""; --" || \'x\' AS "odd ""name""; --" FROM orders': (True, True),
+    "SELECT * FROM orders": ALONE,
+    "SELECT o.*, c.town FROM orders AS o LEFT JOIN customers AS c ON c.number = o.customer": ALONE,
+    "SELECT id, price * 2 AS twice, twice + 1 AS more FROM orders WHERE day > 2": ALONE,
+    "SELECT * EXCLUDE (price) REPLACE (day + 1 AS day) FROM orders": ALONE,
+    'SELECT id, "odd ""name""; --" || \'x\' AS "odd ""name""; --" FROM orders': ALONE,
     "SELECT id, town FROM orders JOIN (SELECT number AS customer, town FROM customers) "
-    "USING (customer)": (True, True),
+    "USING (customer)": ALONE,
     "WITH a(x, y) AS (SELECT id, price FROM orders), b AS (SELECT *, x + y AS z FROM a) "
-    "SELECT z, x FROM b ORDER BY z": (True, True),
-    "WITH orders AS (SELECT *, price > 3 AS dear FROM orders) SELECT id, dear FROM orders": (
-        True,
-        True,
-    ),
+    "SELECT z, x FROM b ORDER BY z": ALONE,
+    "WITH orders AS (SELECT *, price > 3 AS dear FROM orders) SELECT id, dear FROM orders": ALONE,
     "SELECT id, SUM(price) OVER w AS so_far FROM orders "
-    "WINDOW w AS (PARTITION BY customer ORDER BY day, id)": (False, True),
-    "SELECT id, LAG(back) OVER (ORDER BY day, id) AS before FROM orders": (False, True),
-    "SELECT customer, SUM(price) AS spent, COUNT(*) AS n FROM orders GROUP BY customer": (
-        False,
-        False,
-    ),
-    "SELECT customer, MAX(price) AS most FROM orders GROUP BY 1 HAVING COUNT(*) > 1": (
-        False,
-        False,
-    ),
-    "SELECT DISTINCT customer, back FROM orders": (False, False),
-    "SELECT id FROM orders ORDER BY price, id LIMIT 3": (False, True),
+    "WINDOW w AS (PARTITION BY customer ORDER BY day, id)": NUMBERED,
+    "SELECT id, LAG(back) OVER (ORDER BY day, id) AS before FROM orders": NUMBERED,
+    "SELECT customer, SUM(price) AS spent, COUNT(*) AS n FROM orders GROUP BY customer": NEITHER,
+    "SELECT customer, MAX(price) AS most FROM orders GROUP BY 1 HAVING COUNT(*) > 1": NEITHER,
+    "SELECT DISTINCT customer, back FROM orders": NEITHER,
+    "SELECT id FROM orders ORDER BY price, id LIMIT 3": NUMBERED,
     "SELECT id FROM orders "
-    "QUALIFY row_number() OVER (PARTITION BY customer ORDER BY day, id) = 1": (False, True),
-    "SELECT id, (SELECT MAX(price) FROM orders) AS highest FROM orders": (False, True),
+    "QUALIFY row_number() OVER (PARTITION BY customer ORDER BY day, id) = 1": NUMBERED,
+    "SELECT id, (SELECT MAX(price) FROM orders) AS highest FROM orders": NUMBERED,
     "SELECT id, (SELECT MIN(since) FROM customers c WHERE c.number = o.customer) AS first "
-    "FROM orders AS o": (True, True),
+    "FROM orders AS o": ALONE,
     "SELECT id FROM orders AS o WHERE EXISTS (SELECT 1 FROM customers c "
-    "WHERE c.number = o.customer AND c.town = 'Ulm')": (True, True),
-    "SELECT id FROM orders WHERE customer IN (SELECT number FROM customers WHERE since > 1)": (
-        True,
-        True,
-    ),
-    "SELECT o.id, p.price AS other FROM orders o LEFT JOIN orders p ON p.id = o.id - 1": (
-        False,
-        True,
-    ),
+    "WHERE c.number = o.customer AND c.town = 'Ulm')": ALONE,
+    "SELECT id FROM orders WHERE customer IN (SELECT number FROM customers WHERE since > 1)": ALONE,
+    "SELECT o.id, p.price AS other FROM orders o LEFT JOIN orders p ON p.id = o.id - 1": NUMBERED,
     "SELECT o.id, n FROM orders o LEFT JOIN "
-    "(SELECT number, COUNT(*) AS n FROM customers GROUP BY number) c ON c.number = o.customer": (
-        True,
-        True,
-    ),
+    "(SELECT number, COUNT(*) AS n FROM customers GROUP BY number) c "
+    "ON c.number = o.customer": ALONE,
     "SELECT c.number, COUNT(o.id) AS n FROM customers c LEFT JOIN orders o "
-    "ON o.customer = c.number GROUP BY c.number": (False, False),
-    "SELECT id, day FROM orders WHERE day < 3 UNION ALL SELECT id, price FROM orders": (
-        True,
-        True,
-    ),
-    "SELECT id FROM orders UNION SELECT customer FROM orders": (False, False),
+    "ON o.customer = c.number GROUP BY c.number": NEITHER,
+    "SELECT id, day FROM orders WHERE day < 3 UNION ALL SELECT id, price FROM orders": ALONE,
+    "SELECT id FROM orders UNION SELECT customer FROM orders": NEITHER,
     "SELECT o.id, x.most FROM orders o, LATERAL "
-    "(SELECT MAX(since) AS most FROM customers c WHERE c.number = o.customer) x": (True, True),
-    "SELECT id, CASE WHEN back THEN price ELSE day END AS mixed FROM orders": (True, True),
-    "FROM orders SELECT id, price": (True, True),
+    "(SELECT MAX(since) AS most FROM customers c WHERE c.number = o.customer) x": ALONE,
+    "SELECT id, CASE WHEN back THEN price ELSE day END AS mixed FROM orders": ALONE,
+    "FROM orders SELECT id, price": ALONE,
     "SELECT COLUMNS('id|price') FROM orders": (True, False),
-    "SELECT o.id, c.town FROM customers c RIGHT JOIN orders o ON c.number = o.customer": (
-        True,
-        True,
-    ),
-    "SELECT id, random() < 2 AS always FROM orders": (False, True),
+    "SELECT o.id, c.town FROM customers c RIGHT JOIN orders o ON c.number = o.customer": ALONE,
+    "SELECT id, random() < 2 AS always FROM orders": NUMBERED,
 }
 
 

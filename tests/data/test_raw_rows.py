@@ -129,15 +129,28 @@ LINES_SQL = """SELECT number, day, sum, count, s.name AS town, member, NOT stays
   FROM people LEFT JOIN towns s ON s.id = people.place.id"""
 
 
+def without(row, *names):
+    return {name: value for name, value in row.items() if name not in names}
+
+
+def nested_row(person):
+    place = {"id": person["number"] % 5}
+    day = f"{person['day']}T10:20:30"
+    row = person | {"day": day, "place": place, "stays": not person["left"]}
+    return without(row, "left", "town")
+
+
+def typed_row(person):
+    cash = None if person["sum"] is None else Decimal(str(person["sum"]))
+    row = person | {"cash": cash, "when": f"{person['day']} 10:00:00+02:00"}
+    return without(row, "day", "sum")
+
+
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory):
     "JSON lines with nested values, and towns in a file beside."
     folder = tmp_path_factory.mktemp("lines")
-    rows = []
-    for person in people(500, seed=1):
-        row = person | {"place": {"id": person["number"] % 5}, "stays": not person["left"]}
-        row["day"] += "T10:20:30"
-        rows.append({key: row[key] for key in row if key not in ("left", "town")})
+    rows = [nested_row(person) for person in people(500, seed=1)]
     (folder / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "towns.csv").write_text("id,name\n" + "".join(f"{i},town {i}\n" for i in range(4)))
     names = {"people": "people.jsonl", "towns": "towns.csv"}
@@ -156,11 +169,7 @@ PARQUET_SQL = """SELECT number, "when" AS day, CAST(cash AS DOUBLE) / 3 AS sum, 
 def typed(tmp_path_factory):
     "A Parquet file with decimals, small floats and moments of a zone."
     folder = tmp_path_factory.mktemp("typed")
-    rows = []
-    for person in people(400, seed=2):
-        cash = None if person["sum"] is None else Decimal(str(person["sum"]))
-        row = person | {"cash": cash, "when": f"{person['day']} 10:00:00+02:00"}
-        rows.append({key: row[key] for key in row if key not in ("day", "sum")})
+    rows = [typed_row(person) for person in people(400, seed=2)]
     kinds = {"number": pa.float32(), "count": pa.int32(), "town": pa.string()}
     kinds |= {"member": pa.bool_(), "left": pa.bool_(), "cash": pa.decimal128(12, 2)}
     columns = pa.Table.from_pylist(rows, pa.schema(kinds.items()))

@@ -146,7 +146,7 @@ def test_nothing_is_left_to_do_and_everything_shows_its_pictures(adopted_project
     assert Predictor(project.root / "models" / "final").contract.target.name in card
 
 
-def test_rows_without_an_answer_are_set_apart_and_can_be_asked_about(adopted_project):
+def test_rows_without_a_target_are_set_apart_and_can_be_scored(adopted_project):
     project, task, output = adopted_project
     unlabeled = pd.read_parquet(project.root / "data" / "tables" / "unlabeled.parquet")
     counts = json.loads((project.root / "metrics" / "tables.json").read_text())
