@@ -9,11 +9,20 @@ __all__ = ['fetch', 'check', 'score', 'explain']
 import json
 import signal
 import sys
+import tempfile
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ..core.contract import Contract
+from ..core.project import ProjectError
 from ..core.project import root
 
 # %% ../../nbs/api/cli/01_model.ipynb #dba618f7
@@ -32,6 +41,110 @@ def fetch(url: str, digest: str, folder: Path) -> None:
     fetched = fetch_model(url, digest, folder)
     click.echo(f"{folder}: model {digest[:12]} {'fetched' if fetched else 'was there already'}")
 
+# %% ../../nbs/api/cli/01_model.ipynb #02119696
+def _add_form_options(command: Callable[..., None]) -> Callable[..., None]:
+    "The options that say how a file is read."
+    options = [
+        click.option(
+            "--form",
+            type=click.Choice(["raw", "contract"]),
+            help="raw: as the source has it; contract: as contract.yaml has it. "
+            "Without it, the file's columns tell.",
+        ),
+        click.option(
+            "--source",
+            "named",
+            metavar="NAME=FILE",
+            multiple=True,
+            help="Read the source NAME from FILE in place of what params.yaml says; "
+            "may be said again, also for one NAME.",
+        ),
+        click.option(
+            "--alone",
+            is_flag=True,
+            help="Leave out the known rows beside which a query looks at new ones.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _named_files(named: Sequence[str]) -> dict[str, list[str]]:
+    "The files of each source that the command names."
+    files: dict[str, list[str]] = {}
+    for text in named:
+        name, sign, path = text.partition("=")
+        if not (name and sign and path):
+            raise ProjectError(f"--source {text}: expected NAME=FILE, as in weather=new.csv.")
+        files.setdefault(name, []).append(path)
+    return files
+
+
+def _project_sources() -> dict[str, Any]:
+    "The sources of params.yaml; none outside a project."
+    from mle_project.core.project import stage_params
+
+    try:
+        sources: dict[str, Any] = stage_params("tables")["sources"]
+    except ProjectError:
+        return {}
+    return sources
+
+# %% ../../nbs/api/cli/01_model.ipynb #fdd05fe2
+@contextmanager
+def _file_chunks(
+    path: Path,
+    query: Mapping[str, Any] | None,  # of the model
+    contract: Contract,
+    form: str | None,
+    named: Sequence[str],
+    alone: bool,
+    chunk_size: int = 50_000,
+) -> Iterator[Any]:  # chunks of a file in the source's own form, or None
+    "How a file is read; says which form it has."
+    from mle_project.scoring import raw_files
+
+    given = raw_files.RawInput(form, _project_sources(), _named_files(named), alone)
+    if unknown := [*{*given.files} - {*(query or {"other_sources": []})["other_sources"]}]:
+        known = ", ".join((query or {}).get("other_sources", [])) or "none"
+        raise ProjectError(
+            f"--source {unknown[0]}: the query reads no such source beside the file. "
+            f"It reads: {known}."
+        )
+    if query is None and form == "raw":
+        raise ProjectError("--form raw: this model carries no query. Make it with `dvc repro`.")
+    if query is None or form == "contract":
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="mle-") as name:
+        folder = Path(name)
+        source = query["sources"].get(query["driving_source"]) or {"format": "csv"}
+        paths = raw_files.raw_paths(path)
+        files = raw_files.open_raw_files(paths, source, folder)
+        form = form or raw_files.recognise_form(paths[0], files, query, contract)
+        known = f"the source `{query['driving_source']}`" if form == "raw" else contract.path
+        click.echo(f"{path.name} is read in the form of {known}", err=True)
+        if form == "contract":
+            yield None
+            return
+        yield raw_files.raw_chunks(files, query, contract, given, folder, chunk_size)
+
+# %% ../../nbs/api/cli/01_model.ipynb #a5dee785
+def _query_beside(contract_file: Path | None) -> dict[str, Any] | None:
+    "The record of the query: beside a model's contract, or of the project's tables."
+    from mle_project.core.project import stage_params
+
+    if contract_file:
+        path = contract_file.parent / "query.json"
+    else:
+        path = root() / str(stage_params("tables")["output_dir"]) / "query.json"
+    if not path.is_file():
+        return None
+    from mle_project.data.raw_rows import parse_query_record
+
+    return parse_query_record(path.read_text(), str(path))
+
 # %% ../../nbs/api/cli/01_model.ipynb #eb25c2e4
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
@@ -41,8 +154,16 @@ def fetch(url: str, digest: str, folder: Path) -> None:
     type=click.Path(path_type=Path),
     help="The contract; contract.yaml of this project by default.",
 )
+@_add_form_options
 @click.option("--json", "as_json", is_flag=True, help="Print the violations as JSON.")
-def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
+def check(
+    file: Path,
+    contract_file: Path | None,
+    form: str | None,
+    named: tuple[str, ...],
+    alone: bool,
+    as_json: bool,
+) -> None:
     """Say which rules of the contract the rows of FILE break; exit 1 when one is broken.
 
     \b
@@ -50,7 +171,7 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
     mle check 'new/*.jsonl.gz' --contract models/final/contract.yaml
 
     FILE is what `mle score` takes, of any size: .csv, .jsonl (both also .gz), .parquet, a folder of
-    Parquet files, or a pattern.
+    Parquet files, or a pattern; in the form of the source, or in that of the contract.
     """
     from mle_project.core.contract import describe_bounds
     from mle_project.core.contract import read_contract
@@ -58,7 +179,9 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
     from mle_project.scoring.check import check_file
 
     contract = read_contract(contract_file or root() / "contract.yaml")
-    report = check_file(file, contract)
+    query = _query_beside(contract_file)
+    with _file_chunks(file, query, contract, form, named, alone) as chunks:
+        report = check_file(file, contract, chunks=chunks)
     violations = report.violations()
     if as_json:
         click.echo(json.dumps(violations, indent=2))
@@ -75,6 +198,8 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
             how = "kept" if column.out_of_range == "warn" else "treated as missing"
             bounds = describe_bounds(column)
             click.echo(f"  {name}: {count:,} values are outside {bounds}; they are {how}")
+    if report.dropped and not as_json:
+        click.echo(f"{report.dropped:,} rows give no record: the query's filters leave them out")
     if violations:
         raise click.exceptions.Exit(1)
 
@@ -105,6 +230,7 @@ def check(file: Path, contract_file: Path | None, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="Write rows that break the contract to this file, and predict the others.",
 )
+@_add_form_options
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def score(
     source: Path,
@@ -113,18 +239,23 @@ def score(
     engine: str,
     chunk_size: int,
     rejects: Path | None,
+    form: str | None,
+    named: tuple[str, ...],
+    alone: bool,
     as_json: bool,
 ) -> None:
     """Write the model's predictions for the rows of SOURCE to TARGET.
 
     \b
-    mle score new.parquet predictions.parquet
-    mle score new.csv predictions.csv --model /path/to/models/final --rejects rejects.jsonl
+    mle score new.csv predictions.csv
+    mle score new.parquet predictions.parquet --model /path/to/models/final
+    mle score flights.csv predictions.csv --source weather=reports.csv --rejects rejects.jsonl
 
-    SOURCE is .csv, .jsonl (both also .gz), .parquet, a folder of Parquet files, or a pattern.
-    TARGET (.csv, .jsonl or .parquet) has the key, time and group of each row, the prediction, and
-    the model's digest. It appears when every row has its prediction. A row that breaks the contract
-    stops the run, unless --rejects names a file; then the exit status is 3.
+    SOURCE is .csv, .jsonl (both also .gz), .parquet, a folder of Parquet files, or a pattern; in
+    the form of the source that the model was trained on, or in that of contract.yaml.
+    TARGET (.csv, .jsonl or .parquet) has the row, key, time and group of each row, the prediction,
+    and the model's digest. It appears when every row has its prediction. A row that cannot be read
+    or breaks the contract stops the run, unless --rejects names a file; then the exit status is 3.
     """
     for sent in (signal.SIGTERM, signal.SIGHUP):  # so that what is half-written goes
         signal.signal(sent, lambda number, _: sys.exit(128 + number))
@@ -137,7 +268,12 @@ def score(
         from mle_project.artifact.predictor import Predictor
         from mle_project.scoring.batch import score_file
 
-        result = score_file(source, target, Predictor(folder), chunk_size, rejects)
+        predictor = Predictor(folder)
+        reading = _file_chunks(
+            source, predictor.query, predictor.contract, form, named, alone, chunk_size
+        )
+        with reading as chunks:
+            result = score_file(source, target, predictor, chunk_size, rejects, chunks=chunks)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
@@ -150,6 +286,13 @@ def score(
             if result["rejected"]
             else f"model {result['model']}"
         )
+        if result.get("dropped"):
+            shown = ", ".join(map(str, result["first_dropped"]))
+            more = ", ..." if result["dropped"] > len(result["first_dropped"]) else ""
+            click.echo(
+                f"{result['dropped']:,} rows have no prediction: the query's filters leave them "
+                f"out (rows {shown}{more}, from 0)"
+            )
     if result["rejected"]:
         raise click.exceptions.Exit(3)
 

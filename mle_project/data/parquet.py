@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROW_GROUP_SIZE', 'write_query', 'systematic_positions', 'systematic_sample', 'is_unlabeled', 'count_unlabeled',
-           'batches', 'unlabeled_batches', 'read_rows', 'ViolationCollector', 'storage_type', 'validate_parquet']
+           'normalize_types', 'batches', 'unlabeled_batches', 'read_rows', 'ViolationCollector', 'storage_type',
+           'validate_parquet']
 
 # %% ../../nbs/api/data/04_parquet.ipynb #7253ff85
 from collections import Counter
@@ -131,6 +132,14 @@ def _normalize_type(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return pc.add(column, pa.scalar(0, column.type))
     return column
 
+
+def normalize_types(
+    table: pa.Table,
+) -> pa.Table:
+    "A table with the types that are kept."
+    columns = [_normalize_type(table[name]) for name in table.column_names]
+    return pa.table(columns, table.column_names)
+
 # %% ../../nbs/api/data/04_parquet.ipynb #02572c9d
 def batches(
     paths: Sequence[Path],  # Parquet files that continue each other
@@ -153,9 +162,7 @@ def batches(
                 part = part.take(chosen[(chosen >= start) & (chosen < start + rows)] - start)
             start += rows
             if len(part):
-                yield pa.table(
-                    {name: _normalize_type(part[name]) for name in columns or part.column_names}
-                )
+                yield normalize_types(part.select(columns or part.column_names))
 
 # %% ../../nbs/api/data/04_parquet.ipynb #6d99d53c
 def unlabeled_batches(

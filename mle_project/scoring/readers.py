@@ -6,7 +6,7 @@
 __all__ = ['FORMATS', 'PASSTHROUGH_ROLES', 'SelectColumns', 'FAST_PARSERS', 'BLOCK_SIZE', 'MISSING_FIELD', 'PLAIN_TYPES',
            'READERS', 'file_format', 'input_files', 'own_columns', 'repeated_columns', 'column_errors',
            'columns_to_read', 'parse_column', 'rechunk', 'parquet_parts', 'require_same_columns', 'json_values',
-           'read_chunks']
+           'read_chunks', 'RowError', 'Chunk', 'numbered_chunks']
 
 # %% ../../nbs/api/scoring/00_readers.ipynb #06bffe84
 import csv
@@ -18,11 +18,15 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
 from itertools import chain
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -405,3 +409,33 @@ def read_chunks(
             yield frame
     if not n_rows:
         raise ContractError(f"{Path(path).name} has no rows. Check what made it.")
+
+# %% ../../nbs/api/scoring/00_readers.ipynb #ab27b5ec
+class RowError(NamedTuple):
+    "Why a row of a file gives no record."
+
+    row: int  # from 0, through all files
+    column: str  # of the file
+    rule: str  # that the row breaks
+    value: str  # as messages show it
+
+
+@dataclass(frozen=True)
+class Chunk:
+    "Some rows of a file, and the records that they give."
+
+    frame: pd.DataFrame  # records
+    rows: np.ndarray  # of each record: its row in the file, (n,)
+    count: int  # rows of the file
+    errors: list[RowError] = field(default_factory=list)  # of rows that cannot be read
+    dropped: list[int] = field(default_factory=list)  # rows that the query's filters left out
+
+
+def numbered_chunks(
+    frames: Iterable[pd.DataFrame],  # of `read_chunks`: each row is a record
+) -> Iterator[Chunk]:
+    "Frames with the rows of the file that they come from."
+    start = 0
+    for frame in frames:
+        yield Chunk(frame, start + np.arange(len(frame)), len(frame))
+        start += len(frame)
