@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLOTS', 'OWN_PLOT', 'SECTION_START', 'SECTION_END', 'TASK_PHRASES', 'MAX_FIELDS', 'dirty_files', 'require_clean',
-           'write_atomically', 'with_value', 'replace_plots', 'readme_section', 'replace_section', 'write_readme']
+           'write_atomically', 'with_value', 'replace_plots', 'readme_section', 'replace_section', 'made_record',
+           'write_readme']
 
 # %% ../../nbs/api/adopt/04_project_files.ipynb #6b58616a
 import json
@@ -38,6 +39,7 @@ from ..core.project import read_yaml
 from ..core.project import root
 from ..core.rendering import render
 from ..core.request_model import example_record
+from ..data.raw_rows import QueryRunner
 from ..modeling.metrics import METRICS
 
 # %% ../../nbs/api/adopt/04_project_files.ipynb #d368cf80
@@ -339,9 +341,10 @@ def readme_section(
     contract: Contract,
     metrics: Mapping[str, Any] | None,  # of `metrics/final_model.json`; None: not of this contract
     answer: Mapping[str, Any] | None,  # of the service to the example; None: there is no model yet
+    row: Mapping[str, Any] | None = None,  # an example of a raw row, where the service takes them
 ) -> str:  # Markdown
-    "What the README says of the table: a record, the scores, a request and its answer."
-    record = dict(list(example_record(contract).items())[:MAX_FIELDS])
+    "What the README says of the table: a row or a record, the scores, a request and its answer."
+    example = row or example_record(contract)
     return render(
         "readme_part.md.j2",
         contract=contract,
@@ -349,8 +352,9 @@ def readme_section(
         scores=_scores(metrics) if metrics else [],
         classes=_classes(contract),
         answer=json.dumps(answer, ensure_ascii=False) if answer else _shape(contract),
-        record=json.dumps(record, ensure_ascii=False),
-        more=max(0, len(contract.role("feature")) - MAX_FIELDS),
+        is_raw=bool(row),
+        example=json.dumps(dict(list(example.items())[:MAX_FIELDS]), ensure_ascii=False),
+        more=max(0, len(example) - MAX_FIELDS),
     )
 
 # %% ../../nbs/api/adopt/04_project_files.ipynb #690b696b
@@ -360,11 +364,22 @@ def replace_section(readme: str, part: str) -> str:
     return section.sub(lambda _: f"{SECTION_START}\n{part}{SECTION_END}", readme, count=1)
 
 
+def made_record(
+    predictor: Predictor,
+    row: Mapping[str, Any],  # the example of its query
+) -> dict[str, Any]:
+    "The record that a model's query makes of a raw row."
+    runner = QueryRunner(predictor.query or {}, predictor.contract, roles=("feature",))
+    runner.add_lookups()
+    return runner.records([row]).records[0]
+
+
 def write_readme() -> bool:  # whether it changed
     "Bring the README's part up to the contract, the scores and the model as they are now."
     folder = root()
     metrics = None
     answer = None
+    row = None
     contract = read_contract(folder / "contract.yaml")
     model = folder / "models" / "final"
     scores = folder / "metrics" / "final_model.json"
@@ -372,16 +387,14 @@ def write_readme() -> bool:  # whether it changed
     contract_text = (folder / "contract.yaml").read_text()
     if model_contract.is_file() and model_contract.read_text() == contract_text:
         predictor = Predictor(model)
-        answer = {
-            "predictions": predictor.format_predictions(
-                predictor.predict_records([example_record(contract)])
-            ),
-            "model": predictor.digest,
-        }
+        row = (predictor.query or {}).get("example")
+        record = made_record(predictor, row) if row else example_record(contract)
+        outputs = predictor.predict_records([record])
+        answer = {"predictions": predictor.format_predictions(outputs), "model": predictor.digest}
         metrics_file = json.loads(scores.read_text()) if scores.is_file() else {}
         metrics = metrics_file if metrics_file.get("model") == predictor.digest else None
     before = (folder / "README.md").read_text()
-    after = replace_section(before, readme_section(contract, metrics, answer))
+    after = replace_section(before, readme_section(contract, metrics, answer, row))
     if after != before:
         write_atomically(folder, {"README.md": after})
     return after != before

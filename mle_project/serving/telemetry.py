@@ -137,5 +137,7 @@ def record_rejections(
     "Count the fields that a refused request got wrong."
     for name in names:
         counts.rejections.labels(
-            name if name in counts.contract.columns or name == "records" else UNKNOWN_FIELD
+            name
+            if name in counts.contract.columns or name in ("records", "rows")
+            else UNKNOWN_FIELD
         ).inc()

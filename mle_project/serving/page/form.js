@@ -56,7 +56,7 @@ function control(field, id) {
     return [element("select", shared, empty, ...words.map((word) => element("option", { value: word }, word)))];
   }
   const placeholder = field.nullable ? "missing" : "needed";
-  if (field.type === "string") {
+  if (field.type === "string" || field.type === "json") {
     const words = field.categories.length ? field.categories : field.values;
     const list = element("datalist", { id: `${id}-list` }, ...words.map((word) => element("option", { value: word })));
     return [element("input", { ...shared, type: "text", list: words.length ? `${id}-list` : null, placeholder }), list];
@@ -98,10 +98,19 @@ function fill(what) {
   changed();
 }
 
+function jsonOf(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
 function valueOf(field) {
   const text = inputs.get(field.name).value;
   if (text === "") return null;
   if (field.type === "string") return text;
+  if (field.type === "json") return jsonOf(text);
   return field.type === "boolean" ? text === "true" : Number(text);
 }
 
@@ -109,6 +118,8 @@ function record() {
   const values = new Map(FACTS.fields.map((field) => [field.name, valueOf(field)]));
   return Object.fromEntries(FACTS.order.map((name) => [name, values.get(name)]));
 }
+
+const request = () => ({ [FACTS.list]: [record()] });
 
 function search() {
   const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -135,8 +146,9 @@ function complain(details) {
   const others = [];
   for (const { field, message } of details) {
     const name = String(field ?? "").split(".").slice(2).join(".");
-    if (inputs.has(name)) said.set(name, message);
-    else others.push([field, message].filter(Boolean).join(": "));
+    const named = (inputs.has(name) ? [name] : name.split(", ")).filter((one) => inputs.has(one)); // several columns may feed a feature
+    named.forEach((one) => said.set(one, message));
+    if (!named.length) others.push([field, message].filter(Boolean).join(": "));
   }
   for (const { name, nullable } of FACTS.fields) {
     const input = inputs.get(name);
@@ -242,13 +254,13 @@ function show(content) {
 async function ask(event) {
   event.preventDefault();
   const unread = FACTS.fields.filter((field) => inputs.get(field.name).validity.badInput);
-  if (unread.length) return refuse(0, { details: unread.map((field) => ({ field: `records.0.${field.name}`, message: "This is no number." })) });
+  if (unread.length) return refuse(0, { details: unread.map((field) => ({ field: `${FACTS.list}.0.${field.name}`, message: "This is no number." })) });
   const headers = { "content-type": "application/json" };
   if (byId("key").value) headers.authorization = `Bearer ${byId("key").value}`;
   byId("ask").disabled = true;
   byId("answer").setAttribute("aria-busy", "true");
   try {
-    const response = await fetch("explain", { method: "POST", headers, body: JSON.stringify({ records: [record()] }), signal: AbortSignal.timeout(60000) });
+    const response = await fetch("explain", { method: "POST", headers, body: JSON.stringify(request()), signal: AbortSignal.timeout(60000) });
     const content = await response.json().catch(() => ({}));
     if (response.ok) show(content);
     else refuse(response.status, content.error ?? {}, response.headers.get("retry-after"));
@@ -266,17 +278,18 @@ const url = () => new URL("predict", location.href).href;
 const asks = () => !byId("key-row").hidden;
 
 function curlText() {
-  const body = JSON.stringify({ records: [record()] }).replaceAll("'", "'\\''");
+  const body = JSON.stringify(request()).replaceAll("'", "'\\''");
   return `curl -s ${url()} -H 'content-type: application/json'${asks() ? " -H \"authorization: Bearer $API_KEY\"" : ""} -d '${body}'`;
 }
 
-const literal = (value) => (value === null ? "None" : value === true ? "True" : value === false ? "False" : JSON.stringify(value));
+const literal = (value) => (value === null ? "None" : value === true ? "True" : value === false ? "False" : typeof value === "object" ? `json.loads(${JSON.stringify(JSON.stringify(value))})` : JSON.stringify(value));
 
 function pythonText() {
+  const one = FACTS.list.slice(0, -1); // record or row
   const lines = Object.entries(record()).map(([name, value]) => `    ${literal(name)}: ${literal(value)},`);
   const key = asks() ? ", \"authorization\": f\"Bearer {os.environ['API_KEY']}\"" : "";
-  return [`import json${asks() ? "\nimport os" : ""}`, "import urllib.request", "", "record = {", ...lines, "}",
-    "body = json.dumps({\"records\": [record]}).encode()", `headers = {"content-type": "application/json"${key}}`,
+  return [`import json${asks() ? "\nimport os" : ""}`, "import urllib.request", "", `${one} = {`, ...lines, "}",
+    `body = json.dumps({"${FACTS.list}": [${one}]}).encode()`, `headers = {"content-type": "application/json"${key}}`,
     `request = urllib.request.Request("${url()}", body, headers)`, "with urllib.request.urlopen(request, timeout=30) as answer:", "    print(json.load(answer)[\"predictions\"][0])"].join("\n");
 }
 
@@ -300,6 +313,7 @@ async function copy(id) {
 byId("groups").append(...[["Always needed", false], ["May be missing", true]]
   .map(([title, nullable]) => [title, FACTS.fields.filter((field) => field.nullable === nullable)])
   .filter(([, fields]) => fields.length).map(([title, fields]) => group(title, fields)));
+document.querySelector("[data-fill=typical]").hidden = FACTS.list === "rows"; // what is typical is known of features
 document.querySelector(".search").hidden = FACTS.fields.length <= 12;
 document.querySelectorAll("[data-fill]").forEach((button) => button.addEventListener("click", () => fill(button.dataset.fill)));
 document.querySelectorAll("[data-copy]").forEach((button) => button.addEventListener("click", () => copy(button.dataset.copy)));
