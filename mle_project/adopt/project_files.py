@@ -369,7 +369,8 @@ def made_record(
     row: Mapping[str, Any],  # the example of its query
 ) -> dict[str, Any]:
     "The record that a model's query makes of a raw row."
-    runner = QueryRunner(predictor.query or {}, predictor.contract, roles=("feature",))
+    contract = predictor.contract
+    runner = QueryRunner(predictor.query or {}, contract, outputs=contract.features)
     runner.add_lookups()
     return runner.records([row]).records[0]
 

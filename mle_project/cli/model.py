@@ -122,7 +122,7 @@ def _file_chunks(
         source = query["sources"].get(query["driving_source"]) or {"format": "csv"}
         paths = raw_files.raw_paths(path)
         files = raw_files.open_raw_files(paths, source, folder)
-        form = form or raw_files.recognise_form(paths[0], files, query, contract)
+        form = form or raw_files.recognise_form(paths[0], files, query, contract, given, folder)
         known = f"the source `{query['driving_source']}`" if form == "raw" else contract.path
         click.echo(f"{path.name} is read in the form of {known}", err=True)
         if form == "contract":

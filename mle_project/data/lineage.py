@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Node', 'RawColumn', 'RawColumns', 'NONE', 'SourceColumns', 'Relation', 'Lineage', 'parse_query', 'column_lineage',
-           'target_only_columns', 'required_columns', 'driving_source', 'row_local_fault', 'thread_row_number']
+           'target_only_columns', 'required_columns', 'driving_source', 'row_local_fault', 'thread_row_number',
+           'tolerate_errors']
 
 # %% ../../nbs/api/data/13_lineage.ipynb #2daff18b
 from collections.abc import Iterable
@@ -802,4 +803,22 @@ def thread_row_number(
     _hide_number(tree, {}, threading.threaded)
     if not tree.args.get("limit") and not tree.args.get("offset"):
         tree.set("order", None)
+    return str(tree.sql("duckdb"))
+
+# %% ../../nbs/api/data/13_lineage.ipynb #4c3591f8
+def tolerate_errors(
+    sql: str,  # of `thread_row_number`
+) -> str:  # empty where the query is no plain SELECT at its top
+    "The same query, with NULL for each output that fails."
+    tree = parse_query(sql)
+    plain = isinstance(tree, exp.Select) and not tree.args.get("group")
+    if not plain or tree.args.get("distinct") or tree.find(exp.AggFunc):
+        return ""
+    selected = []
+    for one in tree.expressions:
+        if isinstance(one, exp.Star) or not one.alias_or_name:
+            return ""
+        value = exp.Anonymous(this="TRY", expressions=[one.unalias().copy()])
+        selected.append(exp.alias_(value, one.alias_or_name, quoted=True))
+    tree.set("expressions", selected)
     return str(tree.sql("duckdb"))

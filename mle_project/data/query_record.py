@@ -34,6 +34,7 @@ from .lineage import driving_source
 from .lineage import row_local_fault
 from .lineage import target_only_columns
 from .lineage import thread_row_number
+from .lineage import tolerate_errors
 from .raw_rows import NESTED
 from .raw_rows import ROW
 from .raw_rows import ROWS_SUFFIX
@@ -301,6 +302,7 @@ def _described(
             map(list, target_only_columns(lineage, contract.target.name))
         ),
         "row_query": row_query,
+        "tolerant_query": tolerate_errors(row_query) if row_query else "",
         "row_query_fault": fault,
         "reason": row_local_fault(sql, columns, driving) if driving else fault,
     }
@@ -359,7 +361,7 @@ def _example_row(
     if rows_fault(record, carried(record)):
         return {}
     name = record["driving_source"]
-    runner = QueryRunner(record, contract, roles=("feature",))
+    runner = QueryRunner(record, contract, outputs=contract.features)
     runner.add_lookups()
     paths = [duckdb_path(path) for path in files[name].paths]
     batch = next(scan(record, name, files[name].format, paths, runner.wanted, SAMPLE_ROWS), None)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMATS', 'PASSTHROUGH_ROLES', 'SelectColumns', 'FAST_PARSERS', 'BLOCK_SIZE', 'MISSING_FIELD', 'PLAIN_TYPES',
            'READERS', 'file_format', 'input_files', 'own_columns', 'repeated_columns', 'column_errors',
-           'columns_to_read', 'parse_column', 'rechunk', 'parquet_parts', 'require_same_columns', 'json_values',
-           'read_chunks', 'RowError', 'Chunk', 'numbered_chunks']
+           'columns_to_read', 'parse_column', 'rechunk', 'csv_head', 'parquet_parts', 'require_same_columns',
+           'json_values', 'read_chunks', 'RowError', 'Chunk', 'numbered_chunks']
 
 # %% ../../nbs/api/scoring/00_readers.ipynb #06bffe84
 import csv
@@ -208,7 +208,9 @@ def rechunk(
 BLOCK_SIZE = 1 << 22  # bytes of CSV that are parsed at a time; no row may be longer
 
 
-def _head(path: Path) -> list[str]:
+def csv_head(
+    path: Path,
+) -> list[str]:
     "The first row of a CSV file."
     open_text = gzip.open if path.suffix.lower() == ".gz" else open
     with open_text(path, "rt", encoding="utf-8-sig", newline="") as file:
@@ -250,7 +252,7 @@ def _csv_frames(
     path: Path, contract: Contract, chunk_size: int, select: SelectColumns
 ) -> Iterator[pd.DataFrame]:
     "The rows of a CSV file, typed by the contract."
-    head = _head(path)
+    head = csv_head(path)
     if not head:
         raise ContractError(
             f"{path.name} is empty: it has no line with the names of the columns. "

@@ -94,8 +94,9 @@ class RowReader:
         if query is not None:
             self.fault = rows_fault(query, carried(query))
         if query is not None and not self.fault:
+            contract = validator.contract
             self.columns = columns_of(query, query["driving_source"])
-            self.runner = QueryRunner(query, validator.contract, roles=("feature",))
+            self.runner = QueryRunner(query, contract, outputs=contract.features)
             self.runner.add_lookups()
 
     def read(

@@ -441,9 +441,10 @@ def test_the_record_is_the_same_each_time_and_names_no_place(spreadsheet, tmp_pa
 def test_the_form_of_a_file_is_seen_by_its_columns(spreadsheet):
     record = spreadsheet.record
     contract = spreadsheet.contract
-    assert file_forms(record, contract, [*spreadsheet.rows[0]]) == ["raw"]
-    assert file_forms(record, contract, [*KINDS]) == ["contract"]
-    assert file_forms(record, contract, ["number"]) == []
+    raw = [*spreadsheet.rows[0]]
+    assert file_forms(record, contract, raw, raw) == ["raw"]
+    assert file_forms(record, contract, [*KINDS], [*KINDS]) == ["contract"]
+    assert file_forms(record, contract, ["number"], ["number"]) == []
 
 
 def test_no_missing_number_is_a_number(typed):
