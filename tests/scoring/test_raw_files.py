@@ -1,4 +1,4 @@
-"""Files in the source's own form: read as in training, through the query, to the model's answers."""
+"""Files in the form of their source: read as in training, through the query, to predictions."""
 
 import gzip
 import json
