@@ -13,6 +13,7 @@ import click
 from .model import check
 from .model import explain
 from .model import fetch
+from .model import materialize
 from .model import score
 from .pipeline import clean
 from .pipeline import export
@@ -93,6 +94,7 @@ def main() -> None:
     A table of your own:   mle adopt data.csv --target NAME   then  dvc repro
     Does a file fit?       mle check new.csv
     Answers to a file:     mle score new.parquet answers.parquet
+    By key, over HTTP:     mle materialize
     Why this answer?       mle explain models/final/example.json
     What came out?         mle summary
     For the README:        mle readme
@@ -109,7 +111,7 @@ def main() -> None:
     """
 
 # %% ../../nbs/api/cli/03_main.ipynb #ca7ed428
-ANSWERS = (check, score, explain, fetch, why, rebuild, verify, reproduce)
+ANSWERS = (check, score, materialize, explain, fetch, why, rebuild, verify, reproduce)
 PROJECT = (adopt, rename, readme, summary, clean, schemas)
 STAGES = (run, export, fingerprint, report)  # dvc.yaml calls these
 

@@ -554,7 +554,10 @@ def _explain(engine: _Engine, texts: Sequence[Sequence[str | None]], count: int)
 def _output_error(engine: _Engine, output: str, row: int) -> RawRowError:
     "The error of a row of which the query cannot make an output."
     names = _raw_names(engine, engine.record["lineage"][output], output)
-    return RawRowError(engine.source, row, names, f"holds what the query cannot make `{output}` of")
+    example = engine.record.get("example", {}).get(names)
+    remedy = f"; write it as in {example!r}" if example is not None else ""
+    rule = f"holds what the query cannot make `{output}` of{remedy}"
+    return RawRowError(engine.source, row, names, rule)
 
 
 def _explain_row(engine: _Engine, one: Sequence[Sequence[str | None]], row: int) -> RawRowError:
@@ -591,6 +594,8 @@ def _column_texts(
         text, rule = _text(row.get(column["name"]), column, nulls)
         if text is not None and not text.isascii() and not is_text(text):
             rule = "must be Unicode text"
+        if text is not None and "\0" in text:
+            rule = "must be text without the character NUL"
         if rule:
             raise RawRowError(source, place, column["name"], rule)
         texts.append(text)

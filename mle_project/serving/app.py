@@ -27,6 +27,7 @@ from .requests import drain_body
 from .state import AppState
 from .state import explain_bytes
 from .state import encode_predictions
+from .state import features_of
 from .telemetry import record_predictions
 from .telemetry import record_rejections
 from .validation import list_name
@@ -80,7 +81,7 @@ async def predict(context: RequestContext, state: AppState) -> bytes:
             else:
                 checked = state.validate(request)
             outputs = await state.batcher.submit(checked.numbers, checked.strings)
-        answer = encode_predictions(state.predictor, outputs)
+        answer = encode_predictions(state.predictor, outputs, **features_of(checked))
     context.records = len(outputs)
     record_predictions(
         state.metrics, state.predictor.predicted_classes(outputs), checked.out_of_range
@@ -183,9 +184,9 @@ def log_exception(context: RequestContext, error: Exception) -> None:
 def rejected_field(
     path: str,  # of a detail
 ) -> str:
-    "The name under which a broken rule is counted: the field of a record, or `rows`."
+    "The name under which a broken rule is counted: the field of a record, `rows` or `keys`."
     first, _, rest = path.partition(".")
-    if first == "rows":
+    if first in ("rows", "keys"):
         return first
     return rest.rpartition(".")[2] if first == "records" and rest else path
 

@@ -22,6 +22,7 @@ from ..artifact.predictor import Predictor
 from ..core.project import ProjectError
 from .app import ServingMiddleware
 from .auth import ApiKeys
+from .keys import KeyReader
 from .openapi import openapi_document
 from .openapi import request_type
 from .openapi import response_type
@@ -37,6 +38,7 @@ from .settings import variable_name
 from .state import AppState
 from .state import StaticResponse
 from .telemetry import ServiceMetrics
+from .validation import BatchValidator
 
 # %% ../../nbs/api/serving/12_service.ipynb #57b7699c
 MODEL_DIR = Path(mle_project.__file__).resolve().parent.parent / "models" / "final"
@@ -95,6 +97,7 @@ def startup(folder: Path, environment: Any) -> tuple[Settings, Predictor]:
         settings = load_settings(environment)
         ApiKeys(settings)
         predictor = load_model(folder, settings.model_digest)
+        KeyReader(folder, BatchValidator(predictor.contract), settings)
     except ProjectError as error:
         raise SystemExit(f"cannot serve: {error}") from None
     environment[variable_name("model_digest")] = predictor.digest

@@ -85,6 +85,15 @@ class Settings(BaseModel):
     model_digest: str = Field(
         "", description="the digest of the only model to serve; none: the model found at the start"
     )
+    feature_store: str = Field(
+        "", description="the file of `mle materialize`; with it, requests may send keys"
+    )
+    feature_max_age: float = Field(
+        0.0,
+        ge=0,
+        le=1e9,
+        description="seconds after which features by key are too old to use; 0: never",
+    )
     tracing: Literal["on", "off"] = Field(
         "off", description="on: requests pass through BentoML's OpenTelemetry, at half the speed"
     )

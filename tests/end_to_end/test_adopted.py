@@ -3,8 +3,10 @@
 No file is edited by hand.
 """
 
+import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -72,6 +74,14 @@ def bikes() -> tuple[pd.DataFrame, list[str]]:
     ]
 
 
+def keep_back(frame: pd.DataFrame, options: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "A table, and rows that nobody has seen: every twentieth, or the last where there is a time."
+    chosen = np.arange(len(frame)) % 20 == 10
+    if "--time" in options:
+        chosen = np.arange(len(frame)) >= len(frame) - len(frame) // 20
+    return frame[~chosen], frame[chosen].drop(columns=options[1])
+
+
 TABLES = {
     "tumours": (tumours, "binary", {"sep": ";"}),
     "wines": (wines, "multiclass", {}),
@@ -85,7 +95,10 @@ def adopted_project(request, tmp_path_factory) -> tuple[Project, str, str]:
     project = copy_project(tmp_path_factory.mktemp(request.param))
     frame, options = make()
     file = project.root.parent / f"{project.root.name}-{request.param}.csv"
-    frame.to_csv(file, index=False, **form)
+    known, new = keep_back(frame, options)
+    known.to_csv(file, index=False, **form)
+    new.to_csv(project.root.parent / "new.csv", index=False, **form)
+    shutil.copy2(file, project.root.parent / "known.csv")
     output = project.run("mle", "adopt", str(file), *options, "--name", request.param).stdout
     if request.param != "wines":  # a search without the network leaves nothing to export
         project.params(
@@ -150,10 +163,13 @@ def test_rows_without_a_target_are_set_apart_and_can_be_scored(adopted_project):
     project, task, output = adopted_project
     unlabeled = pd.read_parquet(project.root / "data" / "tables" / "unlabeled.parquet")
     counts = json.loads((project.root / "metrics" / "tables.json").read_text())
-    expected = [f"P{number:05d}" for number in range(7, 569, 64)] if task == "binary" else []
+    kept_back = range(10, 569, 20)
+    numbers = [number for number in range(7, 569, 64) if number not in kept_back]
+    expected = [f"P{number:05d}" for number in numbers] if task == "binary" else []
     key = unlabeled["patient_id"].tolist() if expected else unlabeled.index.tolist()
     assert key == expected and counts["unlabeled"]["rows"] == len(expected)
-    assert ("9 of 569 rows have no diagnose" in output) == bool(expected)
+    said = f"{len(expected)} of {569 - len(kept_back)} rows have no diagnose"
+    assert (said in output) == bool(expected)
     command = ["mle", "score", "data/tables/unlabeled.parquet", ".mle/unlabeled.parquet"]
     process = project.run(*command, check=bool(expected))
     if expected:
@@ -185,3 +201,72 @@ def test_a_file_of_new_rows_is_scored_as_the_service_would(adopted_project):
         "regression": lambda: outputs,
     }
     np.testing.assert_array_equal(answers[column], expected[task]())
+
+
+def score_raw(project: Project, name: str) -> pd.DataFrame:
+    "The predictions of `mle score` for a file beside the project, as it came."
+    process = project.run("mle", "score", str(project.root.parent / name), ".mle/raw.parquet")
+    assert f"{name} is read in the form of the source" in process.stdout
+    return pd.read_parquet(project.root / ".mle" / "raw.parquet")
+
+
+def test_raw_rows_of_the_test_split_are_predicted_as_its_records(adopted_project):
+    project, task, _ = adopted_project
+    predictor = Predictor(project.root / "models" / "final")
+    raw = score_raw(project, "known.csv")
+    project.run("mle", "score", "data/tables/test.parquet", ".mle/answers.parquet")
+    answers = pd.read_parquet(project.root / ".mle" / "answers.parquet")
+    column = "value" if task == "regression" else "probability"
+    keys = [name for name in (*predictor.contract.role("id"), predictor.contract.time) if name]
+    if not keys:  # nothing tells the rows apart: every prediction is there
+        assert set(answers[column]) <= set(raw[column])
+        return
+    both = answers.merge(raw, on=keys, how="left", suffixes=("", "_raw"))
+    assert len(both) == len(answers)
+    np.testing.assert_array_equal(both[column], both[f"{column}_raw"])
+
+
+def test_new_rows_of_the_file_get_the_same_predictions_in_batch_and_over_http(adopted_project):
+    project, task, _ = adopted_project
+    raw = score_raw(project, "new.csv")
+    predictor = Predictor(project.root / "models" / "final")
+    source = predictor.query["sources"][predictor.query["driving_source"]]
+    encoding = source["encoding"] or "utf-8"
+    with open(project.root.parent / "new.csv", encoding=encoding, newline="") as file:
+        rows = [*csv.DictReader(file, delimiter=source["delimiter"])]
+    assert len(rows) == len(raw) > 5
+    with serving(project) as server:
+        status, answer = server.post({"rows": rows})
+        assert status == 200, answer
+        column = "value" if task == "regression" else "probability"
+        assert [one[column] for one in answer["predictions"]] == raw[column].tolist()
+        example = (project.root / "models" / "final" / "example_rows.json").read_bytes()
+        assert server.post(example)[0] == 200
+        document = json.loads(server.ask("GET", "/docs.json")[2])
+        row = document["components"]["schemas"]["Row"]
+        assert {*row["required"]} <= {*rows[0]} <= {*row["properties"]}
+        assert b'"list": "rows"' in server.ask("GET", "/")[2]
+        hostile_rows(server, rows)
+
+
+def hostile_rows(server, rows: list[dict]) -> None:
+    "Hundreds of odd values: each a prediction, or an error that names its column and no value."
+    chance = np.random.default_rng(0)
+    odd = ["", " ", "NaN", "1e999", "'; DROP TABLE x; --", "\u0000", "\ud800", "9" * 400, "0x1F"]
+    odd += [None, True, [], {}, [1, [2]], {"a": {"b": 1}}, 10**30, -0.0, 1.5e-320, "a" * 5000]
+    names = list(rows[0])
+    for _ in range(500):
+        row = dict(rows[int(chance.integers(len(rows)))])
+        name = names[int(chance.integers(len(names)))]
+        value = odd[int(chance.integers(len(odd)))]
+        row[name] = value
+        status, answer = server.post({"rows": [row, rows[0]]})
+        assert status in (200, 400, 422), (name, value, answer)
+        if status == 422:
+            details = answer["error"]["details"]
+            assert all(name in one["field"] for one in details), (name, value, details)
+            assert not isinstance(value, str) or len(value) < 9 or value not in str(details)
+    assert server.post({"rows": rows[:1]})[0] == 200
+    for body in ({"rows": []}, {"rows": {}}, {"rows": [1]}, {"rows": rows, "records": []}):
+        assert server.post(body)[0] == 422
+    assert not [line for line in server.lines() if line["status"] >= 500]
