@@ -18,6 +18,7 @@ SLOW = {
     "end_to_end/test_service_limits.py",
     "end_to_end/test_service_load.py",
     "end_to_end/test_wheel.py",
+    "scoring/test_materialize.py",
     "scoring/test_spark.py",
 }
 

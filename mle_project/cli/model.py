@@ -336,7 +336,9 @@ def _duration(text: str) -> Any:
     help="The model's folder; models/final of this project by default.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def materialize(target: Path, at: str | None, ahead: str, model: Path | None, as_json: bool) -> None:
+def materialize(
+    target: Path, at: str | None, ahead: str, model: Path | None, as_json: bool
+) -> None:
     """Run the query for the rows that have no label yet, and keep their features by key in TARGET.
 
     \b

@@ -145,7 +145,9 @@ def materialize(
             f"{contract.path} has no column of the role id, so no row has a key. "
             "Give one column that role, and run `dvc repro`."
         )
-    made = unlabeled_rows(sources, predictor, availability, (at - ahead, at + ahead), folder, threads)
+    made = unlabeled_rows(
+        sources, predictor, availability, (at - ahead, at + ahead), folder, threads
+    )
     frame = made.to_pandas(ignore_metadata=True)
     asked = frame.pop("__asked__")
     cells = invalid_cells(frame[contract.features], np.arange(len(frame)), contract)

@@ -247,6 +247,7 @@ def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
 def form_facts(
     predictor: Predictor,
     facts: Mapping[str, Any],  # of the model
+    by_key: bool,  # whether features are mounted
 ) -> dict[str, Any]:  # ready for JSON
     "What the script of the page knows."
     contract = predictor.contract
@@ -255,6 +256,7 @@ def form_facts(
     fields = row_fields(predictor) if is_raw else form_fields(predictor)
     return {
         "list": "rows" if is_raw else "records",
+        "keys": contract.role("id") if by_key else [],
         "target": contract.target.name,
         "task": contract.task,
         "labels": contract.labels,
@@ -270,6 +272,7 @@ def form_facts(
 def page_html(
     predictor: Predictor,
     folder: Path,  # of the model
+    by_key: bool = False,  # whether features are mounted
 ) -> str:  # an HTML document
     "The page of the service."
     contract = predictor.contract
@@ -282,6 +285,6 @@ def page_html(
         target=contract.target.name,
         description=contract.target.description,
         record=contract.description.rstrip("."),
-        facts=form_facts(predictor, facts),
+        facts=form_facts(predictor, facts, by_key),
         about=_rows(facts),
     )

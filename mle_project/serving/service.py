@@ -23,6 +23,7 @@ from ..core.project import ProjectError
 from .app import ServingMiddleware
 from .auth import ApiKeys
 from .keys import KeyReader
+from .openapi import keys_schemas
 from .openapi import openapi_document
 from .openapi import request_type
 from .openapi import response_type
@@ -64,12 +65,16 @@ def static_responses(
             (folder / "card.md").read_bytes(),
             {"content-type": "text/plain; charset=utf-8"} | nosniff,
         )
-    rows = {}
+    page = page_html(predictor, folder, bool(settings.feature_store))
+    others = {}
+    most = settings.max_records
     if takes_rows(predictor):
-        rows = rows_schemas(row_fields(predictor), predictor.query or {}, settings.max_records)
-    document = openapi_document(predictor.contract, predictor.digest, settings, rows)
+        others |= rows_schemas(row_fields(predictor), predictor.query or {}, most)
+    if settings.feature_store:
+        others |= keys_schemas(predictor.contract, most)
+    document = openapi_document(predictor.contract, predictor.digest, settings, others)
     return {
-        "/": StaticResponse(page_html(predictor, folder).encode(), page_headers()),
+        "/": StaticResponse(page.encode(), page_headers()),
         "/model": StaticResponse(to_json(model_info(predictor, folder)), json_type),
         "/card": card_response,
         "/docs.json": StaticResponse(to_json(document), json_type),

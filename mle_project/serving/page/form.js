@@ -188,7 +188,7 @@ function refuse(status, error, retry) {
 
 const plain = (number) => new Intl.NumberFormat("en", { maximumSignificantDigits: 6 }).format(number);
 const percent = (share) => `${new Intl.NumberFormat("en", { maximumFractionDigits: share < 0.01 ? 2 : 1 }).format(100 * share)} %`;
-const inWords = (value) => (value === null || value === undefined ? "missing" : String(value));
+const inWords = (value) => (value === null || value === undefined ? "missing" : typeof value === "number" ? String(Number(value.toPrecision(7))) : String(value));
 const unit = FACTS.unit ? ` ${FACTS.unit}` : "";
 
 function classBars(shares) {
@@ -246,21 +246,44 @@ function show(content) {
   complain([]);
   const found = content.predictions[0];
   const label = FACTS.task === "binary" ? FACTS.labels[1] : found.label;
-  const parts = [element("h2", {}, "The model says"), ...verdict(found), ...attributionBars(content.attributions ?? [], label), element("p", { class: "quiet" }, `Model ${content.model.slice(0, 12)}`)];
+  const features = content.features ? content.features[0] : null; // of a request by key
+  const basis = features ? [element("p", {}, `${features.key}${features.as_of ? `, with what was known at ${features.as_of.replace("T", " ")} UTC` : ""}`), ...showFeatures(content.records[0])] : [];
+  const parts = [element("h2", {}, "The model says"), ...basis, ...verdict(found), ...attributionBars(content.attributions ?? [], label), element("p", { class: "quiet" }, `Model ${content.model.slice(0, 12)}`)];
   byId("answer").replaceChildren(...parts);
   if (matchMedia("(max-width: 56rem)").matches) byId("answer").scrollIntoView(); // there the answer stands below the form
 }
 
-async function ask(event) {
+function ask(event) {
   event.preventDefault();
   const unread = FACTS.fields.filter((field) => inputs.get(field.name).validity.badInput);
   if (unread.length) return refuse(0, { details: unread.map((field) => ({ field: `${FACTS.list}.0.${field.name}`, message: "This is no number." })) });
+  send(request());
+}
+
+function askByKey(event) {
+  event.preventDefault();
+  const words = FACTS.keys.map((name, place) => byId(`key-${place}`).value.trim());
+  send({ keys: [words.length === 1 ? words[0] : words] });
+}
+
+// The features that a key stands for: in the form where it has them, else in a list.
+function showFeatures(record) {
+  if (FACTS.list === "records") {
+    for (const [name, value] of Object.entries(record)) inputs.get(name).value = value === null ? "" : String(value);
+    changed();
+    return [];
+  }
+  const lines = Object.entries(record).map(([name, value]) => element("li", {}, `${name} = ${inWords(value)}`));
+  return [element("details", {}, element("summary", {}, "The features it rests on"), element("ul", {}, ...lines))];
+}
+
+async function send(body) {
   const headers = { "content-type": "application/json" };
   if (byId("key").value) headers.authorization = `Bearer ${byId("key").value}`;
   byId("ask").disabled = true;
   byId("answer").setAttribute("aria-busy", "true");
   try {
-    const response = await fetch("explain", { method: "POST", headers, body: JSON.stringify(request()), signal: AbortSignal.timeout(60000) });
+    const response = await fetch("explain", { method: "POST", headers, body: JSON.stringify(body), signal: AbortSignal.timeout(60000) });
     const content = await response.json().catch(() => ({}));
     if (response.ok) show(content);
     else refuse(response.status, content.error ?? {}, response.headers.get("retry-after"));
@@ -319,6 +342,7 @@ document.querySelectorAll("[data-fill]").forEach((button) => button.addEventList
 document.querySelectorAll("[data-copy]").forEach((button) => button.addEventListener("click", () => copy(button.dataset.copy)));
 byId("search").addEventListener("input", search);
 byId("record").addEventListener("submit", ask);
+if (FACTS.keys.length) byId("by-key").addEventListener("submit", askByKey);
 byId("record").addEventListener("input", changed);
 new MutationObserver(changed).observe(byId("key-row"), { attributes: true });
 fill("example");
