@@ -263,7 +263,9 @@ def score(
     if engine == "pyspark":
         from mle_project.scoring.spark import score_on_spark
 
-        result = score_on_spark(source, target, folder, rejects=rejects)
+        if named or alone:
+            raise ProjectError("--source and --alone: Spark takes rows alone. Use --engine local.")
+        result = score_on_spark(source, target, folder, rejects=rejects, form=form)
     else:
         from mle_project.artifact.predictor import Predictor
         from mle_project.scoring.batch import score_file

@@ -941,11 +941,15 @@ class QueryRunner:
             engine.loaded.add(name)
             engine.statements.clear()
 
-    def add_lookups(self) -> None:
+    def add_lookups(
+        self,
+        names: Collection[str] | None = None,  # of sources; None: all
+    ) -> None:
         "Keep the rows of other sources that the record of the query carries."
         with self._lock:
             engine = self._engine
-            for name, texts in self.record.get("lookups", {}).items():
+            for name in carried(self.record) if names is None else names:
+                texts = self.record["lookups"][name]
                 columns = [*columns_of(self.record, name).values()]
                 payload = json.dumps(
                     {f"c{place}": text for place, text in enumerate(texts.values())}

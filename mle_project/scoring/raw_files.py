@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'BATCH', 'LOOKED_AT', 'RawInput', 'raw_paths', 'open_raw_files', 'load_sources', 'raw_columns',
-           'records_frame', 'recognise_form', 'raw_chunks']
+           'records_frame', 'recognise_form', 'make_chunk', 'raw_chunks']
 
 # %% ../../nbs/api/scoring/01_raw_files.ipynb #3da49780
 import gzip
@@ -34,6 +34,7 @@ from ..data.parquet import normalize_types
 from ..data.raw_rows import ROW
 from ..data.raw_rows import QueryRunner
 from ..data.raw_rows import RawRowError
+from ..data.raw_rows import carried
 from ..data.raw_rows import columns_of
 from ..data.raw_rows import file_forms
 from ..data.raw_rows import known_outputs
@@ -134,6 +135,9 @@ def load_sources(runner: QueryRunner, given: RawInput, folder: Path) -> None:
     "Put the other sources and the history beside the rows that are to come."
     record = runner.record
     for name in _beside(record, given):
+        if name in carried(record) and name not in {*given.files, *given.sources}:
+            runner.add_lookups([name])
+            continue
         place = folder / name
         place.mkdir()
         files = _source_files(name, record, given, place)
@@ -311,8 +315,13 @@ def _row_errors(errors: Sequence[RawRowError], raw: pa.Table, first: int) -> lis
     return made
 
 
-def _chunk(runner: QueryRunner, raw: pa.Table, first: int, contract: Contract) -> Chunk:
-    "What the query makes of some rows, which are counted from `first`."
+def make_chunk(
+    runner: QueryRunner,
+    raw: pa.Table,
+    first: int,  # the number of the first row
+    contract: Contract,
+) -> Chunk:
+    "What the query makes of some rows."
     found: list[RawRowError] = []
     made = runner.table(raw, first, found)
     rows = made[ROW].to_numpy()
@@ -351,7 +360,7 @@ def raw_chunks(
     first = 0
     for piece in pieces:
         raw = pa.Table.from_batches(piece)
-        yield _chunk(runner, raw, first, contract)
+        yield make_chunk(runner, raw, first, contract)
         first += len(raw)
     if not first:
         raise ContractError(f"{files.paths[0].name} has no rows. Check what made it.")

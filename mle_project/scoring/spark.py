@@ -33,6 +33,16 @@ from ..artifact.predictor import Predictor
 from ..core.contract import ContractError
 from ..core.project import ProjectError
 from ..data.encodings import spark_path
+from ..data.raw_rows import QueryRunner
+from ..data.raw_rows import carried
+
+from ..data.raw_rows import known_outputs
+from ..data.raw_rows import needed_by
+from ..data.raw_rows import require_columns
+from ..data.raw_rows import rows_fault
+from .batch import DROPPED
+from .batch import MAX_SHOWN
+from .batch import error_cells
 from .batch import prediction_schema
 from .batch import prediction_table
 from .batch import invalid_cells
@@ -42,7 +52,12 @@ from .batch import raise_for_invalid
 from .batch import summarize_run
 from .batch import write_rejects
 from .batch import writer
+from .raw_files import RawInput
+from .raw_files import make_chunk
+from .raw_files import open_raw_files
+from .raw_files import recognise_form
 from .readers import file_format
+from .readers import own_columns
 from .readers import parquet_parts
 from .readers import columns_to_read
 
@@ -94,6 +109,59 @@ def _spark_predictions(
         yield whole.astype(
             {name: object for name, dtype in whole.dtypes.items() if dtype == "str"}
         )  # Spark takes no strings in pieces
+
+# %% ../../nbs/api/scoring/03_spark.ipynb #f060badd
+@lru_cache(maxsize=2)
+def _load_runner(archive: str, outputs: tuple[str, ...]) -> QueryRunner:
+    "The query of an archive's model; once for each worker process."
+    predictor = _load_predictor(archive)
+    runner = QueryRunner(predictor.query or {}, predictor.contract, outputs=outputs)
+    runner.add_lookups()
+    return runner
+
+
+def _reasons(cells: pd.DataFrame, dropped: list[int], schema: pa.Schema) -> pa.Table:
+    "Rows without a prediction, each with its reasons, as rows of the result."
+    by_row: dict[int, list[list[Any]]] = {}
+    for cell in cells[["row", "column", "rule", "value"]].itertuples(index=False):
+        by_row.setdefault(int(cell.row), []).append([cell.column, cell.rule, cell.value])
+    for row in dropped:
+        by_row[row] = [[None, DROPPED, None]]
+    count = len(by_row)
+    columns = {field.name: pa.nulls(count, field.type) for field in schema}
+    columns[schema.names[0]] = pa.array([*by_row], pa.int64())
+    columns[ERROR_COLUMN] = pa.array([json.dumps(one) for one in by_row.values()], pa.string())
+    return pa.table(columns)
+
+
+def _spark_raw_predictions(
+    batches: Iterable[pa.RecordBatch],
+    archive: str,
+    outputs: tuple[str, ...],
+    starts: dict[str, int],
+    schema: pa.Schema,
+) -> Iterator[pa.RecordBatch]:
+    "The rows of each batch in the source's form: their predictions, or why there are none."
+    predictor = _load_predictor(archive)
+    contract = predictor.contract
+    runner = _load_runner(archive, outputs)
+    for batch in batches:
+        table = pa.Table.from_batches([batch])
+        files = table["__file"].to_pylist()
+        first = np.array([starts[unquote(name)] for name in files], dtype=np.int64)
+        numbers = first + table["__row"].to_numpy()
+        raw = table.drop_columns(["__file", "__row"])
+        chunk = make_chunk(runner, raw, 0, contract)
+        rows = numbers[chunk.rows]
+        errors = [one._replace(row=int(numbers[one.row])) for one in chunk.errors]
+        cells = invalid_cells(chunk.frame, rows, contract)
+        valid = np.delete(np.arange(len(rows)), cells["place"].to_numpy(dtype=np.int64))
+        made = prediction_table(chunk.frame.iloc[valid], rows[valid], predictor, schema)
+        made = made.append_column(ERROR_COLUMN, pa.nulls(len(made), pa.string()))
+        cells = pd.concat([cells, error_cells(errors)]) if errors else cells
+        reasons = _reasons(cells, numbers[chunk.dropped].tolist(), schema)
+        yield from made.to_batches()
+        yield from reasons.select(made.column_names).cast(made.schema).to_batches()
 
 # %% ../../nbs/api/scoring/03_spark.ipynb #d69fc80f
 @contextmanager
@@ -219,8 +287,33 @@ def _spark_columns(parts: list[Path], predictor: Predictor) -> list[str]:
     return columns_by_part[0]
 
 # %% ../../nbs/api/scoring/03_spark.ipynb #46799fab
+def _form_of(parts: list[Path], predictor: Predictor, form: str | None, scratch: Path) -> str:
+    "The form of Parquet parts: raw or contract."
+    query = predictor.query
+    if form or query is None:
+        return form or "contract"
+    source = query["sources"].get(query["driving_source"]) or {"format": "parquet"}
+    files = open_raw_files(parts[:1], source, scratch)
+    return recognise_form(parts[0], files, query, predictor.contract, RawInput(), scratch)
+
+
+def _raw_columns(parts: list[Path], predictor: Predictor) -> tuple[list[str], list[str]]:
+    "The columns that the query reads of Parquet parts, and what it makes of them."
+    query = predictor.query
+    if query is None:
+        raise ProjectError("--form raw: this model carries no query. Make it with `dvc repro`.")
+    if fault := rows_fault(query, carried(query)):
+        raise ProjectError(f"on Spark, rows of the source's form are taken alone, but {fault}")
+    source = query["driving_source"]
+    for part in parts:
+        columns = own_columns(pyarrow.parquet.read_schema(part).names)
+        outputs = known_outputs(query, predictor.contract, columns)
+        require_columns(query, source, columns, outputs, part.name)
+    return [*needed_by(query, source, outputs)], outputs
+
+
 def _spark_table(
-    spark: Any, source: Path, predictor: Predictor, scratch: Path
+    spark: Any, source: Path, predictor: Predictor, scratch: Path, form: str
 ) -> tuple[Any, pa.Schema, int]:
     "The answers and faults of all rows as a Spark frame, their schema, and the number of rows."
     from pyspark.sql import functions
@@ -229,7 +322,11 @@ def _spark_table(
     parts = parquet_parts(source)
     starts = {}
     total = 0
-    used = _spark_columns(parts, predictor)
+    if form == "raw":
+        used, outputs = _raw_columns(parts, predictor)
+    else:
+        used = _spark_columns(parts, predictor)
+        outputs = used
     for part in parts:
         starts[part.name] = total
         total += pyarrow.parquet.read_metadata(part).num_rows
@@ -243,10 +340,17 @@ def _spark_table(
     ]
     names = [functions.col("`" + name.replace("`", "``") + "`") for name in used]
     rows = spark.read.parquet(*map(spark_path, parts)).select(*names, *place)
-    schema = prediction_schema(predictor, used)
+    schema = prediction_schema(predictor, outputs)
     spark_schema = from_arrow_schema(
         schema.append(pa.field(ERROR_COLUMN, pa.string())), prefer_timestamp_ntz=True
     )
+    if form == "raw":
+        given = {"archive": archive, "outputs": tuple(outputs), "starts": starts, "schema": schema}
+        return (
+            rows.mapInArrow(partial(_spark_raw_predictions, **given), spark_schema),
+            schema,
+            total,
+        )
     answer = partial(
         _spark_predictions, archive=archive, columns=used, starts=starts, schema=schema
     )
@@ -297,6 +401,7 @@ def score_on_spark(
     folder: str | Path,  # the artifact
     rows: int = 10_000,  # of a batch, at most
     rejects: str | Path | None = None,  # where to write invalid rows; without it they stop the run
+    form: str | None = None,  # raw or contract; None: recognised by the columns
 ) -> dict[str, Any]:  # as `score_file`
     "Answer every row of Parquet files on Spark, with the answers of `score_file` to the last bit."
     source = Path(source)
@@ -316,13 +421,18 @@ def score_on_spark(
         _spark_session(rows) as spark,
     ):
         answered = Path(scratch) / "answered"
-        table, schema, total = _spark_table(spark, source, predictor, Path(scratch))
+        form = _form_of(parquet_parts(source), predictor, form, Path(scratch))
+        table, schema, total = _spark_table(spark, source, predictor, Path(scratch), form)
         table.write.parquet(str(answered))
         cells = _spark_cells(answered)
+        dropped = cells.loc[cells["rule"] == DROPPED, "row"].tolist()
+        cells = cells[cells["rule"] != DROPPED]
         if rejects:
             with landing(rejects) as part, part.open("w", encoding="utf-8") as notes:
-                write_rejects(notes, cells)
+                write_rejects(notes, cells, dropped)
         else:
             raise_for_invalid(cells, source.name, predictor.contract, total)
         _publish(spark, answered, target, schema)
-    return summarize_run(total, cells["row"].nunique(), began, target, predictor.digest)
+    rejected = cells["row"].nunique()
+    result = summarize_run(total, rejected, began, target, predictor.digest, len(dropped))
+    return result | {"first_dropped": dropped[:MAX_SHOWN], "form": form}

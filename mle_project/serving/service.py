@@ -66,7 +66,7 @@ def static_responses(
             {"content-type": "text/plain; charset=utf-8"} | nosniff,
         )
     page = page_html(predictor, folder, bool(settings.feature_store))
-    others = {}
+    others: dict[str, Any] = {}
     most = settings.max_records
     if takes_rows(predictor):
         others |= rows_schemas(row_fields(predictor), predictor.query or {}, most)

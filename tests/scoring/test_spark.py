@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import raw_files_of_a_shop as raw_files
 from scored_tables import TABLES, invalid_visits, same, write
 
 from mle_project.artifact.predictor import Predictor
@@ -70,6 +71,54 @@ def on_spark(tmp_path: Path, master: str, **arguments: object) -> subprocess.Com
         text=True,
         timeout=300,
     )
+
+
+@needs_spark
+@pytest.mark.parametrize("query", ["ROW_LOCAL", "JOINED"])
+def test_raw_rows_on_a_cluster_get_the_predictions_of_one_machine(query, tmp_path):
+    "Rows of which some cannot be read, break the contract or are filtered out."
+    raw = raw_files.raw_visits()
+    if query == "JOINED":
+        raw = raw.assign(door=raw["door"].str[:1])
+    sql = f"{getattr(raw_files, query)} WHERE payment IS NOT NULL OR door IS NULL"
+    (tmp_path / "shop").mkdir()
+    shop = raw_files.Shop(tmp_path / "shop", sql, raw)
+    kept = np.flatnonzero(raw["payment"].notna())  # not by the filter: a bad row may be both
+    raw.loc[kept[[5, 300]], "minutes"] = ["soon", "-99"]
+    raw.loc[kept[444], "items"] = "many"
+    rejects = tmp_path / "rejects.jsonl"
+    doors = f"doors={shop.folder / 'doors.csv'}"
+    given = ["--source", doors] if query == "JOINED" else []
+    file = write(raw, tmp_path / "in.parquet")
+    code, output, expected = shop.score(file, "--rejects", str(rejects), *given)
+    assert code == 3, output
+    one_machine = sorted(rejects.read_text().splitlines())
+    process = on_spark(
+        tmp_path,
+        "local-cluster[2,1,1024]",
+        source=parts_of(raw, tmp_path / "in"),
+        target=tmp_path / "out.parquet",
+        folder=shop.model,
+        rows=50,
+        rejects=rejects,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    result = json.loads(process.stdout.splitlines()[-1])
+    assert result["rejected"] == 3 and result["dropped"] > 0 and result["form"] == "raw"
+    assert same(expected, pd.read_parquet(tmp_path / "out.parquet"))
+    assert sorted(rejects.read_text().splitlines()) == one_machine
+
+
+@needs_spark
+def test_a_query_that_looks_at_other_rows_is_none_for_spark(tmp_path):
+    (tmp_path / "shop").mkdir()
+    raw = raw_files.raw_visits(300)
+    shop = raw_files.Shop(tmp_path / "shop", raw_files.WINDOW, raw)
+    file = write(raw, tmp_path / "in.parquet")
+    process = on_spark(
+        tmp_path, "local[1]", source=file, target=tmp_path / "o", folder=shop.model, form="raw"
+    )
+    assert process.returncode and "the query takes no row without the others" in process.stderr
 
 
 def parts_of(frame: pd.DataFrame, folder: Path) -> Path:
