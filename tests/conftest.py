@@ -3,8 +3,10 @@
 import fcntl
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from projects import ROOT, Project, keep_sample, linked, make_sample, sample_folder
@@ -27,6 +29,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     order = {name: number for number, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(file_of(item), len(order)))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    "Print the slowest files: seconds of set-up, calls and teardown, and the tier."
+    seconds = Counter[str]()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            file = str(getattr(report, "nodeid", "")).split("::")[0].removeprefix("tests/")
+            seconds[file] += getattr(report, "duration", 0.0)
+    terminalreporter.section("slowest files (tests/README.md says what each is for)")
+    for file, total in seconds.most_common(10):
+        tier = "test-all" if file in SLOW else "test"
+        terminalreporter.write_line(f"{total:8.1f} s  {tier:8}  {file}")
 
 
 @pytest.fixture(scope="session")

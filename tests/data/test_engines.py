@@ -735,6 +735,7 @@ def test_spark_and_duckdb_make_the_same_tables(events, tmp_path, cluster):
         assert one[name].read_bytes() == other[name].read_bytes()
 
 
+@pytest.mark.slow
 @spark
 def test_spark_and_duckdb_make_the_same_tables_of_the_projects_own_query(tmp_path, cluster):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())["tables"]

@@ -380,6 +380,7 @@ def fitted_files(project):
     }
 
 
+@pytest.mark.slow
 def test_nonsense_in_the_test_split_changes_nothing_fitted(changeable):
     """The project's own data, through the real stages: what was tuned or fitted stays the same."""
     before = fitted_files(changeable.root)

@@ -38,6 +38,7 @@ def example_search() -> Search:
     return search(houses(), "boosting", "mae")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tuner", "trials"), [("random", 6), ("bayesian", 6), ("hyperband", 4)])
 def test_a_killed_search_resumes_and_ends_as_if_it_had_not_been(
     example_search, tuner, trials, tmp_path
