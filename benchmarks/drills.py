@@ -147,7 +147,7 @@ def killed(
 
     def drill(run: Run) -> str:
         stage = run.dice.choice(run.stages)
-        seconds = json.loads((run.top / ".mle" / "times.json").read_text())[stage]
+        seconds = json.loads((run.top / ".mle" / "resources.json").read_text())[stage]["seconds"]
         process = run.start(*run.force(stage))
         while not run.processes(part) and process.poll() is None:
             time.sleep(0.02)

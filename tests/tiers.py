@@ -22,8 +22,8 @@ SLOW = {
     "scoring/test_spark.py",
 }
 
-# Files that take minutes come first, so that both workers end at about the same time. The first one makes the
-# sample run of the graph; those that need it come late, so that no worker waits.
+# Files that take minutes come first, so that both workers end at about the same time.
+# The first one makes the sample run of the graph; those that need it come late: no worker waits.
 FIRST = (
     "end_to_end/test_adopted.py",
     "end_to_end/test_bad_input.py",

@@ -166,19 +166,17 @@ def readme() -> None:
 
 # %% ../../nbs/api/cli/00_pipeline.ipynb #2ae0adcd
 def stage_rows() -> list[list[str]]:
-    "One row for each stage: its name, how long it last took, its report."
-    path = root() / ".mle" / "times.json"
-    times = json.loads(path.read_text()) if path.exists() else {}
-    rows = [["stage", "seconds", "report"]]
+    "One row for each stage: its name, what it last took, its report."
+    path = root() / ".mle" / "resources.json"
+    stages = json.loads(path.read_text()) if path.exists() else {}
+    rows = [["stage", "seconds", "processor s", "peak MiB", "report"]]
     for name in notebook_stages():
         report = f"reports/{name}.html"
-        rows.append(
-            [
-                name,
-                f"{times[name]:.0f}" if name in times else "cached",
-                report if (root() / report).exists() else "-",
-            ]
-        )
+        taken = stages.get(name)
+        numbers = ["cached", "-", "-"]
+        if taken:
+            numbers = [f"{taken[key]:,.0f}" for key in ("seconds", "cpu_seconds", "peak_mib")]
+        rows.append([name, *numbers, report if (root() / report).exists() else "-"])
     return rows
 
 # %% ../../nbs/api/cli/00_pipeline.ipynb #02d1cf1f
@@ -202,7 +200,7 @@ def leaderboard_rows(
     families = _read_json(folder / "model_selection.json").get("families")
     if families is None:
         return []
-    times = _read_json(folder / "timings.json")
+    times = _read_json(folder / "timings.json").get("families", {})
     rows = [["family", "score on folds", "std", "s to fit", "us per row", "kB on disk"]]
     for name, row in families.items():
         score = format_value(row["score"], significant=6)

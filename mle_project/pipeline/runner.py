@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['CODE_DIR', 'KERNEL_LINE', 'check_code', 'check_unchanged', 'watch_parents', 'Progress', 'format_failure',
-           'strip_nondeterminism', 'staged_outputs', 'check_inputs', 'run_stage', 'record_duration']
+           'strip_nondeterminism', 'staged_outputs', 'check_inputs', 'run_stage', 'stage_resources', 'record_resources']
 
 # %% ../../nbs/api/pipeline/06_runner.ipynb #4d5e727e
 import json
 import os
 import re
+import resource
 import shutil
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from ..core.project import ProjectError
 from ..core.project import STAGING
 from ..core.project import output_path
 from ..core.project import root
+from ..core.project import stage_params
+from ..core.project import write_text_atomically
 from .lockfile import locked_outputs
 from .lockfile import modified_paths
 from .notebooks import cell_code
@@ -295,6 +299,7 @@ def run_stage(
         check_inputs(stage)
     os.environ.update(DETERMINISTIC_ENV)
     start_time = time.monotonic()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
     with staged_outputs(name, stage.outs):
         target = output_path(f"reports/{name}.ipynb")
         _execute(stage, target, timeout)
@@ -302,12 +307,30 @@ def run_stage(
         notebook = nbformat.read(target, as_version=4)
         strip_nondeterminism(notebook)
         target.write_text(nbformat.writes(notebook) + "\n")
-    record_duration(name, time.monotonic() - start_time)
+    record_resources(name, stage_resources(time.monotonic() - start_time, children))
 
 # %% ../../nbs/api/pipeline/06_runner.ipynb #8a141d46
-def record_duration(stage: str, seconds: float) -> None:
-    "Remember how long a stage took, for `mle summary`."
-    path = root() / ".mle" / "times.json"
+def stage_resources(
+    seconds: float,  # since the stage began
+    before: resource.struct_rusage,  # of the child processes, when the stage began
+) -> dict[str, float]:  # seconds, cpu_seconds, peak_mib
+    "What a stage took."
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+        "peak_mib": round(after.ru_maxrss / 1024),
+    }
+
+
+def record_resources(stage: str, taken: Mapping[str, float]) -> None:
+    "Remember what a stage took, beside what the other stages took."
+    path = root() / ".mle" / "resources.json"
     path.parent.mkdir(exist_ok=True)
-    times = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(times | {stage: round(seconds, 1)}))
+    stages = json.loads(path.read_text()) if path.exists() else {}
+    stages |= {stage: dict(taken)}
+    path.write_text(json.dumps(stages))
+    timings = root() / str(stage_params("model_selection")["timings"])
+    content = json.loads(timings.read_text()) if timings.exists() else {}
+    write_text_atomically(timings, json.dumps(content | {"stages": stages}, indent=2) + "\n")

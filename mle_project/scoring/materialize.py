@@ -110,6 +110,11 @@ def _as_of(asked: Any, at: pd.Timestamp) -> str | None:
     return None if pd.isna(asked) else min(pd.Timestamp(asked), at).isoformat()
 
 
+def _plain_values(values: pd.Series) -> list[Any]:
+    "Values as JSON has them, None where one is missing."
+    return [None if pd.isna(value) else to_python(value) for value in values]
+
+
 def _stored(
     frame: pd.DataFrame, asked: pd.Series, predictor: Predictor, at: pd.Timestamp
 ) -> Iterator[StoredFeatures]:
@@ -118,10 +123,7 @@ def _stored(
     if not len(frame):
         return
     predictions = predictor.format_predictions(predict_rows(frame, predictor))
-    features = {
-        name: [None if pd.isna(value) else to_python(value) for value in frame[name]]
-        for name in contract.features
-    }
+    features = {name: _plain_values(frame[name]) for name in contract.features}
     ids = zip(*(frame[name] for name in contract.role("id")), strict=True)
     for place, (key, moment) in enumerate(zip(ids, asked, strict=True)):
         record = {name: values[place] for name, values in features.items()}

@@ -209,12 +209,13 @@ BLOCK_SIZE = 1 << 22  # bytes of CSV that are parsed at a time; no row may be lo
 
 
 def csv_head(
-    path: Path,
+    path: Path,  # UTF-8
+    delimiter: str = ",",
 ) -> list[str]:
     "The first row of a CSV file."
     open_text = gzip.open if path.suffix.lower() == ".gz" else open
     with open_text(path, "rt", encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader(file), [])
+        return next(csv.reader(file, delimiter=delimiter), [])
 
 
 def _csv_texts(path: Path, head: list[str], used: list[str]) -> Iterator[pa.RecordBatch]:

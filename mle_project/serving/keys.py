@@ -28,7 +28,7 @@ from .validation import ValidatedBatch
 from .validation import validate_records
 from .validation import validation_error
 
-# %% ../../nbs/api/serving/05_keys.ipynb #795693d5
+# %% ../../nbs/api/serving/05_keys.ipynb #cc3575bd
 def _key(value: Any, count: int) -> str | None:
     "A key of a request as the store has it; None for what is no key."
     values = value if isinstance(value, list) else [value]
@@ -46,7 +46,7 @@ def _too_old(
     age = datetime.now(UTC) - datetime.fromisoformat(as_of).replace(tzinfo=UTC)
     return age.total_seconds() > max_age
 
-
+# %% ../../nbs/api/serving/05_keys.ipynb #845ddfbd
 class KeyReader:
     "Makes the model's input of keys."
 

@@ -649,7 +649,8 @@ def test_mle_check_reads_text_as_the_contract_says(tmp_path):
 )
 def test_mle_check_refuses_a_file_that_is_no_table(content, message, tmp_path):
     (tmp_path / "v.csv").write_text(content)
-    result = CliRunner().invoke(main, ["check", str(tmp_path / "v.csv")])
+    words = ["check", str(tmp_path / "v.csv"), "--form", "contract"]
+    result = CliRunner().invoke(main, words)
     assert result.exit_code == 1 and message in result.output and "Traceback" not in result.output
 
 

@@ -410,6 +410,7 @@ for times in (1, 8, 40):
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_table(tmp_path):
     process = subprocess.run(
         [sys.executable, "-c", PROBE, tmp_path],
@@ -721,6 +722,7 @@ def cluster(monkeypatch):
         shutil.rmtree(left)
 
 
+@pytest.mark.slow
 @spark
 def test_spark_and_duckdb_make_the_same_tables(events, tmp_path, cluster):
     sources, contract = events
@@ -808,6 +810,7 @@ def test_what_both_engines_answer_alike_is_accepted():
     sql.reject_incompatible_sql(SQL.format(order="e.number"))
 
 
+@pytest.mark.slow
 @spark
 def test_what_is_refused_does_differ(events, tmp_path, cluster):
     """What to write instead does not."""
@@ -844,6 +847,7 @@ def test_what_is_refused_does_differ(events, tmp_path, cluster):
         assert results["duckdb", instead] == results["pyspark", instead], instead
 
 
+@pytest.mark.slow
 @spark
 def test_faults_of_spark_are_told(events, tmp_path, monkeypatch):
     sources, contract = events

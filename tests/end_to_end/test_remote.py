@@ -154,7 +154,7 @@ def test_a_clone_elsewhere_serves_what_was_pushed(kind, changeable, tmp_path, re
         == json.loads((changeable.root / "metrics" / "final_model.json").read_text())["model"]
     )
     assert not (
-        elsewhere.root / ".mle" / "times.json"
+        elsewhere.root / ".mle" / "resources.json"
     ).exists()  # where a stage that runs leaves its time
 
 

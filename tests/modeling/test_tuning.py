@@ -110,12 +110,14 @@ def test_a_memory_of_other_rows_does_not_count(example_search, tmp_path):
     assert len({each.cache_file for each in [one, *others]}) == 4
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_search(example_search):
     alone = tune(example_search, max_trials=5, tuner="random")
     shared = tune(example_search, max_trials=5, tuner="random", n_workers=2)
     assert shared.trials == alone.trials and shared.hyperparameters == alone.hyperparameters
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_bayesian_search_of_classes():
     result = tune(search(plants(), "linear", "roc_auc"), max_trials=5, n_workers=2)
     assert (
@@ -140,6 +142,7 @@ def test_hyperband_gives_more_rows_to_fewer_trials(example_search):
     )
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_hyperband_search(example_search):
     # While the third of three trials runs, the other worker begins the next bracket: on a busy
     # machine the first trial on all rows comes late.

@@ -650,6 +650,7 @@ def test_progress_is_a_bar_on_a_terminal(models, tmp_path):
     assert "in.parquet" in terminal and "900/900" in terminal and "rows/s" in terminal
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(models, tmp_path):
     """The peak for ten times the rows is a few megabytes more, whatever the format."""
     if not os.path.exists("/proc/self/status"):

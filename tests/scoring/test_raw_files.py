@@ -228,6 +228,12 @@ def test_files_that_are_not_what_they_should_be(shop, tmp_path):
     empty = write(shop.raw.head(0), tmp_path / "empty.csv")
     assert "empty.csv has no rows" in shop.score(empty)[1]
     assert "does not exist" in shop.score(tmp_path / "none.csv")[1]
+    for line, said in (("7", "Found: 1"), ("1;2;3;4;5;6;7;8;9", "Found: 9"), ('1;"x', "quote")):
+        ragged = write(shop.raw.head(3), tmp_path / "ragged.csv")
+        ragged.write_text(f"{ragged.read_text()}{line}\n")
+        code, output, answers = shop.score(ragged, "--rejects", str(tmp_path / "rejects.jsonl"))
+        assert code == 1 and answers is None
+        assert "ragged.csv cannot be read as csv: Line: 5" in output and said in output, output
     cut = tmp_path / "cut.csv.gz"
     cut.write_bytes(gzip.compress(b"visit;day\n" * 5000)[:-30])
     assert "cut.csv.gz" in shop.score(cut)[1]
