@@ -422,7 +422,7 @@ def _missingness_leak(sample: pd.DataFrame, name: str, target: str) -> str:
 def flag_target_leaks(
     decisions: Sequence[ColumnDecision], sample: pd.DataFrame, task: str, record: str
 ) -> list[Notice]:
-    "Keep columns out that must know the answer; a note for each."
+    "Keep columns out that must know the target; a note for each."
     notes = []
     target = next(d.name for d in decisions if d.role == "target")
     strength = single_feature_scores(sample, parse_contract(contract_text(decisions, task, record)))
@@ -439,7 +439,7 @@ def flag_target_leaks(
             notes.append(
                 Notice(
                     0,
-                    f"`{d.name}` was kept out: {why}, so it knows the answer. If it is truly "
+                    f"`{d.name}` was kept out: {why}, so it knows the target. If it is truly "
                     "known before, make it a feature again",
                 )
             )

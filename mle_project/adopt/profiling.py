@@ -73,7 +73,7 @@ def _is_field_name(name: str) -> bool:
         warnings.simplefilter("error")
         try:
             request_model(parse_contract(text))
-        except Exception:  # pydantic has several kinds of refusal, warnings among them
+        except Exception:  # pydantic has several kinds of errors, warnings among them
             return False
     return True
 

@@ -315,7 +315,7 @@ def _scores(metrics: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def _shape(contract: Contract) -> str:
-    "What an answer looks like before there is one."
+    "What a response looks like before there is one."
     if contract.task == "regression":
         fields = '"value": ..., "low": ..., "high": ...'
     else:
@@ -340,10 +340,11 @@ def _classes(contract: Contract) -> str:
 def readme_section(
     contract: Contract,
     metrics: Mapping[str, Any] | None,  # of `metrics/final_model.json`; None: not of this contract
-    answer: Mapping[str, Any] | None,  # of the service to the example; None: there is no model yet
+    response: Mapping[str, Any]
+    | None,  # of the service to the example; None: there is no model yet
     row: Mapping[str, Any] | None = None,  # an example of a raw row, where the service takes them
 ) -> str:  # Markdown
-    "What the README says of the table: a row or a record, the scores, a request and its answer."
+    "What the README says of the table: a row or a record, the scores, a request and its response."
     example = row or example_record(contract)
     return render(
         "readme_part.md.j2",
@@ -351,7 +352,7 @@ def readme_section(
         metrics=metrics,
         scores=_scores(metrics) if metrics else [],
         classes=_classes(contract),
-        answer=json.dumps(answer, ensure_ascii=False) if answer else _shape(contract),
+        response=json.dumps(response, ensure_ascii=False) if response else _shape(contract),
         is_raw=bool(row),
         example=json.dumps(dict(list(example.items())[:MAX_FIELDS]), ensure_ascii=False),
         more=max(0, len(example) - MAX_FIELDS),
@@ -379,7 +380,7 @@ def write_readme() -> bool:  # whether it changed
     "Bring the README's part up to the contract, the scores and the model as they are now."
     folder = root()
     metrics = None
-    answer = None
+    response = None
     row = None
     contract = read_contract(folder / "contract.yaml")
     model = folder / "models" / "final"
@@ -391,11 +392,11 @@ def write_readme() -> bool:  # whether it changed
         row = (predictor.query or {}).get("example")
         record = made_record(predictor, row) if row else example_record(contract)
         outputs = predictor.predict_records([record])
-        answer = {"predictions": predictor.format_predictions(outputs), "model": predictor.digest}
+        response = {"predictions": predictor.format_predictions(outputs), "model": predictor.digest}
         metrics_file = json.loads(scores.read_text()) if scores.is_file() else {}
         metrics = metrics_file if metrics_file.get("model") == predictor.digest else None
     before = (folder / "README.md").read_text()
-    after = replace_section(before, readme_section(contract, metrics, answer, row))
+    after = replace_section(before, readme_section(contract, metrics, response, row))
     if after != before:
         write_atomically(folder, {"README.md": after})
     return after != before

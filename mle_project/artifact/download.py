@@ -133,7 +133,7 @@ def fetch(
             _download_verified(url, digest, new, tries)
         except ProjectError as error:
             raise ProjectError(
-                f"the model from {public_url} is refused: {error}. {target} is as it was."
+                f"the model from {public_url} is rejected: {error}. {target} is as it was."
             ) from None
         if target.exists():
             os.replace(target, Path(staging) / "old")

@@ -31,7 +31,7 @@ from ..core.project import root
 @click.argument("digest")
 @click.argument("folder", type=click.Path(path_type=Path))
 def fetch(url: str, digest: str, folder: Path) -> None:
-    """Fetch a model (a tar archive) from URL into FOLDER; refuse one that has not DIGEST.
+    """Fetch a model (a tar archive) from URL into FOLDER; reject one that has not DIGEST.
 
     \b
     tar -czf model.tar.gz -C models/final .        packs one
@@ -395,7 +395,7 @@ def materialize(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print steps and attributions as JSON.")
 def explain(record: Path, model: Path | None, as_json: bool) -> None:
-    """Follow the record in RECORD (a JSON file; of a request its first) to the answer.
+    """Follow the record in RECORD (a JSON file; of a request its first) to the prediction.
 
     mle explain models/final/example.json
     """

@@ -152,7 +152,7 @@ def clean(notebooks: tuple[Path, ...], check: bool) -> None:
 # %% ../../nbs/api/cli/00_pipeline.ipynb #b2fde83b
 @click.command()
 def readme() -> None:
-    """Bring the README's scores, request, answer and table of settings up to date."""
+    """Bring the README's scores, request, response and table of settings up to date."""
     from mle_project.serving.settings import with_settings
     from mle_project.adopt.project_files import write_readme
     from mle_project.adopt.project_files import write_atomically

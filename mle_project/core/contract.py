@@ -138,7 +138,7 @@ class Column(BaseModel):
     )
     out_of_range: OutOfRange = Field(
         "reject",
-        description="What happens to a value outside the range or the categories: reject refuses "
+        description="What happens to a value outside the range or the categories: reject rejects "
         "the record, as_missing takes the value for a missing or unseen one, warn keeps and "
         "counts it.",
     )
@@ -169,7 +169,7 @@ class Column(BaseModel):
 
 # %% ../../nbs/api/core/01_contract.ipynb #bc5e31c8
 def _mapping(node: yaml.Node | None, path: str) -> dict[str, tuple[yaml.Node, int]]:
-    "The keys of a YAML mapping, each with its node and its line; a repeated key is refused."
+    "The keys of a YAML mapping, each with its node and its line; a repeated key is rejected."
     if not isinstance(node, yaml.MappingNode):
         raise ContractError(
             f"{path}:{node.start_mark.line + 1 if node else 1}: expected `key: value` lines here."
@@ -261,7 +261,7 @@ class Contract(BaseModel):
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> "Contract":
-        "Name the columns, and refuse contradictions."
+        "Name the columns, and reject contradictions."
         context = info.context or {}
         self._path = context.get("path", self._path)
         for name, column in self.columns.items():

@@ -74,7 +74,7 @@ def _bound_rule(column: Column) -> Any:
 def frame_schema(
     contract: Contract,
     columns: Sequence[str] | None = None,  # which columns the frame has; the features by default
-) -> "pa.DataFrameSchema":  # refuses other columns
+) -> "pa.DataFrameSchema":  # rejects other columns
     "The pandera schema of a frame of raw records."
     import pandera.pandas as pa
 

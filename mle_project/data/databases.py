@@ -180,10 +180,10 @@ def _sqlite_plan(where: str, connection: sqlite3.Connection, table: str) -> tupl
         "NOT IN (0, 1))"
         for name in columns
     )
-    answer = connection.execute(f"SELECT {expressions} FROM {quote_identifier(table)}").fetchone()
+    found = connection.execute(f"SELECT {expressions} FROM {quote_identifier(table)}").fetchone()
     readings = {}
     for (name, declared), kinds, other in zip(
-        columns.items(), answer[::2], answer[1::2], strict=True
+        columns.items(), found[::2], found[1::2], strict=True
     ):
         reading = _sqlite_reading(
             declared, set((kinds or "null").split(",")) - {"null"}, bool(other)

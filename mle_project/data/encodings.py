@@ -143,7 +143,7 @@ def _stated_encoding(path: Path, stated: str | None) -> str:
 
 # %% ../../nbs/api/data/02_encodings.ipynb #493de3d8
 def _decode_chunks(path: Path, encoding: str) -> Iterator[str]:
-    "A text file, piece by piece; one without a letter is refused."
+    "A text file, piece by piece; one without a letter is rejected."
     decoder = codecs.getincrementaldecoder(encoding)()
     has_letter = False
     with open_decompressed(path) as stream:

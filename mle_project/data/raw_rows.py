@@ -511,7 +511,7 @@ def _fetch(
 
 # %% ../../nbs/api/data/12_raw_rows.ipynb #fbd26719
 def _fails(run: Callable[..., Any], *arguments: Any) -> bool:
-    "Whether the engine refuses."
+    "Whether the engine rejects."
     try:
         run(*arguments)
     except duckdb.Error:
@@ -522,7 +522,7 @@ def _fails(run: Callable[..., Any], *arguments: Any) -> bool:
 def _failing_row(
     engine: _Engine, texts: Sequence[Sequence[str | None]], count: int
 ) -> int | None:  # None when both halves of some rows pass
-    "The first row that the engine refuses."
+    "The first row that the engine rejects."
     start = 0
     end = count
     while end - start > 1:

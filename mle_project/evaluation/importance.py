@@ -26,7 +26,7 @@ from ..modeling.metrics import METRICS
 from ..modeling.metrics import predict
 
 # %% ../../nbs/api/evaluation/02_importance.ipynb #6f6b77f1
-PredictFn = Callable[[pd.DataFrame], np.ndarray]  # from what `feature_frame` returns to answers
+PredictFn = Callable[[pd.DataFrame], np.ndarray]  # from what `feature_frame` returns to predictions
 
 
 class PredictionFunction(BaseEstimator):
@@ -171,14 +171,14 @@ def value_grid(values: pd.Series, points: int = 15) -> list[Any]:
 
 
 def partial_dependence(
-    answer: PredictFn,
+    predict: PredictFn,
     x: pd.DataFrame,
     name: str,  # a feature
     points: int = 15,
 ) -> tuple[
     list[Any], np.ndarray
-]:  # the values tried, and the answers (values, rows) or (values, rows, classes)
-    "The answer to every row with one feature set to one value after another."
+]:  # the values tried, and the predictions (values, rows) or (values, rows, classes)
+    "The prediction for every row with one feature set to one value after another."
     tried = value_grid(x[name], points)
     whole = pd.concat(
         [
@@ -187,7 +187,7 @@ def partial_dependence(
         ],
         ignore_index=True,
     )
-    predictions = answer(whole)
+    predictions = predict(whole)
     return tried, predictions.reshape(len(tried), len(x), *predictions.shape[1:])
 
 # %% ../../nbs/api/evaluation/02_importance.ipynb #07daeb3d
@@ -218,11 +218,11 @@ def learning_curve(
 
 # %% ../../nbs/api/evaluation/02_importance.ipynb #a508d86c
 def shap_values(
-    answer: Callable[[pd.DataFrame], np.ndarray],  # one number for each row
+    predict: Callable[[pd.DataFrame], np.ndarray],  # one number for each row
     x: pd.DataFrame,  # rows to explain
     background: pd.DataFrame,  # rows that stand for a feature not yet known
     seed: int = 0,
-) -> np.ndarray:  # (n, features): what each feature added to the answer
+) -> np.ndarray:  # (n, features): what each feature added to the prediction
     "SHAP values of rows, by the permutation method."
     try:
         import shap
@@ -248,7 +248,7 @@ def shap_values(
         for name, categories in words.items():
             codes = matrix[:, x.columns.get_loc(name)].astype(int)
             strings[name] = np.array(categories, dtype=object)[codes]
-        return answer(rows.assign(**strings))
+        return predict(rows.assign(**strings))
 
     explainer = shap.explainers.Permutation(
         ask, shap.maskers.Independent(numbers(background), max_samples=len(background)), seed=seed

@@ -365,7 +365,7 @@ def check_temporal_order(
     "L3.1: does anything earlier learn from anything later?"
     guard = (
         "Splits and folds by time; "
-        "a random split is refused where the contract has a time, unless it is asked for by name."
+        "a random split is rejected where the contract has a time, unless it is asked for by name."
     )
     violations: list[str] = []
     if not contract.time:

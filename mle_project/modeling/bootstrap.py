@@ -144,12 +144,12 @@ def _value_measure(y: np.ndarray, p: np.ndarray, half_width: float | None) -> We
 def weighted_metrics(
     task: str,
     y: np.ndarray,  # (n,)
-    p: np.ndarray,  # answers
+    p: np.ndarray,  # predictions
     threshold: float | None = None,  # of a binary task: precision, recall and F1 are measured too
     half_width: float
     | None = None,  # of a regression: the coverage of the interval is measured too
 ) -> WeightedMetrics:
-    "The metrics of some answers, prepared to be asked for many weights."
+    "The metrics of some predictions, prepared to be asked for many weights."
     if task == "binary":
         return _binary_measure(y, p, threshold)
     return _multiclass_measure(y, p) if task == "multiclass" else _value_measure(y, p, half_width)

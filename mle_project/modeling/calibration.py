@@ -55,7 +55,7 @@ METHODS = ("power", "scaling")
 def fit_calibration(
     method: str,  # one of METHODS
     y: np.ndarray,  # (n,) positions of classes
-    p: np.ndarray,  # (n, classes) answers of a model that was not fitted on these rows
+    p: np.ndarray,  # (n, classes) predictions of a model that was not fitted on these rows
 ) -> Calibration:
     "The correction with the least log loss."
     free = p.shape[1] - 1 if method == "scaling" else 0
@@ -91,8 +91,10 @@ def out_of_fold_predictions(
     y: np.ndarray,
     folds: Folds,
     contract: Contract,
-) -> tuple[np.ndarray, np.ndarray]:  # the targets of the rows held out, and the answers to them
-    "Answers to every row that a fold holds out, by a model fitted on the others."
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # the targets of the rows held out, and the predictions for them
+    "Predictions for every row that a fold holds out, by a model fitted on the others."
     fold_predictions = [
         predict(
             fit_model(build(), x.iloc[before], y[before]),
@@ -106,8 +108,8 @@ def out_of_fold_predictions(
 
 
 def choose_calibration(
-    held_out: tuple[np.ndarray, np.ndarray],  # targets and answers to fit the corrections on
-    check: tuple[np.ndarray, np.ndarray],  # targets and answers to judge them on
+    held_out: tuple[np.ndarray, np.ndarray],  # targets and predictions to fit the corrections on
+    check: tuple[np.ndarray, np.ndarray],  # targets and predictions to judge them on
     blocks: np.ndarray,  # of the rows of `check`, from `bootstrap_blocks`
     seed: int = 0,
 ) -> tuple[

@@ -62,7 +62,7 @@ def rowwise_violations(
     operation: Callable[[pd.DataFrame], Any],  # fitted: from rows to an array or a frame
     rows: pd.DataFrame,  # at least two, as the operation takes them
     alone: int = 12,  # how many of them are tried alone
-    tolerance: float = 0.0,  # between two answers to one row, relative above 1; 0 wants them equal
+    tolerance: float = 0.0,  # between two predictions for a row, relative above 1
     seed: int = 0,  # of the other order
 ) -> list[str]:  # empty when the operation keeps the law
     "What shows that an operation does not work within a row, in sentences."
@@ -80,7 +80,7 @@ def rowwise_violations(
     first = _rows(whole).copy(deep=True)
     faults = []
     if _differ(_rows(operation(copy.copy())), first, tolerance):
-        faults.append("answers differently when asked again: it keeps a state")
+        faults.append("gives something else when asked again: it keeps a state")
     if _differ(_rows(operation(copy.iloc[order])), first.iloc[order], tolerance):
         faults.append("depends on the order of rows")
     single = [(place, _rows(operation(copy.iloc[[place]]))) for place in order[:alone]]
@@ -91,9 +91,9 @@ def rowwise_violations(
 # %% ../../nbs/api/modeling/00_columnar.ipynb #32b8c5fa
 def assert_rowwise(
     model: Any,  # fitted: a pipeline, or an estimator that takes raw features
-    answer: Callable[[pd.DataFrame], Any],  # the whole model's answers
+    predict: Callable[[pd.DataFrame], Any],  # the whole model's predictions
     rows: pd.DataFrame,  # real rows, as the model takes them
-    tolerance: float = 1e-5,  # of the whole model's answers; networks add 32-bit floats
+    tolerance: float = 1e-5,  # of the whole model's predictions; networks add 32-bit floats
 ) -> None:
     "Raise when a model holds an operation that is not registered or does not work within a row."
     current: Any = rows
@@ -117,9 +117,9 @@ def assert_rowwise(
                 "Put @columnar before its definition."
             )
         current = _rows(step.transform(current)).set_axis(current.index, axis=0)
-    faults = rowwise_violations(answer, rows, tolerance=tolerance)
+    faults = rowwise_violations(predict, rows, tolerance=tolerance)
     if faults:
         raise ProjectError(
             f"the model `{type(model).__name__}` {' and '.join(faults)}. "
-            "Its answer to a row must not depend on other rows."
+            "Its prediction for a row must not depend on other rows."
         )

@@ -143,7 +143,7 @@ class FrequentOneHotEncoder(OneHotEncoder):  # its own `max_categories` does not
 # %% ../../nbs/api/modeling/01_estimators.ipynb #5bf23fad
 class _Float64Coefficients:
     def fit(self, x: np.ndarray, y: np.ndarray) -> Any:
-        "Fit on rows of 32 bits; the weights get 64, and with them every sum that answers."
+        "Fit on rows of 32 bits; the weights get 64, and with them every sum of a prediction."
         super().fit(x, y)  # type: ignore[misc]
         self.coef_: Any = np.asarray(self.coef_, np.float64)
         self.intercept_: Any = np.asarray(self.intercept_, np.float64)
@@ -151,8 +151,8 @@ class _Float64Coefficients:
 
 
 class Float64LogisticRegression(_Float64Coefficients, LogisticRegression):
-    "A `LogisticRegression` whose answers do not depend on the order of a sum."
+    "A `LogisticRegression` whose predictions do not depend on the order of a sum."
 
 
 class Float64Ridge(_Float64Coefficients, Ridge):
-    "A `Ridge` whose answers do not depend on the order of a sum."
+    "A `Ridge` whose predictions do not depend on the order of a sum."

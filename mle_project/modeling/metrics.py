@@ -80,7 +80,7 @@ METRICS: dict[str, dict[str, Metric]] = {
 def all_metrics(
     task: str,
     y: np.ndarray,  # (n,): positions of classes, or values
-    p: np.ndarray,  # answers
+    p: np.ndarray,  # predictions
 ) -> dict[str, float]:
     "Every metric of the task."
     return {name: function(y, p) for name, (function, _) in METRICS[task].items()}
@@ -105,7 +105,7 @@ def best_threshold(
     p: np.ndarray,  # (n,) probability of 1
     false_negative_cost: float,  # the cost of a missed positive in false alarms
 ) -> float:
-    "The threshold with the least cost; at or above it the answer is positive."
+    "The threshold with the least cost; at or above it the prediction is positive."
     order = np.argsort(-p, kind="stable")
     missed = y.sum() - np.cumsum(y[order])
     alarms = np.cumsum(1 - y[order])
@@ -133,10 +133,10 @@ def threshold_metrics(
 # %% ../../nbs/api/modeling/02_metrics.ipynb #1970d148
 def conformal_half_width(
     y: np.ndarray,  # (n,) values of rows that the model was not fitted on
-    p: np.ndarray,  # (n,) its answers
+    p: np.ndarray,  # (n,) its predictions
     coverage: float,  # the share of new rows whose value the interval is to hold
 ) -> float:  # in the unit of the target
-    "Half the width of a prediction interval around an answer."
+    "Half the width of a prediction interval around a prediction."
     if not 0 < coverage < 1:
         raise ProjectError(
             f"params.yaml: model_selection.coverage is {coverage}; "
@@ -147,5 +147,5 @@ def conformal_half_width(
 
 
 def interval_coverage(y: np.ndarray, p: np.ndarray, half_width: float) -> float:
-    "The share of rows whose value lies inside the interval around the answer."
+    "The share of rows whose value lies inside the interval around the prediction."
     return float(np.mean(np.abs(np.asarray(y) - np.asarray(p)) <= half_width))

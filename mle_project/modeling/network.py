@@ -235,7 +235,7 @@ def build_layers(
 
 # %% ../../nbs/api/modeling/04_network.ipynb #d4c8e37e
 class NetworkClassifier(ClassifierMixin, Network):
-    "A `Network` that answers with probabilities."
+    "A `Network` that predicts probabilities."
 
     def predict_proba(self, x: pd.DataFrame) -> np.ndarray:
         "The probability of each class, (n, classes)."
@@ -252,7 +252,7 @@ class NetworkClassifier(ClassifierMixin, Network):
 
 
 class NetworkRegressor(RegressorMixin, Network):
-    "A `Network` that answers with values."
+    "A `Network` that predicts values."
 
     def predict(self, x: pd.DataFrame) -> np.ndarray:
         "The value of each row, (n,)."

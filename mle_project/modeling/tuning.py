@@ -516,7 +516,7 @@ def tune(
         raise ProjectError(
             f"params.yaml: model_selection.tuner `{tuner}` is not one of: {', '.join(ORACLES)}."
         )
-    # refuses what is no family, or no hyperparameter of it
+    # rejects what is no family, or no hyperparameter of it
     build_family(search.family, search.fixed, search.contract, search.seed)
     history = TrialHistory(search.family)
     budget = Budget(max_trials - 1, timeout_seconds)

@@ -64,7 +64,7 @@ def find_commit(
     if not re.fullmatch(r"[0-9a-f]{8,64}", digest):
         raise ProjectError(
             f"`{digest}` is no model's digest: 8 to 64 of the digits 0-9 and a-f. "
-            "Every answer of the service has one, as `model`."
+            "Every response of the service has one, as `model`."
         )
     metrics = str(stage_params("final_model")["metrics"])
     commits = _git("log", "--all", "--reverse", "--format=%H", f"-S{digest}", "--", metrics).split()
@@ -210,7 +210,7 @@ def format_provenance(
     return "\n".join(lines)
 
 # %% ../../nbs/api/pipeline/10_provenance.ipynb #56d16a19
-def _refuse_other_data(lock: str) -> None:
+def _reject_other_data(lock: str) -> None:
     "Raise when the raw data is not what that run read."
     for name, one in lock_entries(lock, "deps").items():
         if (
@@ -243,7 +243,7 @@ def rebuild_model(
             "Commit it first (notebooks, package, dvc.lock, params.yaml, metrics)."
         )
     lock = _file_at(commit, "dvc.lock")
-    _refuse_other_data(lock)
+    _reject_other_data(lock)
     top = folder / "rebuilt"
     clone(root(), top, commit)
     own = facts["environment"]["same_as_now"]

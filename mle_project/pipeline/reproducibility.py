@@ -206,7 +206,7 @@ def prediction_difference(
     other: Path,
     rows: int = 20_000,  # of the test split, at most
 ) -> dict[str, Any]:  # rows, largest_difference (of probabilities, or of values), other_decisions
-    "How far the answers of two final models are apart."
+    "How far the predictions of two final models are apart."
     import numpy as np
     import pyarrow.parquet as pq
 
@@ -262,7 +262,7 @@ def _format_result(result: dict[str, Any]) -> str:
         predictions = result["predictions"]
         largest = f"{predictions['largest_difference']:.2g} apart at most"
         decisions = f"{predictions['other_decisions']:,} other decisions"
-        lines.append(f"answers to {predictions['rows']:,} rows: {largest}, {decisions}")
+        lines.append(f"predictions for {predictions['rows']:,} rows: {largest}, {decisions}")
     return "\n".join([*lines, *result["differences"]])
 
 

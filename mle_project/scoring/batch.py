@@ -165,7 +165,7 @@ def prediction_table(
     predictor: Predictor,
     schema: pa.Schema,  # of `prediction_schema`
 ) -> pa.Table:
-    "Answers to the rows of a chunk."
+    "Predictions for the rows of a chunk."
     if not len(frame):
         return schema.empty_table()
     contract = predictor.contract
@@ -213,7 +213,7 @@ def writer(
     kind: str,  # csv, jsonl or parquet
     schema: pa.Schema,
 ) -> Iterator[Callable[[pa.Table], None]]:  # what appends a table
-    "A file of answers to append to."
+    "A file of predictions to append to."
     if kind == "parquet":
         with pyarrow.parquet.ParquetWriter(path, schema) as file:
             yield file.write_table

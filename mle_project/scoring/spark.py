@@ -82,7 +82,7 @@ def _spark_predictions(
     starts: dict[str, int],
     schema: pa.Schema,
 ) -> Iterator[pd.DataFrame]:
-    "The rows of each batch: their answers, or what is wrong with them."
+    "The rows of each batch: their predictions, or what is wrong with them."
     predictor = _load_predictor(archive)
     for frame in frames:
         begins = {
@@ -223,7 +223,7 @@ def _spark_reason(error: Exception) -> str:
 
 # %% ../../nbs/api/scoring/03_spark.ipynb #60478fe1
 def _is_earlier_output(folder: Path) -> bool:
-    "Whether a folder is empty, or holds what Spark wrote as answers and nothing else."
+    "Whether a folder is empty, or holds what Spark wrote as predictions and nothing else."
     for path in folder.iterdir():
         name = (
             path.name.removeprefix(".").removesuffix(".crc") if path.suffix == ".crc" else path.name
@@ -243,7 +243,7 @@ def _is_earlier_output(folder: Path) -> bool:
 
 
 def _check_spark_paths(source: Path, target: Path, rejects: Path | None) -> None:
-    "Raises where an output cannot stand, or would overwrite anything but an earlier answer."
+    "Raises where an output cannot stand, or would overwrite anything but an earlier output."
     if target.suffix:
         check_paths(source, target, rejects)
     for place in (target, rejects):
@@ -266,7 +266,7 @@ def _check_spark_paths(source: Path, target: Path, rejects: Path | None) -> None
         )
     if not _is_earlier_output(target):
         raise ProjectError(
-            f"{target} holds something else than earlier answers, and would be replaced "
+            f"{target} holds something else than earlier predictions, and would be replaced "
             "as a whole. Name another folder."
         )
 
@@ -315,7 +315,7 @@ def _raw_columns(parts: list[Path], predictor: Predictor) -> tuple[list[str], li
 def _spark_table(
     spark: Any, source: Path, predictor: Predictor, scratch: Path, form: str
 ) -> tuple[Any, pa.Schema, int]:
-    "The answers and faults of all rows as a Spark frame, their schema, and the number of rows."
+    "The predictions and faults of all rows as a Spark frame, their schema, and the number of rows."
     from pyspark.sql import functions
     from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -351,10 +351,10 @@ def _spark_table(
             schema,
             total,
         )
-    answer = partial(
+    predict = partial(
         _spark_predictions, archive=archive, columns=used, starts=starts, schema=schema
     )
-    return rows.mapInPandas(answer, spark_schema), schema, total
+    return rows.mapInPandas(predict, spark_schema), schema, total
 
 # %% ../../nbs/api/scoring/03_spark.ipynb #88f579bc
 def _spark_cells(folder: Path) -> pd.DataFrame:
@@ -373,16 +373,16 @@ def _spark_cells(folder: Path) -> pd.DataFrame:
     )
 
 # %% ../../nbs/api/scoring/03_spark.ipynb #aafa8fb0
-def _publish(spark: Any, answered: Path, target: Path, schema: pa.Schema) -> None:
-    "Put the sound answers where they belong: a folder of parts, or one file in source order."
+def _publish(spark: Any, written: Path, target: Path, schema: pa.Schema) -> None:
+    "Put the predictions where they belong: a folder of parts, or one file in source order."
     from pyspark.sql import functions
 
     clean = (
-        spark.read.parquet(spark_path(answered))
+        spark.read.parquet(spark_path(written))
         .where(functions.col(ERROR_COLUMN).isNull())
         .drop(ERROR_COLUMN)
     )
-    parts = answered.with_name("parts")
+    parts = written.with_name("parts")
     (clean.orderBy("row") if target.suffix else clean).write.parquet(str(parts))
     if target.suffix:
         with landing(target) as place, writer(place, file_format(target), schema) as write:
@@ -391,7 +391,7 @@ def _publish(spark: Any, answered: Path, target: Path, schema: pa.Schema) -> Non
                     write(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
         return
     if target.exists():
-        target.rename(answered.with_name("old"))
+        target.rename(written.with_name("old"))
     parts.rename(target)
 
 # %% ../../nbs/api/scoring/03_spark.ipynb #85785da1
@@ -403,7 +403,7 @@ def score_on_spark(
     rejects: str | Path | None = None,  # where to write invalid rows; without it they stop the run
     form: str | None = None,  # raw or contract; None: recognised by the columns
 ) -> dict[str, Any]:  # as `score_file`
-    "Answer every row of Parquet files on Spark, with the answers of `score_file` to the last bit."
+    "Predict every row of Parquet files on Spark, as `score_file` does, to the last bit."
     source = Path(source)
     target = Path(target).absolute()
     rejects = Path(rejects) if rejects else None
@@ -420,11 +420,11 @@ def score_on_spark(
         tempfile.TemporaryDirectory(dir=target.parent, prefix=".mle-score-") as scratch,
         _spark_session(rows) as spark,
     ):
-        answered = Path(scratch) / "answered"
+        written = Path(scratch) / "written"
         form = _form_of(parquet_parts(source), predictor, form, Path(scratch))
         table, schema, total = _spark_table(spark, source, predictor, Path(scratch), form)
-        table.write.parquet(str(answered))
-        cells = _spark_cells(answered)
+        table.write.parquet(str(written))
+        cells = _spark_cells(written)
         dropped = cells.loc[cells["rule"] == DROPPED, "row"].tolist()
         cells = cells[cells["rule"] != DROPPED]
         if rejects:
@@ -432,7 +432,7 @@ def score_on_spark(
                 write_rejects(notes, cells, dropped)
         else:
             raise_for_invalid(cells, source.name, predictor.contract, total)
-        _publish(spark, answered, target, schema)
+        _publish(spark, written, target, schema)
     rejected = cells["row"].nunique()
     result = summarize_run(total, rejected, began, target, predictor.digest, len(dropped))
     return result | {"first_dropped": dropped[:MAX_SHOWN], "form": form}

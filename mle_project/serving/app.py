@@ -68,10 +68,10 @@ THREADPOOL_BODY_BYTES = 250_000  # bytes of a body that is read in a thread
 
 
 async def predict(context: RequestContext, state: AppState) -> bytes:
-    "The answer to `POST /predict`."
+    "The response to `POST /predict`."
     body = await read_body(context, state)
     if len(body) > THREADPOOL_BODY_BYTES:
-        checked, outputs, answer = await run_in_threadpool(state, state.predict_bytes, body)
+        checked, outputs, content = await run_in_threadpool(state, state.predict_bytes, body)
     else:
         request = parse_body(body, state.settings.max_records)
         async with asyncio.timeout(state.settings.timeout):
@@ -81,23 +81,23 @@ async def predict(context: RequestContext, state: AppState) -> bytes:
             else:
                 checked = state.validate(request)
             outputs = await state.batcher.submit(checked.numbers, checked.strings)
-        answer = encode_predictions(state.predictor, outputs, **features_of(checked))
+        content = encode_predictions(state.predictor, outputs, **features_of(checked))
     context.records = len(outputs)
     record_predictions(
         state.metrics, state.predictor.predicted_classes(outputs), checked.out_of_range
     )
-    return answer
+    return content
 
 
 async def explain(context: RequestContext, state: AppState) -> bytes:
-    "The answer to `POST /explain`."
+    "The response to `POST /explain`."
     body = await read_body(context, state)
-    checked, outputs, answer = await run_in_threadpool(state, explain_bytes, state, body)
+    checked, outputs, content = await run_in_threadpool(state, explain_bytes, state, body)
     context.records = 1
     record_predictions(
         state.metrics, state.predictor.predicted_classes(outputs), checked.out_of_range
     )
-    return answer
+    return content
 
 # %% ../../nbs/api/serving/10_app.ipynb #48e71593
 POST_ROUTES = {"/predict": predict, "/explain": explain}
@@ -112,7 +112,7 @@ SCOPE_KEY = "mle_project.serving.app"
 
 # %% ../../nbs/api/serving/10_app.ipynb #4ec379a2
 async def forward(context: RequestContext, app: Any) -> None:
-    "Have the application behind answer, under this request's id."
+    "Let the application behind respond, under this request's id."
 
     async def send(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
@@ -127,7 +127,7 @@ async def forward(context: RequestContext, app: Any) -> None:
 
 
 async def dispatch(context: RequestContext, state: AppState, app: Any) -> None:
-    "Answer a request; raises `HTTPError`, or `ClientDisconnect`."
+    "Respond to a request; raises `HTTPError`, or `ClientDisconnect`."
     path = context.scope["path"]
     method = context.scope["method"]
     if path not in POST_ROUTES and path not in state.pages and path not in PASSTHROUGH_ROUTES:
@@ -156,20 +156,20 @@ async def dispatch(context: RequestContext, state: AppState, app: Any) -> None:
 
 
 async def handle_post(context: RequestContext, state: AppState) -> None:
-    "Answer what the model is asked, unless too many are inside."
+    "Respond to a request to the model, unless too many are inside."
     if state.n_active >= state.settings.max_concurrency:
         raise HTTPError(429, "Too many requests at once. Try again in a moment.")
     state.n_active += 1
     try:
-        answer = await POST_ROUTES[context.route](context, state)
+        content = await POST_ROUTES[context.route](context, state)
     except TimeoutError:
         raise HTTPError(
-            504, f"There was no answer within {state.settings.timeout:g} seconds."
+            504, f"There was no response within {state.settings.timeout:g} seconds."
         ) from None
     finally:
         state.n_active -= 1
         state.buffered_bytes -= context.buffered_bytes
-    await send_response(context, 200, answer, JSON_HEADERS)
+    await send_response(context, 200, content, JSON_HEADERS)
 
 # %% ../../nbs/api/serving/10_app.ipynb #8e4e260f
 def log_exception(context: RequestContext, error: Exception) -> None:
@@ -252,7 +252,7 @@ class ServingMiddleware:
             context.outcome = "gone"
         except Exception as error:
             log_exception(context, error)
-            if context.status:  # the answer has begun; the server breaks it off
+            if context.status:  # the response has begun; the server breaks it off
                 raise
             await send_error(
                 context,

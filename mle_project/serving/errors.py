@@ -29,7 +29,7 @@ ERROR_CODES = {
 
 
 class HTTPError(Exception):
-    "A request that gets no answer: its status, a sentence, the details, and headers."
+    "A request without a prediction: its status, a sentence, the details, and headers."
 
     def __init__(
         self,
@@ -56,5 +56,5 @@ class HTTPError(Exception):
 
 
 def error_detail(name: str, rule: str, message: str) -> dict[str, str]:
-    "One detail of a refusal; a field's name as the caller wrote it is cut at 100 characters."
+    "One detail of an error; a field's name as the caller wrote it is cut at 100 characters."
     return {"field": name[:100], "rule": rule, "message": message}

@@ -44,7 +44,7 @@ def request_type(contract: Contract, most: int) -> type[BaseModel]:
 
 
 def response_type(contract: Contract) -> type[BaseModel]:
-    "The body of an answer: `predictions`, one for each record in order, and `model`, a digest."
+    "The body of a response: `predictions`, one for each record in order, and `model`, a digest."
     if contract.task == "regression":
         between = (
             "The true value lies between low and high "
@@ -67,7 +67,7 @@ def response_type(contract: Contract) -> type[BaseModel]:
             Field(description="The probability of each label."),
         )
     prediction: Any = create_model("Prediction", **fields)
-    digest = Field(description="SHA-256 digest of the model that answered.")
+    digest = Field(description="SHA-256 digest of the model that predicted.")
     model_type: type[BaseModel] = create_model(
         "Response", predictions=(list[prediction], ...), model=(str, digest)
     )

@@ -134,7 +134,7 @@ def request_context(scope: Mapping[str, Any], receive: Any, send: Any) -> Reques
 async def send_response(
     context: RequestContext, status: int, body: bytes, headers: Mapping[str, str]
 ) -> None:
-    "Send a whole answer."
+    "Send a whole response."
     context.status = status
     all_headers = [
         (b"content-length", str(len(body)).encode()),

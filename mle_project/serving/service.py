@@ -158,7 +158,7 @@ def app_state() -> AppState:
     **service_class_argument(app_state, SETTINGS),
 )
 class Service:
-    "Answers raw records with the model of the last `dvc repro`."
+    "Predicts raw records with the model of the last `dvc repro`."
 
     @bentoml.api(
         route="/predict",

@@ -79,13 +79,13 @@ class AppState:
         return validate_records(self.validator, request["records"])
 
     def predict_bytes(self, body: bytes) -> tuple[ValidatedBatch, np.ndarray, bytes]:
-        "A whole request, answered without the batcher."
+        "A whole request, predicted without the batcher."
         checked = self.validate(parse_body(body, self.settings.max_records))
         outputs = self.predictor.predict_arrays(checked.numbers, checked.strings)
         return checked, outputs, encode_predictions(self.predictor, outputs, **features_of(checked))
 
     def warm_up(self) -> None:
-        "Have the example answered."
+        "Predict the example."
         self.predict_bytes(to_json({"records": [example_record(self.predictor.contract)]}))
         self.ready = True
 
@@ -99,17 +99,17 @@ def features_of(
 
 def encode_predictions(
     predictor: Predictor,
-    outputs: np.ndarray,  # answers
+    outputs: np.ndarray,  # predictions
     **more: Any,
 ) -> bytes:
-    "An answer as JSON."
+    "A response as JSON."
     return to_json(
         {"predictions": predictor.format_predictions(outputs), **more, "model": predictor.digest}
     )
 
 
 def explain_bytes(state: AppState, body: bytes) -> tuple[ValidatedBatch, np.ndarray, bytes]:
-    "A request with one record, answered with its attributions."
+    "A request with one record: its prediction and attributions."
     request = parse_body(body, state.settings.max_records)
     name = list_name(request)
     if len(request[name]) != 1:

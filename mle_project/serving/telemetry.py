@@ -28,7 +28,7 @@ class AccessLog:
         self.stream = stream or sys.stdout.buffer
 
     def request(self, status: int, **log_fields: Any) -> None:
-        "One answered request."
+        "One request that is over."
         if self.which == "none" or (self.which == "failed" and status < 400):
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -57,7 +57,7 @@ LISTS = ("records", "rows", "keys")  # that a request may have
 
 
 class ServiceMetrics:
-    "What is counted of requests, records and answers."
+    "What is counted of requests, records and predictions."
 
     def __init__(self, contract: Contract, model: str, registry: Any = None) -> None:
         from prometheus_client import REGISTRY
@@ -67,17 +67,17 @@ class ServiceMetrics:
 
         where: dict[str, Any] = {"registry": registry or REGISTRY, "namespace": "mle_service"}
         self.contract = contract
-        self.requests = Counter("requests", "Requests answered.", ["route", "status"], **where)
+        self.requests = Counter("requests", "Requests that are over.", ["route", "status"], **where)
         self.seconds = Histogram(
             "request_duration_seconds",
-            "From the request's head to the end of its answer.",
+            "From the request's head to the end of its response.",
             ["route"],
             buckets=LATENCY_BUCKETS,
             **where,
         )
         self.records = Histogram(
             "request_records",
-            "Records in an answered request.",
+            "Records in a request.",
             buckets=BATCH_SIZE_BUCKETS,
             **where,
         )
@@ -103,7 +103,7 @@ class ServiceMetrics:
         self.known_fields: dict[Any, Any] = {}
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        "One answered request."
+        "One request that is over."
         pair = self.known_fields.get((route, status))
         if pair is None:
             pair = self.known_fields[route, status] = (
@@ -119,7 +119,7 @@ def record_predictions(
     best: np.ndarray,  # (n,) position of each record's label
     outside: Mapping[str, int],  # values outside the contract's range, by field
 ) -> None:
-    "Count one answered request's records."
+    "Count the records of one request."
     counts.records.observe(len(best))
     if len(best) == 1:
         counts.by_label[int(best[0])].inc()
@@ -135,7 +135,7 @@ def record_rejections(
     counts: ServiceMetrics,
     names: list[str],  # of fields, as the caller wrote them
 ) -> None:
-    "Count the fields that a refused request got wrong."
+    "Count the fields that an invalid request got wrong."
     for name in names:
         counts.rejections.labels(
             name if name in counts.contract.columns or name in LISTS else UNKNOWN_FIELD

@@ -274,7 +274,7 @@ def test_one_wrong_value_keeps_a_column_text_and_is_named(project):
     assert by_row(frame, "amount")[-1] == "12O" and has_note(
         proposal, "`amount` stays text: 1 of 600", "'12O'"
     )
-    for option in ("target", "time"):  # and in a refusal
+    for option in ("target", "time"):  # and in a rejection
         with pytest.raises(ProjectError, match="1 of 600 values are no whole numbers .'12O'."):
             plan(
                 [write_table(project, table.assign(amount=[*map(str, range(N - 1)), "12O"]))],
@@ -1009,7 +1009,7 @@ def test_two_tables_with_a_query(project):
         plan(files, target="answer", query=str(query))
 
 
-REFUSED = {
+INVALID = {
     "absent target": (base(), {"target": "answr"}, "Did you mean 'answer'"),
     "one value": (base(flat="x"), {"target": "flat"}, "every row has the same value, 'x'"),
     "rare class": (
@@ -1071,13 +1071,13 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_refusals(project, case):
-    table, options, message = REFUSED[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_what_cannot_be_adopted(project, case):
+    table, options, message = INVALID[case]
     before = git(project, "status", "--porcelain")
-    with pytest.raises(ProjectError) as refusal:
+    with pytest.raises(ProjectError) as rejection:
         plan([write_table(project, table)], **options)
-    assert message in str(refusal.value) and git(project, "status", "--porcelain") == before
+    assert message in str(rejection.value) and git(project, "status", "--porcelain") == before
 
 
 BROKEN = {
@@ -1102,9 +1102,9 @@ def test_broken_files(project, case):
     content, message = BROKEN[case]
     path = project.parent / ("shop.parquet" if case == "not parquet" else "shop.csv")
     path.write_bytes(content)
-    with pytest.raises(ProjectError) as refusal:
+    with pytest.raises(ProjectError) as rejection:
         plan([str(path)], target="y")
-    assert message in str(refusal.value)
+    assert message in str(rejection.value)
 
 
 def test_files_that_are_no_tables(project):

@@ -72,7 +72,7 @@ def test_other_ways_to_write_the_plots(plots):
 @pytest.mark.parametrize(
     "plots", ["plots: [mine.csv]\n", "plots: {mine.csv: {x: a}}\n", "plots:\n  mine.csv: {x: a}\n"]
 )
-def test_plots_that_are_no_list_of_lines_are_refused(plots):
+def test_plots_that_are_no_list_of_lines_are_rejected(plots):
     with pytest.raises(ProjectError, match="dvc.yaml: `plots` must be a list"):
         replace_plots("stages: {}\n" + plots, "regression")
 
@@ -113,7 +113,7 @@ def test_a_comment_behind_a_value_stays():
 
 
 @pytest.mark.parametrize("text", ["a: 1\n", "a: {b: 1}\n", "c:\n  b: 1\n", "", "a: [\n"])
-def test_a_file_without_the_section_is_refused(text):
+def test_a_file_without_the_section_is_rejected(text):
     with pytest.raises(ProjectError, match="params.yaml"):
         with_value(text, "a.b", 2)
 

@@ -51,12 +51,12 @@ def test_the_renamed_project_runs_its_stages(renamed_project):
 @pytest.mark.parametrize(
     "name", ["Harbour", "class", "2nd", "json", "pandas", "tests", package_name(ROOT), "a-b", ""]
 )
-def test_a_name_that_cannot_be_is_refused(name):
+def test_a_name_that_cannot_be_is_rejected(name):
     with pytest.raises(ProjectError):
         check_name(ROOT, name)
 
 
-def test_a_dirty_tree_is_refused_and_left_alone(tmp_path):
+def test_a_dirty_tree_is_rejected_and_left_alone(tmp_path):
     project = copy_project(tmp_path)
     project.replace("README.md", "## Limits", "## Its limits")
     process = project.run("mle", "rename", "harbour_model", check=False)

@@ -37,7 +37,7 @@ from mle_project.core.validation import failure_cases, records_frame, validate, 
 each_contract = pytest.mark.parametrize("name", CONTRACTS)
 
 
-def request_refuses(model, record):
+def request_rejects(model, record):
     try:
         model.model_validate(record)
     except ValidationError:
@@ -45,13 +45,13 @@ def request_refuses(model, record):
     return False
 
 
-def frame_refuses(records, contract):
-    """For each record, whether the check of frames refuses it.
+def frame_rejects(records, contract):
+    """For each record, whether the check of frames rejects it.
 
     Records with the same fields are checked together.
     """
     alike = defaultdict(list)
-    refused = [False] * len(records)
+    rejected = [False] * len(records)
     for number, record in enumerate(records):
         alike[frozenset(record)].append(number)
     for numbers in alike.values():
@@ -60,8 +60,8 @@ def frame_refuses(records, contract):
         )
         whole = failure_rows["row"].isna().any()
         for place, number in enumerate(numbers):
-            refused[number] = bool(whole or (failure_rows["row"] == place).any())
-    return refused
+            rejected[number] = bool(whole or (failure_rows["row"] == place).any())
+    return rejected
 
 
 def without_keys(record, keys):
@@ -78,8 +78,8 @@ def test_frames_and_requests_accept_the_same_generated_records(name):
         record for record, _, _ in draw_values(invalid_records(contract), bad)
     ]
     model = request_model(contract)
-    by_request = [request_refuses(model, record) for record in records]
-    by_frame = frame_refuses(records, contract)
+    by_request = [request_rejects(model, record) for record in records]
+    by_frame = frame_rejects(records, contract)
     different = [
         record
         for record, one, other in zip(records, by_request, by_frame, strict=True)
@@ -91,7 +91,7 @@ def test_frames_and_requests_accept_the_same_generated_records(name):
 
 
 @each_contract
-def test_every_known_bad_value_of_every_column_is_refused_by_both(name):
+def test_every_known_bad_value_of_every_column_is_rejected_by_both(name):
     contract = CONTRACTS[name]
     usual = example_record(contract)
     records = [
@@ -101,8 +101,8 @@ def test_every_known_bad_value_of_every_column_is_refused_by_both(name):
         for value in examples
     ]
     model = request_model(contract)
-    assert all(request_refuses(model, record) for record in records)
-    assert all(frame_refuses(records, contract))
+    assert all(request_rejects(model, record) for record in records)
+    assert all(frame_rejects(records, contract))
 
 
 @each_contract
@@ -142,8 +142,8 @@ def test_values_mixed_at_random_are_judged_alike(name):
     pairs = draw_values(st.tuples(changes, absent | st.just(set())), 800)
     records = [without_keys({**usual, **changed}, missing) for changed, missing in pairs]
     model = request_model(contract)
-    by_request = [request_refuses(model, record) for record in records]
-    by_frame = frame_refuses(records, contract)
+    by_request = [request_rejects(model, record) for record in records]
+    by_frame = frame_rejects(records, contract)
     different = [
         changed
         for changed, one, other in zip(pairs, by_request, by_frame, strict=True)
@@ -162,10 +162,10 @@ def test_json_text_is_judged_like_the_record_it_holds(name):
     ]:
         try:
             model.model_validate_json(json.dumps(record))
-            refused = False
+            rejected = False
         except ValidationError:
-            refused = True
-        assert refused == request_refuses(model, record), record
+            rejected = True
+        assert rejected == request_rejects(model, record), record
 
 
 @each_contract
@@ -203,7 +203,7 @@ def test_the_service_documents_an_example_that_works(name):
     model = request_model(contract)
     example = model.model_json_schema()["example"]
     assert (
-        model.model_validate_json(json.dumps(example)) and not frame_refuses([example], contract)[0]
+        model.model_validate_json(json.dumps(example)) and not frame_rejects([example], contract)[0]
     )
 
 
@@ -212,9 +212,9 @@ def test_payloads_are_valid_and_repeat(name):
     contract = CONTRACTS[name]
     sent = sample_records(contract, 300, seed=5)
     assert sent == sample_records(contract, 300, seed=5) != sample_records(contract, 300, seed=6)
-    assert not any(frame_refuses(sent, contract)) and json.loads(json.dumps(sent)) == sent
+    assert not any(frame_rejects(sent, contract)) and json.loads(json.dumps(sent)) == sent
     model = request_model(contract)
-    assert not any(request_refuses(model, record) for record in sent)
+    assert not any(request_rejects(model, record) for record in sent)
 
 
 def test_a_gap_in_one_record_is_not_a_missing_value():
@@ -248,7 +248,7 @@ def test_a_column_that_stands_twice_is_reported():
     ]
 
 
-# Wrong contracts: what is written in place of what, the key whose line it is refused with
+# Wrong contracts: what is written in place of what, the key whose line it is rejected with
 # (= is the changed line), and what the message says.
 BEFORE = "available: before_prediction"
 AFTER = "available: after_prediction"
@@ -462,7 +462,7 @@ FORMER_WORDS = [
 
 
 @pytest.mark.parametrize(("right", "wrong", "place", "message"), [*MISTAKES, *FORMER_WORDS])
-def test_a_wrong_contract_is_refused_with_its_line(right, wrong, place, message):
+def test_a_wrong_contract_is_rejected_with_its_line(right, wrong, place, message):
     assert right in EXAMPLE
     text = EXAMPLE.replace(right, wrong, 1)
     begins = [
@@ -471,12 +471,12 @@ def test_a_wrong_contract_is_refused_with_its_line(right, wrong, place, message)
         if content.strip().startswith(f"{place}:")
     ]
     line = EXAMPLE[: EXAMPLE.index(right)].count("\n") + 1 if place == "=" else max(begins)
-    with pytest.raises(ContractError) as refusal:
+    with pytest.raises(ContractError) as rejection:
         parse_contract(text)
-    assert str(refusal.value).startswith(f"contract.yaml:{line}: ") and message in str(
-        refusal.value
+    assert str(rejection.value).startswith(f"contract.yaml:{line}: ") and message in str(
+        rejection.value
     )
-    assert "\n" not in str(refusal.value) and str(refusal.value).endswith(".")
+    assert "\n" not in str(rejection.value) and str(rejection.value).endswith(".")
 
 
 def test_a_column_may_be_called_by_a_former_word():
@@ -485,7 +485,7 @@ def test_a_column_may_be_called_by_a_former_word():
 
 
 @pytest.mark.parametrize("key", ["description", "task", "columns"])
-def test_a_contract_without_a_key_is_refused(key):
+def test_a_contract_without_a_key_is_rejected(key):
     text = "".join(
         line
         for line in ["description: A visit\n", "task: binary\n", "columns: {}\n"]
@@ -604,11 +604,11 @@ def test_mle_check_says_what_is_wrong_with_a_file(kind, tmp_path):
         columns=table.contract.categorical_features[0]
     )
     for name in ("bad.csv", "bad.parquet"):
-        refused = check_file(bad, name)
+        rejected = check_file(bad, name)
         assert (
-            refused.exit_code == 1
-            and "row 0: -1000000000.0" in refused.output
-            and "is in the contract" in refused.output
+            rejected.exit_code == 1
+            and "row 0: -1000000000.0" in rejected.output
+            and "is in the contract" in rejected.output
         )
         report = json.loads(check_file(bad, name, "--json").output)
         assert {(one["column"], one["count"]) for one in report} == {
@@ -647,7 +647,7 @@ def test_mle_check_reads_text_as_the_contract_says(tmp_path):
     ("content", "message"),
     [("", "is empty"), ("visit\n", "has no rows"), ("visit,day\n1\n", "row 0 has 1 cells")],
 )
-def test_mle_check_refuses_a_file_that_is_no_table(content, message, tmp_path):
+def test_mle_check_rejects_a_file_that_is_no_table(content, message, tmp_path):
     (tmp_path / "v.csv").write_text(content)
     words = ["check", str(tmp_path / "v.csv"), "--form", "contract"]
     result = CliRunner().invoke(main, words)
@@ -656,14 +656,14 @@ def test_mle_check_refuses_a_file_that_is_no_table(content, message, tmp_path):
 
 def test_an_error_about_a_frame_names_what_to_mend():
     table = plants()
-    with pytest.raises(ContractError) as refusal:
+    with pytest.raises(ContractError) as rejection:
         validate(
             table.frame.assign(length="long"),
             table.contract,
             "plants.csv",
             list(table.contract.columns),
         )
-    assert str(refusal.value).splitlines()[1] == (
+    assert str(rejection.value).splitlines()[1] == (
         "  length: is a number fails in 900 of 900 rows. "
         "row 0: 'long'; row 1: 'long'; row 2: 'long'"
     )

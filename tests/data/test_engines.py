@@ -343,7 +343,7 @@ def test_odd_types_are_stored_as_later_stages_need_them(tmp_path, monkeypatch):
 
 
 # Checks between splits.
-def test_a_class_that_training_never_sees_is_refused():
+def test_a_class_that_training_never_sees_is_rejected():
     contract, frame, _ = KINDS["plants"]()
     splits = {name: frame.iloc[place::3] for place, name in enumerate(SPLITS)}
     check_splits(splits, contract)
@@ -357,7 +357,7 @@ def test_a_class_that_training_never_sees_is_refused():
         )
 
 
-def test_a_target_with_one_value_is_refused(tmp_path):
+def test_a_target_with_one_value_is_rejected(tmp_path):
     contract, frame, split = KINDS["houses"]()
     [path] = write_parts(frame.assign(price=5.0), tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"of the last run")
@@ -791,16 +791,17 @@ class NoSpark:
 
 
 @pytest.mark.parametrize("words", re.split(r"; |\n", DIFFERENT.strip()))
-def test_what_spark_answers_differently_is_refused_before_it_runs(words, tmp_path):
+def test_what_spark_answers_differently_is_rejected_before_it_runs(words, tmp_path):
     for text in (
         f"SELECT {words} AS a FROM t;",
         f"WITH b AS (SELECT 1 AS x, COUNT({words}) OVER () AS c FROM t) SELECT x FROM b -- the end",
     ):
         with pytest.raises(
-            ProjectError, match=r"DuckDB and Spark answer this differently.\n  .*: write \S.*\.$"
-        ) as refused:
+            ProjectError,
+            match=r"DuckDB and Spark give different results for this:\n  .*: write \S.*\.$",
+        ) as rejected:
             parquet.write_query(NoSpark(), text, example_contract(), tmp_path / "out")
-        assert "None" not in str(refused.value)
+        assert "None" not in str(rejected.value)
 
 
 def test_what_both_engines_answer_alike_is_accepted():
@@ -812,7 +813,7 @@ def test_what_both_engines_answer_alike_is_accepted():
 
 @pytest.mark.slow
 @spark
-def test_what_is_refused_does_differ(events, tmp_path, cluster):
+def test_what_is_rejected_does_differ(events, tmp_path, cluster):
     """What to write instead does not."""
     at = "(SELECT CAST(e.at AS TIMESTAMP) AS x, word, number FROM events AS e) AS t"
     differs = {
@@ -842,8 +843,8 @@ def test_what_is_refused_does_differ(events, tmp_path, cluster):
                     f"SELECT {words} AS a FROM {at} ORDER BY number", dialect="duckdb"
                 ).to_pandas()["a"]
                 results[kind, words] = rows.astype(int).tolist()
-    for refused, instead in differs.items():
-        assert results["duckdb", refused] != results["pyspark", refused], refused
+    for rejected, instead in differs.items():
+        assert results["duckdb", rejected] != results["pyspark", rejected], rejected
         assert results["duckdb", instead] == results["pyspark", instead], instead
 
 

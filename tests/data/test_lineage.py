@@ -186,7 +186,7 @@ def test_a_left_join_that_multiplies_rows_feeds_what_adds_them_up():
 
 
 @pytest.mark.parametrize("sql", ["SELEC 1", "SELECT (", "DROP TABLE orders", ""])
-def test_what_is_no_query_is_refused(sql):
+def test_what_is_no_query_is_rejected(sql):
     with pytest.raises(ProjectError):
         column_lineage(sql, COLUMNS)
 

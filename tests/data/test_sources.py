@@ -61,7 +61,7 @@ def read(here: Path, source: dict) -> pa.Table:
 
 
 def error_message(source: object, here: Path, *words: str) -> str:
-    "The message of a refusal; no table is left behind."
+    "The message of a rejection; no table is left behind."
     before = set((here / "out").iterdir())
     with pytest.raises(ProjectError) as caught:
         local_files("orders", source, here / "out")
@@ -99,7 +99,7 @@ def error_message(source: object, here: Path, *words: str) -> str:
         ({"postgresql": "host=h dbname=d", "table": "t"}, [".postgresql", "postgresql://"]),
     ],
 )
-def test_a_line_that_is_wrong_is_refused_before_anything_is_opened(source, words, here):
+def test_a_line_that_is_wrong_is_rejected_before_anything_is_opened(source, words, here):
     error_message(source, here, *words)
 
 
@@ -124,7 +124,7 @@ def test_a_line_that_is_wrong_is_refused_before_anything_is_opened(source, words
         {"url": "simplecache::HTTP://hunter2@host:8080/a.csv"},
     ],
 )
-def test_a_password_is_refused_and_not_repeated(source, here):
+def test_a_password_is_rejected_and_not_repeated(source, here):
     assert "hunter2" not in error_message(source, here)
     with pytest.raises(ProjectError) as caught:
         fingerprint("orders", source)
@@ -601,7 +601,7 @@ def test_sqlite_faults(here):
     assert not (here / "none.db").exists()
 
 
-def test_sqlite_files_of_a_glob_are_refused(here):
+def test_sqlite_files_of_a_glob_are_rejected(here):
     for name in "ab":
         with closing(
             database(here / f"{name}.db", "CREATE TABLE t (a)", "INSERT INTO t VALUES (1)")

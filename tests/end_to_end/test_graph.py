@@ -312,10 +312,10 @@ def test_a_source_that_dvc_cannot_watch_is_asked_each_time(changeable):
     changeable.params(
         tables__sources=PARAMS["tables"]["sources"] | {"outside": {"path": "../outside.csv"}}
     )
-    refused = changeable.run("dvc", "repro", "tables", check=False)
+    rejected = changeable.run("dvc", "repro", "tables", check=False)
     assert (
-        refused.returncode != 0
-        and "Add `always_changed: true` to the stage `fingerprint` of dvc.yaml" in refused.stdout
+        rejected.returncode != 0
+        and "Add `always_changed: true` to the stage `fingerprint` of dvc.yaml" in rejected.stdout
     )
     changeable.replace(
         "dvc.yaml",

@@ -210,7 +210,7 @@ def test_the_example_is_asked_and_explained(binary):
 
 
 @example_only
-def test_a_refusal_stands_beside_its_field(binary):
+def test_a_error_stands_beside_its_field(binary):
     name = next(name for name in binary.fields if not binary.contract.columns[name].nullable)
     binary.run("inputs.get(arguments[0]).value = ''", name)
     binary.ask(".alert")

@@ -153,7 +153,7 @@ def test_make_works_in_a_clone_only(tmp_path):
 
 
 @pytest.mark.parametrize("sign", [":", "{", "}", "\\"])
-def test_make_refuses_what_other_programs_cannot_take(tmp_path, sign):
+def test_make_rejects_what_other_programs_cannot_take(tmp_path, sign):
     clone = small_clone(tmp_path / f"a{sign}b")
     process = make(clone, "help")
     assert process.returncode != 0 and f"{clone} holds {sign}, which" in process.stdout, (

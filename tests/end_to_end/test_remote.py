@@ -192,7 +192,7 @@ def test_a_model_is_fetched_by_its_digest(sample, model_url, tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["final"]
 
 
-def test_another_model_is_refused(sample, model_url, tmp_path):
+def test_another_model_is_rejected(sample, model_url, tmp_path):
     url, digest, archive = model_url
     target = tmp_path / "here" / "final"
     wrong = digest[:-1] + ("0" if digest[-1] != "0" else "1")
@@ -203,7 +203,7 @@ def test_another_model_is_refused(sample, model_url, tmp_path):
     )
     archive.write_bytes(archive.read_bytes()[:-2000])
     process = sample.run("mle", "fetch", url, digest, str(target), check=False)
-    assert process.returncode == 1 and "is refused" in process.stdout
+    assert process.returncode == 1 and "is rejected" in process.stdout
     process = sample.run(
         "mle", "fetch", url.replace("model.tar", "no.tar"), digest, str(target), check=False
     )
@@ -211,7 +211,7 @@ def test_another_model_is_refused(sample, model_url, tmp_path):
     assert list(target.parent.iterdir()) == []
 
 
-def test_a_model_with_a_flipped_byte_is_refused(sample, model_url, tmp_path):
+def test_a_model_with_a_flipped_byte_is_rejected(sample, model_url, tmp_path):
     url, digest, archive = model_url
     shutil.copytree(sample.root / "models" / "final", tmp_path / "damaged")
     damaged = tmp_path / "damaged" / "model.onnx"

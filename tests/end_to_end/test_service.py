@@ -149,7 +149,7 @@ def test_the_quick_check_and_pydantic_agree(sample):
             np.testing.assert_array_equal(batch.numbers, numbers)
             assert batch.strings.tolist() == strings.tolist()
         elif all(abs(value) <= 2**53 for value in record.values() if isinstance(value, int)):
-            raise AssertionError(f"refused: {record}")
+            raise AssertionError(f"rejected: {record}")
 
     @settings(max_examples=600, database=None, derandomize=True, deadline=None)
     @given(invalid_records(contract))
@@ -160,7 +160,7 @@ def test_the_quick_check_and_pydantic_agree(sample):
             body_record = from_json(json.dumps(case[0]).encode(), allow_inf_nan=False)
         except (
             ValueError
-        ):  # JSON has neither NaN nor half a surrogate pair: such a body is refused before
+        ):  # JSON has neither NaN nor half a surrogate pair: such a body is rejected before
             return
         assert (
             validate_batch(rules, [body_record]) is None
@@ -270,7 +270,7 @@ def test_the_bento_serves_the_same_model(sample):
 def test_a_model_is_never_changed_under_way(changeable, tmp_path):
     """A folder that is replaced while the service runs changes nothing.
 
-    One that is half written, or not the one that was asked for, is refused.
+    One that is half written, or not the one that was asked for, is rejected.
     """
     folder = changeable.root / "models" / "final"
     with serving(changeable) as server:

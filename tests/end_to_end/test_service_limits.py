@@ -1,6 +1,6 @@
 """Nothing that a caller sends breaks the service.
 
-Every refusal has its status and the one form, and no value reaches the log.
+Every rejection has its status and the one form, and no value reaches the log.
 """
 
 import hashlib
@@ -275,7 +275,7 @@ def test_what_is_counted(server):
 
 
 def test_a_burst_is_shed_and_forgotten(sample):
-    """More than fits is refused at once with a time to come back.
+    """More than fits is rejected at once with a time to come back.
 
     What was let in is answered; afterwards all is as before.
     """

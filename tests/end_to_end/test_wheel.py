@@ -180,10 +180,10 @@ def test_broken_rows_and_exit_codes(elsewhere, models, tmp_path):
     source = write(invalid_visits(), tmp_path / "in.csv")
     target = tmp_path / "out.csv"
     aside = tmp_path / "rejects.jsonl"
-    refused = elsewhere.run("mle", "score", source, target, "--model", model, check=False)
+    rejected = elsewhere.run("mle", "score", source, target, "--model", model, check=False)
     assert (
-        refused.returncode == 1
-        and refused.stderr.startswith("error: in.csv breaks the model's contract.yaml")
+        rejected.returncode == 1
+        and rejected.stderr.startswith("error: in.csv breaks the model's contract.yaml")
         and not target.exists()
     )
     process = elsewhere.run(
@@ -206,7 +206,7 @@ def test_broken_rows_and_exit_codes(elsewhere, models, tmp_path):
     assert "900 rows" in fine.stdout and Predictor(model).digest[:12] in fine.stdout
 
 
-def test_refusals_are_sentences(elsewhere, models, tmp_path):
+def test_errors_are_sentences(elsewhere, models, tmp_path):
     source = write(TABLES["visits"]()[1], tmp_path / "in.parquet")
     model = models("visits", "prior")
     cases = {
@@ -264,7 +264,7 @@ def test_a_file_is_checked(elsewhere, models, tmp_path):
         contract,
     )
     assert "900 rows keep the contract" in fine.stdout
-    refused = elsewhere.run(
+    rejected = elsewhere.run(
         "mle",
         "check",
         write(invalid_visits(), tmp_path / "in.csv"),
@@ -272,4 +272,4 @@ def test_a_file_is_checked(elsewhere, models, tmp_path):
         contract,
         check=False,
     )
-    assert refused.returncode == 1 and "is between 0 and 600" in refused.stdout
+    assert rejected.returncode == 1 and "is between 0 and 600" in rejected.stdout

@@ -232,7 +232,7 @@ def test_a_feature_that_is_the_answer_is_found(name):
     )
 
 
-def test_a_feature_known_after_is_refused_with_its_line():
+def test_a_feature_known_after_is_rejected_with_its_line():
     for text, line in ((plants().text, 13), (houses().text, 9)):
         wrong = text.splitlines()
         wrong[line - 1] = wrong[line - 1].replace(
@@ -246,7 +246,7 @@ def test_a_feature_known_after_is_refused_with_its_line():
 
 
 # L3.1
-def test_a_random_split_of_rows_with_a_time_is_refused_and_found():
+def test_a_random_split_of_rows_with_a_time_is_rejected_and_found():
     contract = example_contract()
     frame = visits()
     split = {"kind": "random", "validation": 0.2, "test": 0.2}

@@ -199,7 +199,7 @@ PLANTED = {
     mutate: "changes the rows it is given",
     centre_on_batch: "gives one row alone something else than inside a batch",
     rank_in_batch: "gives one row alone something else than inside a batch",
-    Counter(): "answers differently when asked again: it keeps a state",
+    Counter(): "gives something else when asked again: it keeps a state",
 }
 named = pytest.mark.parametrize(
     "planted", PLANTED, ids=lambda planted: getattr(planted, "__name__", "counter")
@@ -239,7 +239,7 @@ class AnyRows(LogisticRegression):
 
 @pytest.mark.parametrize("registered", [True, False])
 @named
-def test_an_artifact_with_it_is_refused_by_name(planted, registered, tmp_path):
+def test_an_artifact_with_it_is_rejected_by_name(planted, registered, tmp_path):
     contract = parse_contract(EXAMPLE)
     x = generate_rows(contract)
 
@@ -250,16 +250,16 @@ def test_an_artifact_with_it_is_refused_by_name(planted, registered, tmp_path):
     try:
         model = Pipeline([("bend", operation), ("model", AnyRows())])
         model[-1].fit(x, None)
-        with pytest.raises(ProjectError) as refusal:
+        with pytest.raises(ProjectError) as rejection:
             save(tmp_path / "final", model, contract, EXAMPLE, {"threshold": 0.5}, x)
     finally:
         COLUMNAR.pop("planted_operation", None)
     name = "the operation `planted_operation`" if registered else "the operation `bend` (Planted)"
-    assert str(refusal.value).startswith(name) and PLANTED[planted] in str(refusal.value)
+    assert str(rejection.value).startswith(name) and PLANTED[planted] in str(rejection.value)
     assert not (tmp_path / "final").exists()
 
 
-def test_an_innocent_operation_that_nobody_registered_is_refused_too(tmp_path):
+def test_an_innocent_operation_that_nobody_registered_is_rejected_too(tmp_path):
     contract = parse_contract(EXAMPLE)
     x = generate_rows(contract)
     model = Pipeline(
@@ -272,7 +272,7 @@ def test_an_innocent_operation_that_nobody_registered_is_refused_too(tmp_path):
         save(tmp_path / "final", model, contract, EXAMPLE, {"threshold": 0.5}, x)
 
 
-def test_a_model_that_looks_at_the_whole_batch_is_refused(tmp_path):
+def test_a_model_that_looks_at_the_whole_batch_is_rejected(tmp_path):
     contract = parse_contract(EXAMPLE)
     x = generate_rows(contract)
 

@@ -153,7 +153,7 @@ def test_two_workers_share_a_hyperband_search(example_search):
     )  # the second worker may be busy when the budget ends
 
 
-def test_hyperband_refuses_too_few_rows():
+def test_hyperband_rejects_too_few_rows():
     many = search(plants(), "linear", "roc_auc")
     first, second, third = (np.flatnonzero(many.y == number) for number in range(3))
     before = np.concatenate(

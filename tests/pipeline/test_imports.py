@@ -179,7 +179,7 @@ def test_a_module_beside_the_folders_is_read_as_well(project):
         'lines = "--exec_lines=from mle_project.depe import f"',
     ],
 )
-def test_an_import_of_a_module_that_is_not_there_is_refused(source, project):
+def test_an_import_of_a_module_that_is_not_there_is_rejected(source, project):
     with pytest.raises(
         ProjectError, match="the notebook: `.*` names a module of the package that is not there. .+"
     ):

@@ -61,7 +61,7 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
-def refusal(before: Stage) -> str:
+def rejection(before: Stage) -> str:
     """The message of the check after a run; empty when it passes."""
     try:
         check_unchanged(before, read_stage("work"))
@@ -92,9 +92,9 @@ def test_a_stage_knows_its_paths_values_and_inputs(project):
 )
 def test_what_changes_while_a_stage_runs_is_noticed(file, old, new, words, project):
     before = read_stage("work")
-    assert refusal(before) == ""
+    assert rejection(before) == ""
     replace(project / file, old, new)
-    message = refusal(before)
+    message = rejection(before)
     assert words in message and "nothing was recorded" in message
 
 
@@ -102,14 +102,14 @@ def test_code_written_down_again_while_a_stage_runs_is_noticed(project):
     before = read_stage("work")
     replace(project / "nbs" / "01_work.ipynb", "rows = 1 ", "rows = 2 ")
     write_code(project)
-    assert "changed while it ran" in refusal(before)
+    assert "changed while it ran" in rejection(before)
 
 
 @pytest.mark.parametrize(("old", "new"), [("# Work", "# More"), ("of the table", "of all tables")])
 def test_prose_may_change_while_a_stage_runs(old, new, project):
     before = read_stage("work")
     replace(project / "nbs" / "01_work.ipynb", old, new)
-    assert refusal(before) == ""
+    assert rejection(before) == ""
 
 
 @pytest.mark.parametrize(
@@ -125,13 +125,13 @@ def test_prose_may_change_while_a_stage_runs(old, new, project):
         ("nbs/01_work.ipynb", "rows = 1 ", "rows = ", "code cell 1, line 1: .* Correct the cell."),
     ],
 )
-def test_files_that_do_not_fit_together_are_refused(file, old, new, words, project):
+def test_files_that_do_not_fit_together_are_rejected(file, old, new, words, project):
     replace(project / file, old, new)
     with pytest.raises(ProjectError, match=words):
         read_stage("work")
 
 
-def test_an_input_that_is_not_what_was_recorded_is_refused(project):
+def test_an_input_that_is_not_what_was_recorded_is_rejected(project):
     output = "{path: table, md5: 0a.dir}"
     (project / "dvc.lock").write_text(f"stages: {{before: {{outs: [{output}]}}}}\n")
     with pytest.raises(ProjectError, match="^table is not what stage `before` wrote .*--repair"):

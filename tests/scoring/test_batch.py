@@ -129,7 +129,7 @@ def test_json_values_are_judged_as_they_are(kind):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_quick_look_never_passes_what_the_contract_refuses(table):
+def test_a_quick_look_never_passes_what_the_contract_rejects(table):
     """Columns with their usual dtypes and now and then a strange value.
 
     The look is as strict as the check.
@@ -429,13 +429,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_refused_in_a_sentence(name, models, tmp_path):
+def test_a_bad_file_is_rejected_in_a_sentence(name, models, tmp_path):
     content, message = BAD[name]
     (tmp_path / name).write_bytes(content)
     (tmp_path / "out.csv").write_text("before")
-    with pytest.raises(ProjectError, match=message) as refusal:
+    with pytest.raises(ProjectError, match=message) as rejection:
         score_file(tmp_path / name, tmp_path / "out.csv", Predictor(models("visits", "prior")))
-    assert "Traceback" not in str(refusal.value)
+    assert "Traceback" not in str(rejection.value)
     assert (
         sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "out.csv"])
         and (tmp_path / "out.csv").read_text() == "before"
@@ -447,7 +447,7 @@ def test_a_bad_file_is_refused_in_a_sentence(name, models, tmp_path):
     [lambda b: b[: len(b) // 2], lambda b: b[:200] + bytes(400) + b[600:]],
     ids=["truncated", "overwritten"],
 )
-def test_a_damaged_parquet_file_is_refused(damage, models, tmp_path):
+def test_a_damaged_parquet_file_is_rejected(damage, models, tmp_path):
     path = write(visits()[1], tmp_path / "in.parquet")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ContractError, match="in.parquet cannot be read as Parquet"):
@@ -485,12 +485,12 @@ def test_broken_rows_stop_the_run_or_are_set_aside(name, rows, models, tmp_path)
     source = write(invalid_visits(), tmp_path / name)
     with pytest.raises(
         ContractError, match="minutes: is between 0 and 600 fails in 1 rows. row 3: -5"
-    ) as refusal:
+    ) as rejection:
         score_file(source, tmp_path / "out.parquet", predictor, chunk_size=rows)
-    assert str(refusal.value).startswith(f"{name} breaks the model's contract.yaml in its first ")
+    assert str(rejection.value).startswith(f"{name} breaks the model's contract.yaml in its first ")
     assert "payment: is one of card, cash fails in 1 rows. row 3: 'beans'" in str(
-        refusal.value
-    ) and "--rejects" in str(refusal.value)
+        rejection.value
+    ) and "--rejects" in str(rejection.value)
     assert not (tmp_path / "out.parquet").exists()
     result = score_file(
         source,

@@ -235,7 +235,7 @@ def test_a_fault_on_a_worker_is_one_message(models, tmp_path):  # noqa: F811
 
 
 def test_nothing_but_an_earlier_answer_is_replaced(models, tmp_path):  # noqa: F811
-    """Refused before Spark starts, and everything is as it was."""
+    """Rejected before Spark starts, and everything is as it was."""
     folder = models("visits", "prior")
     frame = TABLES["visits"]()[1]
     source = parts_of(frame, tmp_path / "in")
@@ -247,7 +247,7 @@ def test_nothing_but_an_earlier_answer_is_replaced(models, tmp_path):  # noqa: F
     (tmp_path / "kept").write_text("mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     nested = "must be different places, none inside another"
-    earlier = "holds something else than earlier answers"
+    earlier = "holds something else than earlier predictions"
     cases = [
         (source, nested),
         (tmp_path, nested),
@@ -273,7 +273,7 @@ def test_nothing_but_an_earlier_answer_is_replaced(models, tmp_path):  # noqa: F
 @needs_spark
 @pytest.mark.parametrize("change", ["lost", "strange", "differ"])
 def test_every_part_has_the_columns(change, models, tmp_path):  # noqa: F811
-    """Refused with the words of local scoring."""
+    """Rejected with the words of local scoring."""
     folder = models("visits", "prior")
     frame = TABLES["visits"]()[1]
     source = parts_of(frame, tmp_path / "in")
