@@ -103,6 +103,9 @@ def _file_chunks(
     chunk_size: int = 50_000,
 ) -> Iterator[Any]:  # chunks of a file in the source's own form, or None
     "How a file is read; says which form it has."
+    if query is None and form != "raw" and not named:  # a model without a query needs no DuckDB
+        yield None
+        return
     from mle_project.scoring import raw_files
 
     given = raw_files.RawInput(form, _project_sources(), _named_files(named), alone)

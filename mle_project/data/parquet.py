@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Any
 
-import ibis
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -26,10 +26,12 @@ from ..core.contract import Contract
 from ..core.contract import ContractError
 from ..core.project import ProjectError
 from ..core.validation import failure_cases
-from .sql import reject_incompatible_sql
+
+if TYPE_CHECKING:
+    import ibis
 
 # %% ../../nbs/api/data/04_parquet.ipynb #ae4011a2
-def _normalize_timestamps(table: ibis.Table) -> ibis.Table:
+def _normalize_timestamps(table: "ibis.Table") -> "ibis.Table":
     "The table with its times in plain UTC, in microseconds."
     odd = [
         name
@@ -41,7 +43,7 @@ def _normalize_timestamps(table: ibis.Table) -> ibis.Table:
     )
 
 # %% ../../nbs/api/data/04_parquet.ipynb #70c8b95c
-def _ordered(table: ibis.Table, contract: Contract) -> ibis.Table:
+def _ordered(table: "ibis.Table", contract: Contract) -> "ibis.Table":
     "The table in canonical order, missing values last."
     kinds = {
         "string": "string",
@@ -73,6 +75,8 @@ def write_query(
     "Run a query and write its rows."
     text = text.strip().rstrip(";")
     if engine.name == "pyspark":
+        from mle_project.data.sql import reject_incompatible_sql
+
         reject_incompatible_sql(text)
     engine.to_parquet(
         _ordered(_normalize_timestamps(engine.sql(text, dialect="duckdb")), contract), target

@@ -16,13 +16,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import raw_files_of_a_shop as raw_files
 from projects import ROOT, Project, copy_project, example_only
 from servers import Server, serving
 from tables_of_other_kinds import Kind, houses, plants
 
 import mle_project.candidates  # noqa: F401 - fills the register of families
 from mle_project.artifact.export import save, write_manifest
+from mle_project.artifact.feature_store import (
+    StoredFeatures,
+    contract_digest,
+    write_features,
+)
+from mle_project.artifact.predictor import Predictor
 from mle_project.core.arrays import encode_target, feature_frame
+from mle_project.core.request_model import example_record
 from mle_project.evaluation.attributions import attributions
 from mle_project.modeling.families import build_family
 from mle_project.serving.page import content_security_policy, model_info
@@ -185,6 +193,64 @@ def multiclass(browser, tmp_path_factory) -> Iterator[Form]:
         with_model(copy_project(tmp_path_factory.mktemp("plants")), long_plants())
     ) as server:
         yield Form(browser, server)
+
+
+@pytest.fixture(scope="module")
+def raw(browser, tmp_path_factory) -> Iterator[Form]:
+    "A model that takes a raw row alone."
+    project = copy_project(tmp_path_factory.mktemp("raw"))
+    folder = tmp_path_factory.mktemp("shop")
+    shop = raw_files.Shop(folder, raw_files.ROW_LOCAL, raw_files.raw_visits())
+    (shop.model / "card.md").write_text("# Model card\n")
+    write_manifest(shop.model)
+    shutil.copytree(shop.model, project.root / "models" / "final", dirs_exist_ok=True)
+    with serving(project) as server:
+        yield Form(browser, server)
+
+
+def test_a_form_of_raw_columns_asks_with_a_raw_row(raw):
+    example = raw.served.predictor.query["example"]
+    assert json.loads(raw.run("return JSON.stringify(request())")) == {"rows": [example]}
+    assert len(raw.all(".field")) == len(example)
+    assert not raw.one("[data-fill=typical]").is_displayed()
+    text = raw.ask(".attributions")
+    status, answer = raw.served.post({"rows": [example]})
+    assert status == 200 and raw.one(".verdict").text == answer["predictions"][0]["label"]
+    assert f"{100 * answer['predictions'][0]['probability']:.1f} %" in text
+    program = raw.run("return document.getElementById('python').textContent")
+    assert '"rows": [row]' in program
+    raw.put("minutes", "soon")
+    raw.ask(".alert")
+    spot = raw.input("minutes")
+    assert spot.get_attribute("aria-invalid") == "true"
+    error = raw.one(f"#{spot.get_attribute('id')}-error").text
+    assert "cannot make `minutes` of; write it as in" in error
+    for width in (320, 1200):
+        raw.size(width, 800)
+        assert raw.run("return document.documentElement.scrollWidth") <= width
+
+
+@example_only
+def test_a_key_is_asked_and_fills_the_form(browser, sample, tmp_path):
+    predictor = Predictor(sample.root / "models" / "final")
+    record = example_record(predictor.contract)
+    stored = StoredFeatures("a key", "2013-12-05T20:00:00", record, {})
+    about = {"contract": contract_digest(predictor.folder)}
+    write_features(tmp_path / "features.sqlite", [stored], about)
+    with serving(sample, MLE_SERVICE_FEATURE_STORE=str(tmp_path / "features.sqlite")) as server:
+        form = Form(browser, server)
+        form.one("[data-fill=nothing]").click()
+        form.one("#key-0").send_keys("a key")
+        form.one("#by-key button").click()
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(browser, 20).until(lambda _: form.all("#answer .attributions"))
+        assert "known at 2013-12-05 20:00:00 UTC" in form.one("#answer").text
+        assert json.loads(form.run("return JSON.stringify(record())")) == record
+        form.one("#key-0").send_keys(" of no flight")
+        form.one("#by-key button").click()
+        WebDriverWait(browser, 20).until(lambda _: form.all("#answer .alert"))
+        assert "There are no features for this key" in form.one("#answer").text
 
 
 @example_only

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import raw_files_of_a_shop as raw_files
 from projects import ROOT
 from scored_tables import TABLES, invalid_visits, same, write
 
@@ -31,7 +32,6 @@ ABSENT = (
     "sklearn",
     "joblib",
     "ibis",
-    "duckdb",
     "bentoml",
 )
 
@@ -204,6 +204,19 @@ def test_broken_rows_and_exit_codes(elsewhere, models, tmp_path):
         model,
     )
     assert "900 rows" in fine.stdout and Predictor(model).digest[:12] in fine.stdout
+
+
+def test_raw_files_are_scored(elsewhere, tmp_path):
+    "With what the model carries: neither the project nor its sources are there."
+    raw = raw_files.raw_visits(300).assign(door=lambda frame: frame["door"].str[:1])
+    (tmp_path / "shop").mkdir()
+    shop = raw_files.Shop(tmp_path / "shop", raw_files.JOINED, raw)
+    source = tmp_path / "new.csv"
+    raw.drop(columns="back").to_csv(source, index=False, sep=";", encoding="cp1252")
+    target = tmp_path / "out.parquet"
+    done = elsewhere.run("mle", "score", source, target, "--model", shop.model)
+    assert "in the form of the source `visits`" in done.stderr
+    assert pd.read_parquet(target)["probability"].tolist() == shop.expected.tolist()
 
 
 def test_errors_are_sentences(elsewhere, models, tmp_path):
