@@ -560,6 +560,12 @@ def _output_error(engine: _Engine, output: str, row: int) -> RawRowError:
     return RawRowError(engine.source, row, names, rule)
 
 
+def _filter_error(engine: _Engine, row: int) -> RawRowError:
+    "The error of a row with which the query's filters and joins fail."
+    names = _raw_names(engine, engine.record["row_columns"], "?")
+    return RawRowError(engine.source, row, names, "holds what the query cannot compute with")
+
+
 def _explain_row(engine: _Engine, one: Sequence[Sequence[str | None]], row: int) -> RawRowError:
     "The error of one row with which the query fails."
     schema = {column["name"]: column for column in engine.columns}
@@ -567,11 +573,12 @@ def _explain_row(engine: _Engine, one: Sequence[Sequence[str | None]], row: int)
         cast = f"SELECT {cast_sql(schema[name], '$1::VARCHAR')}"
         if _fails(engine.connection.execute, cast, [text]):
             return RawRowError(engine.source, row, name, type_rule(schema[name]))
+    if _fails(_fetch, engine, one, 1, []):
+        return _filter_error(engine, row)
     for output in engine.outputs:
         if _fails(_fetch, engine, one, 1, [output]):
             return _output_error(engine, output, row)
-    names = _raw_names(engine, engine.record["row_columns"], "?")
-    return RawRowError(engine.source, row, names, "holds what the query cannot compute with")
+    return _filter_error(engine, row)
 
 # %% ../../nbs/api/data/12_raw_rows.ipynb #aa54f5de
 def _absent(engine: _Engine, name: str) -> str:
@@ -790,13 +797,18 @@ def _try_suspects(engine: _Engine, raw: "pa.Table", most: int) -> list[RawRowErr
     "The errors of suspect rows that fail when they are tried alone, each row once."
     places = {number: place for place, number in enumerate(raw[ROW].to_pylist())}
     errors: dict[int, RawRowError] = {}
-    suspects = _suspects(engine, raw)
+    try:
+        suspects = _suspects(engine, raw)
+    except duckdb.Error:  # a filter fails, and no output
+        suspects = []
     texts = _row_texts(engine, raw) if suspects else []
     for row, output in suspects:
         if row in errors:
             continue
         one = [column[places[row] : places[row] + 1] for column in texts]
-        if _fails(_fetch, engine, one, 1, [output]):
+        if _fails(_fetch, engine, one, 1, []):
+            errors[row] = _filter_error(engine, row)
+        elif _fails(_fetch, engine, one, 1, [output]):
             errors[row] = _output_error(engine, output, row)
         if len(errors) >= most:
             break

@@ -225,10 +225,9 @@ def raw_columns(
 def _contract_columns(path: Path, columns: Sequence[str]) -> list[str]:
     "The columns of a file that is read in the contract's form; none where no such file can be."
     try:
-        kind = file_format(path)
-    except ProjectError:
+        return csv_head(path) if file_format(path) == "csv" else [*columns]
+    except (ProjectError, UnicodeDecodeError):
         return []
-    return csv_head(path) if kind == "csv" else [*columns]
 
 # %% ../../nbs/api/scoring/01_raw_files.ipynb #c6c4c371
 def _valid_frame(frame: pd.DataFrame, contract: Contract) -> pd.DataFrame | None:

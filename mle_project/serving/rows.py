@@ -129,10 +129,12 @@ class RowReader:
             raise validation_error([detail]) from None
         dropped = made.dropped(len(rows))[:MAX_ERRORS]
         if dropped:
+            source = self.runner.record["driving_source"]
+            columns = [name for table, name in self.runner.record["row_columns"] if table == source]
+            names = ", ".join(columns)
             message = "The query's filters leave this row out, so there is no prediction for it."
-            raise validation_error(
-                [error_detail(f"rows.{row}", "filtered", message) for row in dropped]
-            )
+            details = [error_detail(f"rows.{row}.{names}", "filtered", message) for row in dropped]
+            raise validation_error(details)
         return made.records
 
 

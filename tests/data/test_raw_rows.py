@@ -450,3 +450,23 @@ def test_the_form_of_a_file_is_seen_by_its_columns(spreadsheet):
 def test_no_missing_number_is_a_number(typed):
     made = typed.runner.records([typed.rows[0] | {"count": None, "number": math.nan}])
     assert made.records[0]["count"] is None and made.records[0]["number"] is None
+
+
+def test_a_value_that_only_a_filter_looks_at_is_named(spreadsheet, tmp_path):
+    "Whatever is selected: the row's fault is the filter's column."
+    source = {"path": "elsewhere", "encoding": "cp1252", "null_values": "k.A."}
+    sql = """SELECT "Kunde Nr." AS number, "Anzahl" AS count, "weg" = 'ja' AS "left"
+      FROM kunden WHERE CAST(REPLACE("Umsatz (€)", ',', '') AS VARCHAR) <> 'x'
+        AND CAST(REPLACE(REPLACE("Mitglied", 'ja', '1'), 'nein', '0') AS INTEGER) >= 0"""
+    contract = contract_of(["number", "count"])
+    record = query_record(sql, {"kunden": source}, spreadsheet.files, contract, tmp_path)
+    assert record["row_local"], record["reason"]
+    runner = QueryRunner(record, contract)
+    row = spreadsheet.rows[0]
+    bad = row | {"Mitglied": "vielleicht"}
+    with pytest.raises(RawRowError) as error:
+        runner.records([row, bad])
+    assert error.value.row == 1 and "Mitglied" in error.value.column
+    errors = []
+    assert len(runner.table([row, bad, row], 0, errors)) == 2
+    assert [one.row for one in errors] == [1] and "Mitglied" in errors[0].column

@@ -56,6 +56,13 @@ def test_new_rows_of_the_file_get_the_answers_of_training(shop, tmp_path, name):
     np.testing.assert_array_equal(answers["probability"], shop.expected[300:450])
 
 
+def test_a_head_that_is_not_utf_8_is_read_as_the_source_was(shop, tmp_path):
+    new = shop.raw.head(20).assign(**{"Größe": "ß"})
+    code, output, answers = shop.score(write(new, tmp_path / "umlaut.csv"))
+    assert code == 0, output
+    np.testing.assert_array_equal(answers["probability"], shop.expected[:20])
+
+
 def test_chunks_do_not_matter(shop, tmp_path):
     file = write(shop.raw, tmp_path / "all.csv")
     code, output, answers = shop.score(file, "--chunk-size", "77")
