@@ -228,6 +228,7 @@ def test_a_form_of_raw_columns_asks_with_a_raw_row(raw):
     for width in (320, 1200):
         raw.size(width, 800)
         assert raw.run("return document.documentElement.scrollWidth") <= width
+    assert all("422" in fault for fault in raw.faults())
 
 
 @example_only
@@ -251,6 +252,7 @@ def test_a_key_is_asked_and_fills_the_form(browser, sample, tmp_path):
         form.one("#by-key button").click()
         WebDriverWait(browser, 20).until(lambda _: form.all("#answer .alert"))
         assert "There are no features for this key" in form.one("#answer").text
+        assert all("404" in fault for fault in form.faults())
 
 
 @example_only
