@@ -25,6 +25,13 @@ from ..core.contract import Contract
 from ..core.project import ProjectError
 from ..core.project import root
 
+# %% ../../nbs/api/cli/01_model.ipynb #ab1462de
+_model_option = click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="The model's folder; models/final of this project by default.",
+)
+
 # %% ../../nbs/api/cli/01_model.ipynb #dba618f7
 @click.command()
 @click.argument("url")
@@ -92,6 +99,12 @@ def _project_sources() -> dict[str, Any]:
     return sources
 
 # %% ../../nbs/api/cli/01_model.ipynb #fdd05fe2
+_NO_QUERY = (
+    "--source and --alone speak of the query, and a file in the form of contract.yaml does not go "
+    "through it. Leave them out, or say --form raw."
+)
+
+
 @contextmanager
 def _file_chunks(
     path: Path,
@@ -103,12 +116,14 @@ def _file_chunks(
     chunk_size: int = 50_000,
 ) -> Iterator[Any]:  # chunks of a file in the source's own form, or None
     "How a file is read; says which form it has."
-    if query is None and form != "raw" and not named:  # a model without a query needs no DuckDB
+    if (named or alone) and (query is None or form == "contract"):
+        raise ProjectError(_NO_QUERY)
+    if query is None and form != "raw":  # such a model needs no DuckDB
         yield None
         return
     from mle_project.scoring import raw_files
 
-    given = raw_files.RawInput(form, _project_sources(), _named_files(named), alone)
+    given = raw_files.RawInput(_project_sources(), _named_files(named), alone)
     if unknown := [*{*given.files} - {*(query or {"other_sources": []})["other_sources"]}]:
         known = ", ".join((query or {}).get("other_sources", [])) or "none"
         raise ProjectError(
@@ -128,6 +143,8 @@ def _file_chunks(
         form = form or raw_files.recognise_form(paths[0], files, query, contract, given, folder)
         known = f"the source `{query['driving_source']}`" if form == "raw" else contract.path
         click.echo(f"{path.name} is read in the form of {known}", err=True)
+        if form == "contract" and (named or alone):
+            raise ProjectError(_NO_QUERY)
         if form == "contract":
             yield None
             return
@@ -210,11 +227,7 @@ def check(
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    help="The model's folder; models/final of this project by default.",
-)
+@_model_option
 @click.option(
     "--engine",
     type=click.Choice(["local", "pyspark"]),
@@ -335,11 +348,7 @@ def _duration(text: str) -> Any:
     show_default=True,
     help="So far before and after that moment lie the questions that are looked at.",
 )
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    help="The model's folder; models/final of this project by default.",
-)
+@_model_option
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def materialize(
     target: Path, at: str | None, ahead: str, model: Path | None, as_json: bool
@@ -391,11 +400,7 @@ def materialize(
 # %% ../../nbs/api/cli/01_model.ipynb #fc3ba301
 @click.command()
 @click.argument("record", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    help="The model's folder; models/final of this project by default.",
-)
+@_model_option
 @click.option("--json", "as_json", is_flag=True, help="Print steps and attributions as JSON.")
 def explain(record: Path, model: Path | None, as_json: bool) -> None:
     """Follow the record in RECORD (a JSON file; of a request its first) to the prediction.

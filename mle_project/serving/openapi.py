@@ -74,6 +74,22 @@ def response_type(contract: Contract) -> type[BaseModel]:
     return model_type
 
 # %% ../../nbs/api/serving/11_openapi.ipynb #1871a320
+def _list_request(
+    name: str,  # of the list in the request
+    item: str,  # the schema of one of its items
+    most: int,  # items
+) -> dict[str, Any]:
+    "The schema of a request that is one list."
+    items = {"$ref": f"#/components/schemas/{item}"}
+    values = {"type": "array", "minItems": 1, "maxItems": most, "items": items}
+    return {
+        "type": "object",
+        "properties": {name: values},
+        "required": [name],
+        "additionalProperties": False,
+    }
+
+
 def rows_schemas(
     fields: Sequence[Mapping[str, Any]],  # of `row_fields`
     query: Mapping[str, Any],  # of the model
@@ -93,15 +109,8 @@ def rows_schemas(
         "required": [] if source["format"] == "jsonl" else [*described],
         "additionalProperties": False,
     }
-    rows = {"type": "array", "minItems": 1, "maxItems": max_records}
-    request = {
-        "type": "object",
-        "properties": {"rows": rows | {"items": {"$ref": "#/components/schemas/Row"}}},
-        "required": ["rows"],
-        "additionalProperties": False,
-        "example": {"rows": [query["example"]]},
-    }
-    return {"Row": row, "RowsRequest": request}
+    request = _list_request("rows", "Row", max_records)
+    return {"Row": row, "RowsRequest": request | {"example": {"rows": [query["example"]]}}}
 
 
 def keys_schemas(
@@ -113,14 +122,8 @@ def keys_schemas(
     one = {"type": ["string", "integer"], "description": ids[0]}
     several = {"type": "array", "items": one, "minItems": len(ids), "maxItems": len(ids)}
     several["description"] = ", ".join(ids)
-    keys = {"type": "array", "minItems": 1, "maxItems": max_records}
-    request = {
-        "type": "object",
-        "properties": {"keys": keys | {"items": {"$ref": "#/components/schemas/Key"}}},
-        "required": ["keys"],
-        "additionalProperties": False,
-    }
-    return {"Key": one if len(ids) == 1 else several, "KeysRequest": request}
+    key = one if len(ids) == 1 else several
+    return {"Key": key, "KeysRequest": _list_request("keys", "Key", max_records)}
 
 
 def body_schemas(

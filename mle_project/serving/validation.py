@@ -222,7 +222,10 @@ def list_name(
     request: Mapping[str, Any],
 ) -> str:  # one of `LISTS`
     "The list that a request has, or should have."
-    return next((name for name in LISTS if name in request), "records")
+    for name in LISTS:
+        if name in request:
+            return name
+    return LISTS[0]
 
 
 def request_errors(
@@ -231,10 +234,12 @@ def request_errors(
 ) -> list[dict[str, str]]:
     "What is wrong with a request around its records or rows."
     name = list_name(request)
+    values = request.get(name)
+    if len(request) == 1 and type(values) is list and 1 <= len(values) <= max_records:
+        return []
     details = unknown_fields([one for one in request if one != name][: MAX_ERRORS - 1])
     if name not in request:
         return [*details, error_detail(name, "missing", "Field required")]
-    values = request[name]
     if type(values) is not list:
         return [*details, error_detail(name, "list_type", f"Input should be a list of {name}.")]
     if not 1 <= len(values) <= max_records:
@@ -259,7 +264,8 @@ def parse_body(
         raise HTTPError(422, message, [detail])
     if details := request_errors(request, max_records):
         raise validation_error(details)
-    return dict(request)
+    checked: dict[str, Any] = request
+    return checked
 
 
 def validate_records(

@@ -79,6 +79,22 @@ def test_a_file_in_the_contracts_form_is_still_read_as_one(shop, tmp_path):
     np.testing.assert_array_equal(answers["probability"], shop.expected[:40])
 
 
+def test_a_misspelt_field_of_json_lines_is_said(shop, tmp_path):
+    file = tmp_path / "new.jsonl"
+    new = shop.raw.head(30).replace("-", None).rename(columns={"items": "item"})
+    new.to_json(file, orient="records", lines=True)
+    code, output, _ = shop.score(file, "--form", "raw")
+    assert "has `items`, which the feature `items` needs" in output, output
+
+
+def test_options_of_the_query_mean_nothing_for_records(shop, tmp_path):
+    shop.records.drop(columns="day").head(9).to_parquet(tmp_path / "records.parquet", index=False)
+    for form in ([], ["--form", "contract"]):
+        code, output, answers = shop.score(tmp_path / "records.parquet", "--alone", *form)
+        assert code == 1 and "--source and --alone speak of the query" in output
+        assert answers is None
+
+
 def test_rows_without_an_answer_are_named_with_their_reason(shop, tmp_path):
     new = shop.raw.head(50).copy()
     new.loc[[3, 20], "items"] = ["many", "3.5"]
