@@ -39,6 +39,29 @@ from ..core.project import root
     help="A file with SQL over several FILES, each a table called by its stem.",
 )
 @click.option("--name", help="What the table is called; the file's name by default.")
+@click.option("--ignore", multiple=True, help="A column that the model must not see; repeatable.")
+@click.option("--key", multiple=True, help="A column that names the row; repeatable.")
+@click.option(
+    "--category",
+    multiple=True,
+    help="A column whose numbers are names, as a postal code; repeatable.",
+)
+@click.option(
+    "--known-after",
+    multiple=True,
+    help="A column that is known only after the prediction; repeatable.",
+)
+@click.option(
+    "--rare",
+    type=click.Choice(["drop", "merge"]),
+    help="Drop classes with too few rows, or make them one class.",
+)
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Decide every column anew, also those that were edited since the last adoption.",
+)
+@click.option("--all", "show_all", is_flag=True, help="Show every column of a wide table.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option(
     "--force",
@@ -47,7 +70,17 @@ from ..core.project import root
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the decisions as JSON.")
 def adopt(
-    files: tuple[str, ...], dry_run: bool, force: bool, as_json: bool, **options: str | None
+    files: tuple[str, ...],
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+    show_all: bool,
+    fresh: bool,
+    ignore: tuple[str, ...],
+    key: tuple[str, ...],
+    category: tuple[str, ...],
+    known_after: tuple[str, ...],
+    **options: str | None,
 ) -> None:
     """Make this project one for the table in FILES (.csv, .tsv, .parquet, .jsonl, or patterns).
 
@@ -57,7 +90,8 @@ def adopt(
     mle adopt orders.csv customers.csv --query first_order.sql --target returned
 
     It reads every row, decides for each column what it is, and writes contract.yaml, params.yaml,
-    sql/ and the README's example for you to review. It asks nothing. Then: dvc repro.
+    sql/ and the README's example, and draws every column on reports/adopt.html for you to review.
+    It asks nothing. Then: dvc repro.
     """
     from mle_project.adopt import plan as module
 
@@ -69,15 +103,23 @@ def adopt(
         options["task"],
         options["query"],
         options["name"],
+        {"ignore": ignore, "key": key, "category": category, "known-after": known_after},
+        options["rare"],
+        fresh,
     )
     if as_json:
         click.echo(json.dumps(module.as_dict(proposal), indent=2, default=str))
     else:
-        click.echo(module.describe(proposal))
+        click.echo(module.describe(proposal, show_all))
     if dry_run:
         click.echo(module.diff(proposal))
     else:
         module.apply(proposal, force)
+        from mle_project.adopt.review import write_review
+
+        path = write_review(proposal)
+        if not as_json:
+            click.echo(f"  review  {path}: every column with its values; open it in a browser")
 
 # %% ../../nbs/api/cli/02_project.ipynb #957fb72a
 FORMATTED = ("nbs", "tests", "benchmarks", "deploy")  # a longer name wraps other lines

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BOMS', 'CORRUPT_FILE_ERRORS', 'CANDIDATE_ENCODINGS', 'MOJIBAKE', 'open_decompressed', 'guess_encoding',
-           'find_encoding', 'ensure_utf8', 'duckdb_path', 'spark_path']
+           'find_encoding', 'ensure_utf8', 'unify_line_ends', 'duckdb_path', 'spark_path']
 
 # %% ../../nbs/api/data/02_encodings.ipynb #48f02418
 import codecs
@@ -198,6 +198,64 @@ def ensure_utf8(
         raise ProjectError(
             f"{where}: {path.name} is broken or cut off ({error}). Fetch it again."
         ) from None
+
+# %% ../../nbs/api/data/02_encodings.ipynb #2dbe44d1
+def _count_line_ends(path: Path) -> tuple[int, int, int]:
+    "How many line feeds, carriage returns, and pairs of them a file has."
+    feeds = returns = pairs = 0
+    last = b""
+    with open_decompressed(path) as stream:
+        while chunk := stream.read(1 << 20):
+            feeds += chunk.count(b"\n")
+            returns += chunk.count(b"\r")
+            pairs += chunk.count(b"\r\n") + (last + chunk[:1] == b"\r\n")
+            last = chunk[-1:]
+    return feeds, returns, pairs
+
+
+def _pieces(path: Path) -> Iterator[tuple[bytes, bool]]:  # a piece, whether it is inside of quotes
+    "A CSV file, cut before every double quote; a pair of return and feed stays together."
+    is_inside = False
+    with open_decompressed(path) as stream:
+        while chunk := stream.read(1 << 20):
+            chunk += stream.read(1) if chunk.endswith(b"\r") else b""
+            first, *others = chunk.split(b'"')
+            yield first, is_inside
+            for piece in others:
+                is_inside = not is_inside
+                yield b'"' + piece, is_inside
+
+
+def unify_line_ends(
+    where: str,  # the place in `params.yaml`, for messages
+    path: Path,  # a CSV file in UTF-8, also .gz
+    target: Path,  # where a copy goes
+) -> Path:  # `path` or `target`
+    "The path of a CSV file whose lines end alike; a lone return in a cell is a `ProjectError`."
+    feeds, returns, pairs = _count_line_ends(path)
+    if not feeds or returns in (0, feeds) and pairs == returns:
+        return path
+    line = 1
+    ends = set()
+    for piece, is_inside in _pieces(path):
+        if not is_inside:
+            lone = piece.replace(b"\r\n", b"\n").find(b"\r")
+            if lone >= 0:
+                line += piece.replace(b"\r\n", b"\n")[:lone].count(b"\n")
+                raise ProjectError(
+                    f"{where}: {path.name}: line {line:,} has a carriage return inside a cell. "
+                    "Take it out, or put the cell in double quotes."
+                )
+            n_pairs = piece.count(b"\r\n")
+            ends |= {b"\r\n"} if n_pairs else set()
+            ends |= {b"\n"} if piece.count(b"\n") > n_pairs else set()
+        line += piece.count(b"\n")
+    if len(ends) < 2:
+        return path
+    with atomic_path(target) as part, part.open("wb") as out:
+        for piece, is_inside in _pieces(path):
+            out.write(piece if is_inside else piece.replace(b"\r\n", b"\n"))
+    return target
 
 # %% ../../nbs/api/data/02_encodings.ipynb #c2b7a9e4
 def duckdb_path(

@@ -28,6 +28,7 @@ from .encodings import spark_path
 from .parquet import _normalize_timestamps
 from .parquet import write_query
 from .sources import LocalFiles
+from .sources import json_columns
 from .sources import local_files
 from ..core.quoting import quote_identifier
 
@@ -157,7 +158,8 @@ def read_files(engine: Any, files: Any) -> ibis.Table:
     if files.format == "parquet":
         return engine.read_parquet(paths, **hive)
     if files.format == "jsonl":
-        return engine.read_json(paths, format="newline_delimited", sample_size=-1, **hive)
+        columns = json_columns(files.paths)
+        return engine.read_json(paths, columns=columns, format="newline_delimited", **hive)
     words = ["", *files.null_values]
     stated = {"quote": '"', "escape": '"', "comment": "", "skip": 0, **hive}
     stated |= {"delim": files.delimiter} if files.delimiter else {}

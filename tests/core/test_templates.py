@@ -22,6 +22,7 @@ from mle_project.pipeline.stage_code import stage_code
 
 TEMPLATES = sorted(path.name for path in (ROOT / "mle_project" / "templates").iterdir())
 RENDERED = {
+    "adopt.html.j2": set(),
     "card.md.j2": {"final_model"},
     "card.html.j2": {"final_model"},
     "leakage.md.j2": {"leakage"},
