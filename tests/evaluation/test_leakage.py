@@ -232,6 +232,20 @@ def test_a_feature_that_is_the_answer_is_found(name):
     )
 
 
+def test_two_features_that_give_the_target_together_are_found():
+    frame = visits()
+    chance = np.random.default_rng(1)
+    frame["minutes"] = chance.uniform(1, 60, len(frame))
+    frame["items"] = chance.integers(1, 40, len(frame))
+    honest = check_illegitimate_features(frame, example_contract(), 0.99)
+    assert honest.state == "clean", honest
+    frame["back"] = frame["minutes"] > 1.5 * frame["items"]
+    finding = check_illegitimate_features(frame, example_contract(), 0.99)
+    named = " ".join(finding.violations)
+    assert "minutes / items" in named or "items / minutes" in named, named
+    assert finding.needs_review and "alone do it" in finding.evidence
+
+
 def test_a_feature_known_after_is_rejected_with_its_line():
     for text, line in ((plants().text, 13), (houses().text, 9)):
         wrong = text.splitlines()
