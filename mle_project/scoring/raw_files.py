@@ -333,6 +333,14 @@ def recognise_form(
     raise ProjectError(_neither(path, columns, record, contract))
 
 
+def _other_delimiter(columns: Sequence[str], needed: Sequence[str]) -> str:
+    "What stands between the cells of a header that was read as one name; empty where it is one."
+    if len(columns) > 1:
+        return ""
+    header = "".join(columns)
+    return next((one for one in ",;\t|" if len({*header.split(one)} & {*needed}) > 1), "")
+
+
 def _neither(
     path: Path, columns: Sequence[str], record: Mapping[str, Any], contract: Contract
 ) -> str:
@@ -349,6 +357,12 @@ def _neither(
         quoted = ", ".join(f"`{name}`" for name in names[:5])
         lines.append(f"  {form} it lacks {quoted}{more}")
     lines.append(f"  it has {', '.join(f'`{name}`' for name in columns[:8])}")
+    if other := _other_delimiter(columns, [*needed]):
+        mine = record["sources"][source].get("delimiter") or ","
+        lines.append(
+            f"  its cells stand between {other!r}, and those of `{source}` between {mine!r}: "
+            "write it likewise"
+        )
     return "\n".join(lines)
 
 # %% ../../nbs/api/scoring/01_raw_files.ipynb #873ea131

@@ -35,6 +35,7 @@ import pyarrow.parquet
 
 from ..core.contract import Contract
 from ..core.contract import ContractError
+from ..core.json_names import repeated_name
 from ..core.project import ProjectError
 from ..core.validation import InvalidValue
 from ..core.validation import parse_cells
@@ -357,6 +358,8 @@ def _record(line: str, number: int, path: Path) -> dict[str, Any]:
             f'{path.name}: line {number:,} holds no JSON object, as {{"column": value, ...}}. '
             "Mend the file."
         )
+    if name := repeated_name(line, len(record)):
+        raise ContractError(f"{path.name}: line {number:,} has `{name}` twice. Keep one.")
     return record
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THREADPOOL_BODY_BYTES', 'POST_ROUTES', 'PASSTHROUGH_ROUTES', 'SCOPE_KEY', 'authenticate', 'run_in_threadpool',
            'predict', 'explain', 'forward', 'dispatch', 'handle_post', 'log_exception', 'rejected_field', 'send_error',
-           'log_request', 'ServingMiddleware']
+           'log_request', 'with_cors', 'ServingMiddleware']
 
 # %% ../../nbs/api/serving/10_app.ipynb #7f0bfcc5
 import asyncio
@@ -15,7 +15,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from .errors import ERROR_CODES
+from starlette.middleware.cors import CORSMiddleware
+
+
 from .errors import HTTPError
 from .requests import RequestContext
 from .requests import ClientDisconnect
@@ -24,6 +26,7 @@ from .requests import request_context
 from .requests import read_body
 from .requests import send_response
 from .requests import drain_body
+from .settings import Settings
 from .state import AppState
 from .state import explain_bytes
 from .state import encode_predictions
@@ -193,7 +196,7 @@ def rejected_field(
 
 async def send_error(context: RequestContext, state: AppState, error: HTTPError) -> None:
     "Send an error, after the rest of the body has been thrown away."
-    context.outcome = ERROR_CODES[error.status]
+    context.outcome = error.code
     record_rejections(
         state.metrics, sorted({rejected_field(one["field"]) for one in error.details})
     )
@@ -229,18 +232,36 @@ def log_request(context: RequestContext, state: AppState) -> None:
     )
 
 # %% ../../nbs/api/serving/10_app.ipynb #14b99bd7
+def with_cors(app: Any, settings: Settings) -> Any:
+    "An ASGI application that lets pages of some origins call it from a browser."
+    if not settings.cors_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.cors_origins.split(),
+        allow_methods=["GET", "POST"],
+        allow_headers=["content-type", "authorization", "x-api-key", "x-request-id"],
+        expose_headers=["x-request-id", "retry-after"],
+    )
+
+
 class ServingMiddleware:
     "An ASGI application in front of another one."
 
     def __init__(self, app: Any, state: AppState) -> None:
         self.app = app
         self.state = state
+        self.entry = with_cors(self.respond, state.settings)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http" or SCOPE_KEY in scope:
             return await self.app(scope, receive, send)
+        await self.entry(scope, receive, send)
+
+    async def respond(self, scope: Any, receive: Any, send: Any) -> None:
+        "Respond to one request."
         context = request_context(scope, receive, send)
         state = self.state
         try:

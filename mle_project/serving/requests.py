@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
 
+from .errors import INVALID_REQUEST
 from .errors import HTTPError
 from .settings import Settings
 from .state import AppState
@@ -57,6 +58,13 @@ def check_headers(context: RequestContext, settings: Settings) -> None:
         raise HTTPError(415, "Send JSON with the header content-type: application/json.")
     if context.headers.get(b"content-encoding", b"identity") != b"identity":
         raise HTTPError(415, "Send the body as it is, without content-encoding.")
+    if b"transfer-encoding" in context.headers and b"content-length" in context.headers:
+        raise HTTPError(
+            400,
+            "A request has content-length or transfer-encoding, not both.",
+            headers={"connection": "close"},
+            code=INVALID_REQUEST,
+        )
     length = context.headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > settings.max_body_bytes:
         raise HTTPError(413, f"The body may have {settings.max_body_bytes:,} bytes.")

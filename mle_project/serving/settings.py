@@ -94,6 +94,12 @@ class Settings(BaseModel):
         le=1e9,
         description="seconds after which features by key are too old to use; 0: never",
     )
+    cors_origins: str = Field(
+        "",
+        pattern=r"^(\*|(https?://[^\s/,]+( +https?://[^\s/,]+)*)?)$",
+        description="origins whose pages may call from a browser, separated by spaces, or *; "
+        "none: no other page may",
+    )
     tracing: Literal["on", "off"] = Field(
         "off", description="on: requests pass through BentoML's OpenTelemetry, at half the speed"
     )

@@ -27,6 +27,7 @@ from ..core.fast_validation import numbers_valid
 from ..core.fast_validation import numeric_rules
 from ..core.fast_validation import string_rule
 from ..core.fast_validation import strings_valid
+from ..core.json_names import repeated_name
 from ..core.request_model import request_model
 from .errors import HTTPError
 from .errors import error_detail
@@ -264,6 +265,10 @@ def parse_body(
         raise HTTPError(422, message, [detail])
     if details := request_errors(request, max_records):
         raise validation_error(details)
+    items = [one for one in next(iter(request.values())) if type(one) is dict]
+    name = repeated_name(body, 1 + sum(map(len, items)))
+    if name is not None:
+        raise validation_error([error_detail(name, "repeated", "The name stands twice. Keep one.")])
     checked: dict[str, Any] = request
     return checked
 

@@ -196,6 +196,25 @@ def test_large_slow_and_broken_bodies(server):
     assert not [line for line in server.lines() if line["status"] >= 500]
 
 
+def test_a_head_that_contradicts_itself_is_rejected_and_the_connection_closed(server):
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    both = head + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n"
+    reply = talk(server, both, b"2\r\n{}\r\n0\r\n\r\n").lower()
+    assert reply.startswith(b"http/1.1 400") and b"connection: close" in reply
+
+
+def test_a_name_that_stands_twice_in_a_record_is_rejected(server):
+    name = next(iter(server.example))
+    record = json.dumps(server.example)
+    twice = f'{{"records": [{record[:-1]}, {json.dumps(name)}: null}}]}}'
+    error = assert_error(server, 422, twice.encode())
+    assert error["details"] == [
+        {"field": name, "rule": "repeated", "message": "The name stands twice. Keep one."}
+    ]
+    spaced = json.dumps({"records": [server.example]}, separators=(", ", " : "))
+    assert server.ask("POST", "/predict", spaced.encode(), JSON)[0] == 200
+
+
 def test_nothing_that_was_sent_is_in_the_log(server):
     good = server.example
     name = server.predictor.contract.features[0]

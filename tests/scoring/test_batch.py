@@ -415,6 +415,10 @@ BAD = {
         (JSON_ROW + JSON_ROW.replace("{", '{"hat": 1, ')).encode(),
         "hat.jsonl: .*\n  `hat` is not in contract.yaml",
     ),
+    "again.jsonl": (
+        (JSON_ROW + JSON_ROW.replace("{", '{"minutes": 3, ')).encode(),
+        "again.jsonl: line 2 has `minutes` twice. Keep one.",
+    ),
     "half.jsonl.gz": (
         gzip.compress((JSON_ROW * 9000).encode())[:-40],
         "half.jsonl.gz cannot be read as jsonl",

@@ -155,6 +155,13 @@ def test_a_column_that_is_not_there_is_named_with_its_feature_and_file(shop, tmp
     assert code == 1 and "less.csv cannot be read" in output and "it lacks `minutes`" in output
 
 
+def test_another_delimiter_than_the_sources_is_named(shop, tmp_path):
+    shop.raw.to_csv(tmp_path / "tabs.csv", sep="\t", index=False)
+    code, output, answers = shop.score(tmp_path / "tabs.csv")
+    assert code == 1 and answers is None
+    assert "tabs.csv cannot be read" in output and r"stand between '\t', and those of" in output
+
+
 def test_where_both_forms_fit_the_rows_decide_or_the_caller_has_to(tmp_path):
     folder = tmp_path / "shop"
     folder.mkdir()
