@@ -14,12 +14,12 @@ from itertools import accumulate
 from itertools import pairwise
 from pathlib import Path
 
-import nbformat
 
 from ..core.project import ProjectError
 from ..core.project import root
 from .notebooks import _without_docstrings
 from .notebooks import notebook_code
+from .notebooks import read_notebook
 from .notebooks import source_notebooks
 
 # %% ../../nbs/api/pipeline/01_imports.ipynb #70009538
@@ -221,7 +221,7 @@ def package_modules() -> dict[str, Path]:
     "The full name of each module that a notebook exports, and the notebook."
     modules = {}
     for path in source_notebooks():
-        cells = nbformat.read(path, as_version=4).cells
+        cells = read_notebook(path).cells
         code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
         name = re.search(r"(?m)^#\| *default_exp +([\w.]+)", code)
         if name:

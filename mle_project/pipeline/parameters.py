@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import papermill
 from pydantic import BaseModel
 from pydantic import ConfigDict
@@ -32,6 +31,7 @@ from ..core.contract import JSON_SCHEMA_DIALECT
 from ..core.contract import contract_schema
 from ..core.project import ProjectError
 from ..core.project import root
+from .notebooks import read_notebook
 from .stage_code import stage_notebook
 
 # %% ../../nbs/api/pipeline/04_parameters.ipynb #3382883a
@@ -70,7 +70,7 @@ def declared_parameters(
     notebook: str | Path,  # a stage's notebook
 ) -> dict[str, str]:  # by name; "Any" where the cell says none
     "The types of the parameters that a notebook file declares."
-    content = nbformat.read(notebook, as_version=4)
+    content = read_notebook(notebook)
     return parameter_types(inspect_parameters(content, Path(notebook).name))
 
 # %% ../../nbs/api/pipeline/04_parameters.ipynb #c1a0e102
@@ -143,7 +143,7 @@ PARAMS_SCHEMA = "schemas/params.schema.json"
 def _section_schema(stage: str) -> dict[str, Any]:
     "The JSON Schema of one section of `params.yaml`."
     path = stage_notebook(stage)
-    parameters = inspect_parameters(nbformat.read(path, as_version=4), path.name)
+    parameters = inspect_parameters(read_notebook(path), path.name)
     helps = {name: str(about["help"]).lstrip("- ") for name, about in parameters.items()}
     with _explain_types(stage):
         return _parameters_model(stage, parameter_types(parameters), helps).model_json_schema()

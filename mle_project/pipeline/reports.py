@@ -15,6 +15,7 @@ from ..core.project import ProjectError
 from ..core.project import output_path
 from ..core.project import input_path
 from .notebooks import cell_code
+from .notebooks import read_notebook
 from .stage_code import stage_notebook
 
 # %% ../../nbs/api/pipeline/07_reports.ipynb #e73b4897
@@ -60,7 +61,7 @@ def write_report(
     "Write `reports/STAGE.html`."
     record = nbformat.read(input_path(f"reports/{stage}.ipynb", stage), as_version=4)
     try:
-        notebook = merge_outputs(nbformat.read(stage_notebook(stage), as_version=4), record)
+        notebook = merge_outputs(read_notebook(stage_notebook(stage)), record)
     except ProjectError as error:
         raise ProjectError(f"reports/{stage}.html cannot be written: {error}") from None
     output_path(f"reports/{stage}.html").write_text(render_html(notebook, stage))

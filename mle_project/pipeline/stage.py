@@ -13,12 +13,12 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-import nbformat
 
 from ..core.project import ProjectError
 from ..core.project import read_yaml
 from ..core.project import root
 from .notebooks import cells_code
+from .notebooks import read_notebook
 from .parameters import check_parameters
 from .parameters import inspect_parameters
 from .parameters import parameter_types
@@ -114,7 +114,7 @@ def read_stage(
     if not isinstance(params.get(name), dict):
         raise ProjectError(f"params.yaml has no section `{name}`. It has: {', '.join(params)}.")
     notebook = stage_notebook(name)
-    content = nbformat.read(notebook, as_version=4)
+    content = read_notebook(notebook)
     types = parameter_types(inspect_parameters(content, notebook.name))
     check_parameters(name, types, params[name])
     code = code_with_modules(name, cells_code(content, notebook.name))

@@ -17,6 +17,7 @@ from .imports import imported_modules
 from .notebooks import named_templates
 from .notebooks import notebook_code
 from .notebooks import canonical_code
+from .notebooks import require_readable
 
 # %% ../../nbs/api/pipeline/02_stage_code.ipynb #d4326222
 def stage_notebook(
@@ -63,6 +64,7 @@ def export_all(
     folder: Path,  # where the plain code goes
 ) -> None:
     "Export the package from `nbs/`, and write the plain code of each stage."
+    require_readable(root() / "nbs")
     nbdev_export(path=str(root() / "nbs"))
     folder.mkdir(parents=True, exist_ok=True)
     for stage in stages:

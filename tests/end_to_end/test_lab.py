@@ -87,6 +87,23 @@ def test_saving_strips_outputs_and_exports_the_module(lab, changeable):
     assert changeable.run("mle", "clean", "--check").returncode == 0
 
 
+def test_saving_half_a_cell_leaves_the_package_whole(lab, changeable):
+    package = changeable.root / "mle_project"
+    before = {path: path.read_bytes() for path in package.rglob("*.py")}
+    name = "nbs/api/evaluation/00_curves.ipynb"
+    notebook = nbformat.read(changeable.root / name, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell("#| export\ndef newcomer(a"))
+    lab("PUT", f"/api/contents/{name}", {"type": "notebook", "format": "json", "content": notebook})
+    assert "def newcomer(a" in (changeable.root / name).read_text()
+    assert {path: path.read_bytes() for path in package.rglob("*.py")} == before
+    number = sum(cell.cell_type == "code" for cell in notebook.cells)
+    fault = f"00_curves.ipynb, code cell {number}, line 2"
+    assert fault in (changeable.root / ".mle" / "lab.log").read_text()
+    process = changeable.run("dvc", "repro", "export", check=False)
+    assert process.returncode and f"error: {fault}" in process.stdout
+    assert {path: path.read_bytes() for path in package.rglob("*.py")} == before
+
+
 def test_a_stage_notebook_runs_as_it_stands(changeable):
     """Top to bottom, with the settings that JupyterLab gives its kernels.
 
