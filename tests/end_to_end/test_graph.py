@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import time
 import tokenize
 
 import nbformat
@@ -286,6 +287,26 @@ def test_an_experiment_changes_one_parameter(changeable):
     main = runs.pop("HEAD" if "HEAD" in runs else next(iter(runs)))
     experiment = next(iter(runs.values()))
     assert experiment["final_model.family"] == "linear" != main["final_model.family"]
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_temporary_folder_and_one_in_the_queue_end(changeable):
+    "DVC runs both below `.dvc/tmp`, a folder that BentoML does not read."
+    changeable.run("git", "add", "-A")
+    changeable.run(
+        "git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "run"
+    )
+    bento = ("--single-item", "--force", "bento")
+    process = changeable.run("dvc", "exp", "run", "--temp", "-S", "leakage.max_psi=0.31", *bento)
+    assert stages_run(process.stdout) == ["bento"] and "Ran experiment" in process.stdout
+    changeable.run("dvc", "exp", "run", "--queue", "-S", "leakage.max_psi=0.32", *bento)
+    changeable.run("dvc", "queue", "start")
+    deadline = time.monotonic() + 300
+    status = ""
+    while "Success" not in status and "Failed" not in status and time.monotonic() < deadline:
+        time.sleep(2)
+        status = changeable.run("dvc", "queue", "status").stdout
+    assert "Success" in status, status
 
 
 def test_a_report_does_not_depend_on_when_something_was_printed_beside():
