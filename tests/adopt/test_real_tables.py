@@ -442,6 +442,16 @@ def test_a_second_adoption_keeps_what_a_person_changed(project):
     assert role(proposal, "size") == "ignored" == proposal.contract.columns["size"].role
 
 
+def test_a_second_adoption_may_name_a_group_or_a_time(project):
+    table = base(shop=np.arange(N) % 40, sold=pd.date_range("2024-01-01", periods=N))
+    path = write(project, table)
+    apply(plan([path], target="answer"))
+    for options in ({"group": "shop"}, {"time": "sold"}, {}):
+        proposal, frame = adopt_files(project, [path], force=True, target="answer", **options)
+        assert not has_note(proposal, "kept as edited") and len(frame) == N
+        assert proposal.split["kind"] == next(iter(options), "random")
+
+
 def test_a_query_that_was_rewritten_is_not_replaced(project):
     path = write(project, base())
     apply(plan([path], target="answer"))
