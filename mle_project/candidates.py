@@ -145,6 +145,7 @@ def network(hp: Any, contract: Contract, seed: int) -> Network:
     kind = NetworkRegressor if contract.task == "regression" else NetworkClassifier
     return kind(
         numbers=len(contract.numeric_features),
+        orders=contract.ordered_categories,
         task=contract.task,
         units=hp.Int("units", 32, 256, sampling="log", default=96),
         dropout=hp.Float("dropout", 0.0, 0.4, step=0.1, default=0.2),

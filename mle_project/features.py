@@ -43,6 +43,16 @@ def _positions(contract: Contract) -> tuple[list[int], list[int]]:  # of numbers
     count = len(contract.numeric_features)
     return places[:count], places[count:]
 
+
+def _ordered(contract: Contract) -> dict[int, tuple[str, ...]]:
+    "The places of strings with an order, each with its categories from the lowest to the highest."
+    _, strings = _positions(contract)
+    return {
+        place: categories
+        for place, categories in zip(strings, contract.ordered_categories, strict=True)
+        if categories
+    }
+
 # %% ../nbs/03_features.ipynb #5b28f318
 SELECTION_METHODS = ("filter", "embedded", "wrapper")
 PREPROCESSING = (  # the hyperparameters of what comes before the model
@@ -82,6 +92,15 @@ def reduction_step(
     ]
 
 # %% ../nbs/03_features.ipynb #4e49a778
+def _ranks(ordered: dict[int, tuple[str, ...]]) -> OrdinalEncoder:
+    "An encoder of strings with an order: ranks from 0, and -1 for a missing or unseen one."
+    return OrdinalEncoder(
+        categories=[np.array(words, dtype=object) for words in ordered.values()],
+        handle_unknown="use_encoded_value",
+        unknown_value=-1,
+    )
+
+
 def _strings(contract: Contract, encoding: str, seed: int) -> Any:
     "An encoder of strings: codes, or means of the target."
     if encoding == "ordinal":
@@ -114,8 +133,9 @@ def tree_preprocessor(
     keep: float = 0.5,  # the share of the columns that a reduction keeps
     seed: int = 0,  # of the folds inside the target encoding, and of the reduction
 ) -> Any:
-    "Numbers as they are; strings as codes or as means of the target."
+    "Numbers as they are; strings as ranks, as codes or as means of the target."
     numbers, strings = _positions(contract)
+    ordered = _ordered(contract)
     filled = SimpleImputer(strategy="median", keep_empty_features=True)
     zeros = SimpleImputer(strategy="constant", fill_value=0, keep_empty_features=True)
     steps: list[Any] = [("numbers", filled, numbers), ("gaps", MissingIndicator(), numbers)]
@@ -124,7 +144,9 @@ def tree_preprocessor(
             ("numbers", "passthrough", partial(_numbers, numbers, False)),
             ("empty", zeros, partial(_numbers, numbers, True)),
         ]
-    steps += [("strings", _strings(contract, encoding, seed), strings)]
+    others = [place for place in strings if place not in ordered]
+    steps += [("ranks", _ranks(ordered), list(ordered))]
+    steps += [("strings", _strings(contract, encoding, seed), others)]
     columns = ColumnTransformer([step for step in steps if step[2]])
     less = reduction_step(contract.task, reduction, keep, seed)
     return Pipeline([("encode", columns), *less]) if less else columns
@@ -155,7 +177,10 @@ def linear_preprocessor(
     if encoding != "onehot":
         means = _strings(contract, encoding, seed)
         strings = Pipeline([("encode", means), ("scale", StandardScaler())])
+    ordered = _ordered(contract)
+    ranks = Pipeline([("encode", _ranks(ordered)), ("scale", StandardScaler())])
     steps = list(zip(("numbers", "strings"), (numbers, strings), _positions(contract), strict=True))
+    steps += [("ranks", ranks, list(ordered))]
     columns = ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)
     less = reduction_step(contract.task, reduction, keep, seed)
     return Pipeline([("encode", columns), *less]) if less else columns

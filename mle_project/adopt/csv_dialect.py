@@ -31,6 +31,7 @@ from ..data.sources import SQLITE
 from ..data.sources import json_columns
 from ..data.sources import json_fault
 from ..data.sources import local_files
+from ..core.quoting import DUCKDB_SETTINGS
 from ..core.quoting import quote_literal
 from ..core.quoting import quote_identifier
 
@@ -150,7 +151,7 @@ def scratch_database(memory: str = "1GB") -> Iterator[tuple[duckdb.DuckDBPyConne
     "An empty database on disk and its folder; both are gone at the end."
     with (
         tempfile.TemporaryDirectory() as folder,
-        duckdb.connect(f"{folder}/bench.duckdb") as engine,
+        duckdb.connect(f"{folder}/bench.duckdb", config=dict(DUCKDB_SETTINGS)) as engine,
     ):
         engine.execute(
             f"SET memory_limit = '{memory}'; SET threads = 2; SET TimeZone = 'UTC'; SET "

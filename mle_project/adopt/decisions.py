@@ -53,6 +53,7 @@ class ColumnDecision:
     unit: str = ""
     nullable: bool = False
     categories: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()  # of its words, from the lowest to the highest
     range: tuple[Any, Any] | None = None
     labels: Mapping[bool, str] = field(default_factory=dict)
     slice: bool = False
@@ -67,6 +68,7 @@ class ColumnDecision:
         self.reason = why
         self.available = available
         self.categories = ()
+        self.order = ()
         self.range = None
         self.slice = False
         self.example = None
@@ -80,7 +82,7 @@ class Notice:
     text: str
 
 
-CHOICES = ("ignore", "key", "category", "known-after")
+CHOICES = ("ignore", "key", "category", "ordered", "known-after")
 ID_NAME_PATTERN = re.compile(r"(^|_)(id|uuid|guid|key)$")
 # whole numbers with such names are words: adding them up means nothing
 CODE_NAME_PATTERN = re.compile(
@@ -214,12 +216,12 @@ def _initial_decision(
         d.exclude(f"as --{choice} says", available=late)
     elif reading.nested:
         d.exclude(f"{reading.reason}: no single value")
-    elif choice == "category" or _is_code(reading, name, rows):
+    elif choice in ("category", "ordered") or _is_code(reading, name, rows):
         d.kind = "string"
         d.cast = f"CAST({reading.cast} AS VARCHAR)"
         d.unit = ""
         d.reason = "whole numbers that name something: as categories"
-        d.reason = "as --category says" if choice else d.reason
+        d.reason = f"as --{choice} says" if choice else d.reason
     return d
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #20e2d0ea
@@ -268,6 +270,7 @@ def propose_columns(
     selection: Mapping[str, str],  # target, and perhaps time and group: names in the file
     title: str,  # what the table is called in meanings
     choices: Mapping[str, str] | None = None,  # what a person said: CHOICES, by name in the file
+    orders: Mapping[str, Sequence[str]] | None = None,  # words from the lowest to the highest
 ) -> tuple[list[ColumnDecision], list[Notice]]:
     "Decisions that the spelling allows, with the derived features."
     rows = engine.execute("SELECT count(*) FROM raw").fetchall()[0][0]
@@ -301,11 +304,12 @@ def propose_columns(
             d.exclude(f"a moment ({d.reason})")
         if d.kind == "timestamp" and d.role != "target" and not d.choice:
             notes += _expand_timestamp(engine, d, time, decisions, list(names.values()), others)
-        elif reading.kind == "string" and d.role == "feature" and not d.choice:
+        elif d.kind == "string" and d.role == "feature" and d.choice in ("", "ordered"):
+            _find_order(engine, d, reading, (orders or {}).get(reading.name, ()))
             in_use = [*names.values(), *(one.name for one in decisions)]
-            parts = _expand_order(engine, d, reading, in_use)
-            separator = "" if parts else _list_separator(engine, reading)
-            decisions += parts or _expand_list(engine, d, separator, in_use)
+            may_list = reading.kind == "string" and not d.order
+            separator = _list_separator(engine, reading) if may_list else ""
+            decisions += _expand_list(engine, d, separator, in_use)
         if d.role == "feature" and LATER_NAME_PATTERN.search(d.name):
             notes.append(Notice(0, _sounds_late(d.name, reading.name)))
     return decisions, notes
@@ -425,33 +429,28 @@ def ordered_words(
     return sorted(known, key=lambda word: known[word])
 
 
-def _expand_order(
+def _find_order(
     engine: duckdb.DuckDBPyConnection,
     d: ColumnDecision,
     reading: InferredColumn,
-    names_in_use: Sequence[str],
-) -> list[ColumnDecision]:
-    "The rank of words that have an order, as a feature."
-    if reading.n_distinct > 30:  # an estimate
-        return []
+    stated: Sequence[str],  # from the lowest to the highest, by a person
+) -> None:
+    "Note the order of a column's words, where a person states one or it is known."
+    if not d.choice and reading.n_distinct > 30:  # an estimate
+        return
     query = f"SELECT DISTINCT {d.cast} AS word FROM raw ORDER BY 1"
-    words = ordered_words([row[0] for row in engine.execute(query).fetchall() if row[0]])
-    if not words:
-        return []
-    d.exclude(f"words with an order, from {words[0]} to {words[-1]}")
-    x = quote_identifier(d.name)
-    ranks = (f"WHEN {quote_literal(word)} THEN {rank}" for rank, word in enumerate(words))
-    return [
-        ColumnDecision(
-            contract_names([f"{d.name}_rank"], names_in_use)[0],
-            "integer",
-            "feature",
-            f"derived from {d.name}",
-            f"Rank of `{d.name}`, from 0 ({words[0]}) to {len(words) - 1} ({words[-1]}).",
-            date_part=f"CASE {x} {' '.join(ranks)} ELSE CAST('no rank: ' || {x} AS INTEGER) END",
-            range=(0, len(words) - 1),
+    words = [row[0] for row in engine.execute(query).fetchall() if row[0]]
+    order = list(stated) or ordered_words(words)
+    left_out = [word for word in words if word not in order]
+    if d.choice and left_out:
+        raise ProjectError(
+            f"--ordered {reading.name}: the order says nothing of {', '.join(left_out[:10])}. "
+            f'Name all values from the lowest to the highest, as in --ordered "{reading.name}='
+            'low,medium,high".'
         )
-    ]
+    if order:
+        d.order = tuple(order)
+        d.reason = f"words with an order, from {order[0]} to {order[-1]}"
 
 # %% ../../nbs/api/adopt/03_decisions.ipynb #8fb9a8f9
 LIST_SEPARATORS = (";", "|", ",")
@@ -605,7 +604,7 @@ def finalize_column(
         d.exclude("the same value in every row" if filled else "no value in any row")
     elif d.is_index and not facts.unique:
         d.exclude("the index of a pandas table, which says nothing about the row")
-    elif d.choice == "category":
+    elif d.choice in ("category", "ordered"):
         return _feature(d, facts, sample[d.name].dropna())
     elif d.is_index or _is_identifier(d, facts, sample):
         d.exclude(f"every row has its own value{'' if has_key else ': the key'} ({d.reason})")
@@ -637,8 +636,8 @@ def finalize_column(
 def _feature(d: ColumnDecision, facts: ColumnStats, values: pd.Series) -> list[Notice]:
     "The bounds of a feature, its example (a usual value) and what is odd about it."
     notes = []
-    if d.kind == "string" and len(facts.counts) and facts.n_distinct <= MOST_CATEGORIES:
-        d.categories = tuple(sorted(facts.counts))
+    if d.order or (d.kind == "string" and 0 < len(facts.counts) <= MOST_CATEGORIES):
+        d.categories = d.order or tuple(sorted(facts.counts))
     if d.kind in ("integer", "number"):
         d.range = d.range or (facts.low, facts.high)
         usual = float(f"{values.astype(float).median():.4g}") if len(values) else facts.low
@@ -759,6 +758,7 @@ def _entry(d: ColumnDecision) -> str:
     if d.categories:
         entry |= {
             "categories": list(d.categories),
+            "ordered": bool(d.order) or None,
             "out_of_range": "reject" if d.role == "target" else "as_missing",
         }
     elif d.range and d.role == "feature":

@@ -247,6 +247,19 @@ def _choices(
     return {name: choice for name, choice in said.items() if choice in choices}
 
 
+def _orders(columns: Sequence[str], stated: Sequence[str]) -> dict[str, list[str]]:
+    "The words of columns from the lowest to the highest, as a person typed them after `=`."
+    orders = {}
+    for text in stated:
+        name, _, words = (text, "", "") if text in columns else text.rpartition("=")
+        order = [word.strip() for word in words.split(",") if word.strip()]
+        column = find_column(name or text, columns, "--ordered")
+        if len(set(order)) < len(order):
+            raise ProjectError(f"--ordered {text!r}: a value stands twice. Name each once.")
+        orders[column] = order
+    return orders
+
+
 def _selected_columns(columns: Sequence[str], options: Mapping[str, str | None]) -> dict[str, str]:
     "The file's columns that a person named, by option."
     values = looks_headerless(columns)
@@ -351,9 +364,11 @@ def _finalize_columns(
         raise ProjectError(
             f"no column is left for the model. {why[:600] or 'There is none beside the target'}."
         )
-    shown = {
-        d.name: distribution(sample[d.name], d.kind, facts[d.name].counts, rows) for d in decisions
-    }
+    shown = {}
+    for d in decisions:
+        counts = facts[d.name].counts
+        counts = {word: counts[word] for word in d.order if word in counts} or counts
+        shown[d.name] = distribution(sample[d.name], d.kind, counts, rows)
     return notes, shown
 
 
@@ -410,7 +425,7 @@ def plan(
     task: str | None = None,  # binary, multiclass or regression; None finds it
     query: str | None = None,  # a file with SQL over the files, each a table called by its stem
     name: str | None = None,  # of the table; the first file's by default
-    choices: Mapping[str, Sequence[str]] | None = None,  # columns by ignore, key and so on
+    choices: Mapping[str, Sequence[str]] | None = None,  # columns by CHOICES; `ordered`: "a=x,y,z"
     rare: str | None = None,  # what becomes of classes with few rows: drop or merge
     fresh: bool = False,  # also what was edited since an earlier adoption
 ) -> Plan:
@@ -536,12 +551,13 @@ def _decide(
     columns = _columns(engine)
     selection = _selected_columns(columns, options)
     _require_target_rows(engine, selection["target"])
-    said = _choices(columns, choices, selection)
+    orders = _orders(columns, choices.get("ordered", ()))
+    said = _choices(columns, {**choices, "ordered": list(orders)}, selection)
     readings = infer_columns(engine, selection["target"])
     names = dict(zip(columns, contract_names(columns), strict=True))
     reading = next(one for one in readings if one.name == selection["target"])
     aim = decide_target(engine, reading, names[reading.name], task, rare)
-    decisions, notes = propose_columns(engine, readings, names, aim, selection, title, said)
+    decisions, notes = propose_columns(engine, readings, names, aim, selection, title, said, orders)
     notes += _renamed_classes(reading.name, aim)
     has_label = f"{quote_identifier(names[reading.name])} IS NOT NULL"
     rows = query_text(decisions, "raw")

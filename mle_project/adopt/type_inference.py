@@ -6,9 +6,9 @@
 __all__ = ['WHOLE', 'DIGITS', 'DAY', 'MOMENT', 'PLAIN', 'DECIMAL_COMMA', 'POINT_THOUSANDS', 'COMMAS', 'SPACES',
            'APOSTROPHE_THOUSANDS', 'NUMBERS', 'BOOLEAN_WORDS', 'DATE_ORDERS', 'MONTH_ORDERS', 'TIME_FORMATS', 'WORDS',
            'DIRECTIVES', 'DATE_FORMATS', 'QUARTERS', 'MULTIPLES', 'OTHER_FORMATS', 'NULL_TOKENS', 'TEXT_NULL_TOKENS',
-           'UNIT_SYMBOLS', 'REWRITES', 'MAX_WHOLE', 'EXACT_TYPE', 'NESTED_TYPE', 'TIME_NAME', 'EPOCHS', 'FIRST_DAY',
-           'LAST_DAY', 'FIRST_SECOND', 'LAST_SECOND', 'NEVER', 'ValueFormat', 'InferredColumn', 'aggregate',
-           'infer_columns']
+           'UNIT_SYMBOLS', 'REWRITES', 'MAX_WHOLE', 'EXACT_TYPE', 'NESTED_TYPE', 'COLUMNS_AT_ONCE', 'TIME_NAME',
+           'EPOCHS', 'FIRST_DAY', 'LAST_DAY', 'FIRST_SECOND', 'LAST_SECOND', 'NEVER', 'ValueFormat', 'InferredColumn',
+           'aggregate', 'infer_columns']
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #a38ba82f
 import re
@@ -464,35 +464,38 @@ class _ColumnCounts:
     near_miss: str = ""  # what the column nearly is
 
 # %% ../../nbs/api/adopt/01_type_inference.ipynb #86d757eb
+COLUMNS_AT_ONCE = 500
+
+
+def _cells_query(names: Sequence[str], formats: Sequence[ValueFormat]) -> str:
+    "SQL that counts, for each column by its place, the cells that fit each format."
+    cells = ", ".join(map(quote_identifier, names))
+    rows = f"SELECT unnest([{cells}]) AS cell, unnest(range({len(names)})) AS place FROM raw"
+    texts = f"SELECT place, {_text('cell')} AS t, {_text('cell', NULL_TOKENS)} AS x FROM ({rows})"
+    conditions = ["regexp_full_match(x, '[+-]?0[0-9]+')", *(one.fits("x") for one in formats)]
+    counts = ", ".join(f"count(*) FILTER (WHERE {one})" for one in conditions)
+    facts = f"place, count(t), count(x), approx_count_distinct(x), {counts}"
+    return f"SELECT {facts} FROM ({texts}) GROUP BY place ORDER BY place"
+
+
 def _count_formats(
     engine: duckdb.DuckDBPyConnection, names: Sequence[str]
 ) -> dict[str, _ColumnCounts]:
     "Count every column of texts; what plain spellings do not explain is tried with all others."
     first = [*PLAIN, POINT_THOUSANDS[0]]
-    texts = aggregate(engine, "raw", {name: [f"count({_text(name)})"] for name in names})
     counts_by_column = {}
-    for start in range(0, len(names), 30):
-        part = names[start : start + 30]
-        cells = [f"{_text(name, NULL_TOKENS)} AS {quote_identifier(name)}" for name in part]
-        once = f"(SELECT {', '.join(cells)} FROM raw)"
-        expressions = {}
-        for name in part:
-            x = quote_identifier(name)
-            zeros = f"count(*) FILTER (WHERE regexp_full_match({x}, '[+-]?0[0-9]+'))"
-            expressions[name] = [
-                f"count({x})",
-                f"approx_count_distinct({x})",
-                zeros,
-                *(f"count(*) FILTER (WHERE {one.fits(x)})" for one in first),
-            ]
-        for name, (filled, distinct, zero, *counts) in aggregate(engine, once, expressions).items():
+    for start in range(0, len(names), COLUMNS_AT_ONCE):
+        part = names[start : start + COLUMNS_AT_ONCE]
+        for place, texts, filled, distinct, zero, *counts in engine.execute(
+            _cells_query(part, first)
+        ).fetchall():
             fitting = [
                 one
                 for one, count in zip(first, counts, strict=True)
                 if count == filled > 0 and not (zero and one in NUMBERS)
             ]
-            counts_by_column[name] = _ColumnCounts(
-                texts[name][0], filled, distinct, zero, formats=fitting
+            counts_by_column[part[place]] = _ColumnCounts(
+                texts, filled, distinct, zero, formats=fitting
             )
     for name, column_counts in counts_by_column.items():
         if column_counts.n_filled and not column_counts.zeros and not column_counts.formats:

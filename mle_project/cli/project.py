@@ -47,6 +47,11 @@ from ..core.project import root
     help="A column whose numbers are names, as a postal code; repeatable.",
 )
 @click.option(
+    "--ordered",
+    multiple=True,
+    help='A column of words with an order, as in "size=small,medium,large"; repeatable.',
+)
+@click.option(
     "--known-after",
     multiple=True,
     help="A column that is known only after the prediction; repeatable.",
@@ -79,6 +84,7 @@ def adopt(
     ignore: tuple[str, ...],
     key: tuple[str, ...],
     category: tuple[str, ...],
+    ordered: tuple[str, ...],
     known_after: tuple[str, ...],
     **options: str | None,
 ) -> None:
@@ -103,7 +109,13 @@ def adopt(
         options["task"],
         options["query"],
         options["name"],
-        {"ignore": ignore, "key": key, "category": category, "known-after": known_after},
+        {
+            "ignore": ignore,
+            "key": key,
+            "category": category,
+            "ordered": ordered,
+            "known-after": known_after,
+        },
         options["rare"],
         fresh,
     )

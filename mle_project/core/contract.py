@@ -132,6 +132,10 @@ class Column(BaseModel):
     categories: Categories = Field(
         (), description="All values of a string. Without them, any string will do."
     )
+    ordered: bool = Field(
+        False,
+        description="Whether the categories stand in their order, from the lowest to the highest.",
+    )
     range: Range = Field(
         (None, None),
         description="[low, high] of a number, both included; null is an open end.",
@@ -303,6 +307,12 @@ class Contract(BaseModel):
     def categorical_features(self) -> list[str]:
         "The features that enter the model as strings."
         return [name for name in self.role("feature") if self.columns[name].type == "string"]
+
+    @cached_property
+    def ordered_categories(self) -> list[tuple[str, ...]]:
+        "For each string, its categories from the lowest to the highest; empty without an order."
+        columns = [self.columns[name] for name in self.categorical_features]
+        return [c.categories if c.ordered else () for c in columns]
 
     @cached_property
     def closed_categories(self) -> list[tuple[int, frozenset[str]]]:
@@ -501,6 +511,8 @@ def _column_faults(c: Column, task: str) -> list[str]:
         and c.type not in ("timestamp", "integer"),
         "has categories and is not a string; only strings have them": bool(c.categories)
         and c.type != "string",
+        "is ordered and names fewer than two categories; "
+        "list them from the lowest to the highest": c.ordered and len(c.categories) < 2,
         "has a range and is not a number": c.range != (None, None) and not number,
         REMEDIES["labels"]: _label_faults(c),
         "is the target and may be missing; say nullable: false. Rows without a "

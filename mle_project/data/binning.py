@@ -54,6 +54,8 @@ def _category_bins(values: pd.Series, column: Column, most: int) -> Groups:
     "The commonest categories, then all others together; missing values have the last position."
     counts = values.value_counts()
     top_values = list(counts.index[: most if len(counts) <= most else most - 1])
+    if column.ordered:  # as they follow each other
+        top_values = [value for value in column.categories if value in top_values]
     names = [tick_label(value, column) for value in top_values]
     if len(top_values) < len(counts):
         names.append(f"{len(counts) - len(top_values)} others")

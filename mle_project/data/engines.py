@@ -30,6 +30,7 @@ from .parquet import write_query
 from .sources import LocalFiles
 from .sources import json_columns
 from .sources import local_files
+from ..core.quoting import DUCKDB_SETTINGS
 from ..core.quoting import quote_identifier
 
 # %% ../../nbs/api/data/05_engines.ipynb #2a4ede94
@@ -49,6 +50,7 @@ def _duckdb(threads: int, folder: Path) -> Any:
         threads=threads,
         memory_limit=engine_memory(),
         temp_directory=str(folder / "spilled"),
+        **DUCKDB_SETTINGS,
     )
     engine.raw_sql("SET TimeZone = 'UTC'")
     return engine

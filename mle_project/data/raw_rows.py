@@ -31,6 +31,7 @@ import duckdb
 from ..core.contract import Contract
 from ..core.contract import is_text
 from ..core.project import ProjectError
+from ..core.quoting import DUCKDB_SETTINGS
 from ..core.quoting import quote_identifier
 from ..core.quoting import quote_literal
 
@@ -376,7 +377,8 @@ class _Engine:
         self.source = str(record["driving_source"] or "")
         self.columns = [*columns_of(record, self.source).values()] if self.source else []
         self.wanted = [*needed_by(record, self.source, self.outputs)]
-        self.settings: dict[str, Any] = {"threads": threads, "temp_directory": folder}
+        self.settings: dict[str, Any] = {**DUCKDB_SETTINGS, "threads": threads}
+        self.settings["temp_directory"] = folder
         if memory_limit:
             self.settings["memory_limit"] = memory_limit
         self.loaded = set[str]()  # the sources whose rows stand beside the caller's

@@ -271,10 +271,20 @@ def _number_matrix(rows: pd.DataFrame, contract: Contract) -> np.ndarray:
     return np.hstack([numbers, codes.astype(np.float32)])
 
 
+def _area(ranks: np.ndarray, positive: np.ndarray) -> float:
+    "The ROC AUC of ranks (n,): how often a positive row stands above another one."
+    n_positive = int(positive.sum())
+    wins = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
+    return float(wins / (n_positive * (len(ranks) - n_positive)))
+
+
 def _class_score(column: np.ndarray, y: np.ndarray, task: str) -> float:
     "The ROC AUC of a small tree on one feature (n, 1)."
     tree = DecisionTreeClassifier(max_depth=5, min_samples_leaf=10, random_state=0)
-    return METRICS[task]["roc_auc"][0](y, tree.fit(column, y).predict_proba(column))
+    p = tree.fit(column, y).predict_proba(column)
+    if task == "binary" and 0 < y.sum() < len(y):  # scikit-learn takes ten times as long
+        return _area(rankdata(p[:, 1]), y == 1)
+    return METRICS[task]["roc_auc"][0](y, p)
 
 
 def _value_score(column: np.ndarray, y: np.ndarray) -> float:
@@ -320,11 +330,8 @@ def _rank_score(values: np.ndarray, y: np.ndarray, task: str) -> float:
     ranks = rankdata(values[usable])
     if task == "regression":
         return float(np.corrcoef(ranks, rankdata(y[usable]))[0, 1] ** 2)
-    positive = y[usable] == 1
-    n_positive = int(positive.sum())
-    wins = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
-    area = wins / (n_positive * int((~positive).sum()))
-    return float(max(area, 1 - area))
+    area = _area(ranks, y[usable] == 1)
+    return max(area, 1 - area)
 
 
 def pair_scores(

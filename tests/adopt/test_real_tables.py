@@ -223,14 +223,24 @@ def test_lists_in_a_cell_become_columns(project):
     assert by_row(frame, "genres_war")[:3] == [False, False, True]
 
 
-def test_words_with_an_order_become_ranks(project):
+def test_words_with_an_order_are_ordered_categories(project):
     years = np.resize(["10+ years", "< 1 year", "1 year", "2 years", None], N)
-    table = base(tenure=years, risk=np.resize(["low", "High", "medium"], N))
-    proposal, frame = adopt_files(project, [write(project, table)], target="answer")
-    ranks = by_row(frame, "tenure_rank")
-    assert ranks[:4] == [3, 0, 1, 2] and pd.isna(ranks[4])
-    assert by_row(frame, "risk_rank")[:3] == [0, 2, 1]
-    assert role(proposal, "tenure") == "ignored" and role(proposal, "risk_rank") == "feature"
+    sizes = np.resize(["B2", "A9", "C1"], N)
+    table = base(tenure=years, risk=np.resize(["low", "High", "medium"], N), size=sizes)
+    path = write(project, table)
+    proposal, frame = adopt_files(
+        project, [path], target="answer", choices={"ordered": ["size=C1, A9,B2"]}
+    )
+    columns = proposal.contract.columns
+    assert columns["tenure"].categories == ("< 1 year", "1 year", "2 years", "10+ years")
+    assert columns["risk"].categories == ("low", "medium", "High")
+    assert columns["size"].categories == ("C1", "A9", "B2")
+    assert all(columns[name].ordered for name in ("tenure", "risk", "size"))
+    assert by_row(frame, "risk")[:3] == ["low", "High", "medium"]
+    with pytest.raises(ProjectError, match="says nothing of C1"):
+        plan([path], target="answer", choices={"ordered": ["size=A9,B2"]})
+    with pytest.raises(ProjectError, match="named by --ignore too|named by --ordered too"):
+        plan([path], target="answer", choices={"ordered": ["risk"], "ignore": ["risk"]})
 
 
 def test_parts_of_a_date_that_are_there_are_not_made_again(project):
