@@ -33,6 +33,17 @@ file.write_text(re.sub("(?m)^VIRTUAL_ENV=.*$$", lambda _: f"VIRTUAL_ENV={folder}
 endef
 export QUOTE_ACTIVATE
 
+# Any Python of .venv gets the stages' settings of threads, unless the caller has his own: a fit takes a multiple without them.
+define SETTINGS
+import sysconfig
+from pathlib import Path
+from mle_project.core.project import DETERMINISTIC_ENV
+names = [n for n in DETERMINISTIC_ENV if "THREADS" in n or n in ("GOMP_SPINCOUNT", "BENTOML_DO_NOT_TRACK")]
+lines = [f"import os; os.environ.setdefault({n!r}, {DETERMINISTIC_ENV[n]!r})" for n in names]
+Path(sysconfig.get_path("purelib"), "mle_settings.pth").write_text("\n".join(lines) + "\n")
+endef
+export SETTINGS
+
 # Bytecode is compiled once, here: else each process compiles what it imports again wherever PYTHONDONTWRITEBYTECODE is set.
 $(READY): Makefile requirements/dev.txt requirements/installer.txt pyproject.toml .jupyter/jupyter_server_config.py
 	@"$$PYTHON" -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit(f"Python 3.11 is needed; {sys.executable} is {v[0]}.{v[1]}. Say which one to use: make env PYTHON=/path/to/python3.11")'
@@ -45,7 +56,7 @@ $(READY): Makefile requirements/dev.txt requirements/installer.txt pyproject.tom
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/installer.txt
 	@.venv/bin/uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements/dev.txt
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --no-index --editable .
-	@echo 'import os; os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")' > "$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/no_telemetry.pth"
+	@.venv/bin/python -c "$$SETTINGS"
 	@mkdir -p .venv/etc/jupyter && cp .jupyter/jupyter_server_config.py .venv/etc/jupyter/
 	@touch $(READY)
 

@@ -16,7 +16,7 @@ from tiers import SLOW
 from mle_project.cli.main import main
 from mle_project.cli.pipeline import notebook_stages
 from mle_project.core.contract import schema_comment
-from mle_project.core.project import ProjectError
+from mle_project.core.project import DETERMINISTIC_ENV, ProjectError
 from mle_project.pipeline.imports import import_order_violations, package_modules
 from mle_project.pipeline.notebooks import source_notebooks
 from mle_project.pipeline.parameters import (
@@ -218,6 +218,17 @@ def test_workflows_keep_githubs_schema():
         if "run" in step
     ]
     assert "bash .ci/run" in commands and "make repro" in commands
+
+
+def test_any_python_of_the_environment_has_the_threads_of_the_stages():
+    names = [name for name in DETERMINISTIC_ENV if "THREADS" in name or "SPINCOUNT" in name]
+    program = f"import os; print(*(os.environ[name] for name in {names}))"
+    for own in ({}, {"OMP_NUM_THREADS": "7"}):  # a caller's own setting stays
+        done = subprocess.run(
+            [BIN / "python", "-c", program], env=own, check=True, capture_output=True, text=True
+        )
+        expected = {name: DETERMINISTIC_ENV[name] for name in names} | own
+        assert done.stdout.split() == [*expected.values()]
 
 
 def test_make_help_lists_every_target():

@@ -61,6 +61,7 @@ def small_clone(folder: Path) -> Path:
         "pyproject.toml",
         "requirements",
         ".jupyter",
+        "mle_project",
     ):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +113,7 @@ def test_make_env_leaves_the_neighbours_alone(tmp_path, python, name):
         ["bash", "-c", script], cwd=clone, check=True, capture_output=True, text=True
     ).stdout
     assert output.splitlines() == [f"{clone}/.venv", f"{clone}/.venv/bin/python"]
-    assert (clone / ".venv" / "lib" / "python3.11" / "site-packages" / "no_telemetry.pth").exists()
+    assert (clone / ".venv" / "lib" / "python3.11" / "site-packages" / "mle_settings.pth").exists()
     assert make(clone, "lab", PYTHON=str(python)).returncode == 0
     commands = (clone / "called.txt").read_text().splitlines()
     assert (
