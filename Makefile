@@ -33,7 +33,7 @@ file.write_text(re.sub("(?m)^VIRTUAL_ENV=.*$$", lambda _: f"VIRTUAL_ENV={folder}
 endef
 export QUOTE_ACTIVATE
 
-# Any Python of .venv gets the stages' settings of threads, unless the caller has his own: a fit takes a multiple without them.
+# Any Python of .venv has the stages' threads and no telemetry, unless the caller says otherwise: without them a fit takes a multiple.
 define SETTINGS
 import sysconfig
 from pathlib import Path

@@ -15,7 +15,6 @@ from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.feature_selection import SelectFromModel
-from sklearn.feature_selection import SelectPercentile
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import KFold
 from sklearn.model_selection import StratifiedKFold
@@ -33,6 +32,7 @@ from .modeling.estimators import LinearRFE
 from .modeling.estimators import FrequentOneHotEncoder
 from .modeling.estimators import MissingIndicator
 from .modeling.estimators import Float64PCA
+from .modeling.estimators import SelectShare
 from .modeling.estimators import SignedLog
 from .modeling.estimators import n_selected
 from .modeling.estimators import f_scores
@@ -78,7 +78,7 @@ def reduction_step(
     if reduction == "pca":
         return [("pca", Float64PCA(n_components=keep, svd_solver="covariance_eigh"))]
     if reduction == "filter":
-        return [("filter", SelectPercentile(partial(f_scores, task), percentile=100 * keep))]
+        return [("filter", SelectShare(partial(f_scores, task), percentile=100 * keep))]
     if reduction == "wrapper":
         return [("wrapper", LinearRFE(values=task == "regression", keep=keep))]
     forest = (ExtraTreesRegressor if task == "regression" else ExtraTreesClassifier)(

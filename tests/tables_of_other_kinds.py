@@ -42,7 +42,7 @@ columns:
   hairy: {type: boolean, description: Whether the leaf has hairs., role: feature,
     available: before_prediction, nullable: true, example: false}
   edge: {type: string, description: Shape of its edge., role: feature, available: before_prediction,
-    categories: [smooth, toothed, wavy], example: toothed, slice: true}
+    categories: [smooth, toothed, wavy], ordered: true, example: toothed, slice: true}
   finder: {type: string, description: Who found the leaf., role: feature,
     available: before_prediction, nullable: true, example: Ada}
   site: {type: string, description: Where., role: feature, available: before_prediction,

@@ -50,6 +50,7 @@ from .profiling import MIN_TARGET_ROWS
 from .profiling import ROW_NUMBER
 from .profiling import Distribution
 from .profiling import Target
+from .profiling import SHOWN_VALUES
 from .profiling import contract_names
 from .profiling import decide_split
 from .profiling import decide_target
@@ -251,9 +252,11 @@ def _orders(columns: Sequence[str], stated: Sequence[str]) -> dict[str, list[str
     "The words of columns from the lowest to the highest, as a person typed them after `=`."
     orders = {}
     for text in stated:
-        name, _, words = (text, "", "") if text in columns else text.rpartition("=")
-        order = [word.strip() for word in words.split(",") if word.strip()]
-        column = find_column(name or text, columns, "--ordered")
+        places = [place for place, sign in enumerate(text) if sign == "="]
+        known = [place for place in places if text[:place].strip() in columns]
+        place = len(text) if text in columns else (known or places or [len(text)])[0]
+        order = [word.strip() for word in text[place + 1 :].split(",") if word.strip()]
+        column = find_column(text[:place], columns, "--ordered")
         if len(set(order)) < len(order):
             raise ProjectError(f"--ordered {text!r}: a value stands twice. Name each once.")
         orders[column] = order
@@ -368,7 +371,8 @@ def _finalize_columns(
     for d in decisions:
         counts = facts[d.name].counts
         counts = {word: counts[word] for word in d.order if word in counts} or counts
-        shown[d.name] = distribution(sample[d.name], d.kind, counts, rows)
+        most = max(SHOWN_VALUES, len(d.order))
+        shown[d.name] = distribution(sample[d.name], d.kind, counts, rows, most)
     return notes, shown
 
 

@@ -153,7 +153,7 @@ class ColumnStats:
         return self.n_filled == self.n_distinct == self.rows
 
 # %% ../../nbs/api/adopt/02_profiling.ipynb #af65e3f2
-MAX_ROWS_IN_MEMORY = 100_000
+MAX_ROWS_IN_MEMORY = 10_000  # of some hundred columns at once
 
 
 def _distinct_values(
@@ -238,14 +238,15 @@ def distribution(
     kind: str,  # the contract's type
     counts: Mapping[str, int],  # of each value of all rows, where they are few
     rows: int,  # that the counts are of
+    most: int = SHOWN_VALUES,  # values that are shown one by one
 ) -> Distribution:
     "The distribution of a column."
     filled = values.dropna()
     missing = 1 - len(filled) / max(1, len(values))
-    if counts and (len(counts) <= SHOWN_VALUES or kind in ("string", "boolean")):
-        shown = list(counts.items())[:SHOWN_VALUES]
+    if counts and (len(counts) <= most or kind in ("string", "boolean")):
+        shown = list(counts.items())[:most]
         others = sum(counts.values()) - sum(count for _, count in shown)
-        shown += [(f"{len(counts) - SHOWN_VALUES} others", others)] if others else []
+        shown += [(f"{len(counts) - most} others", others)] if others else []
         return Distribution(missing, tuple((word, count / rows) for word, count in shown))
     if kind not in ("integer", "number", "timestamp") or not len(filled):
         return Distribution(missing)
@@ -300,6 +301,7 @@ def find_column(
 ) -> str:  # one of `names`
     "The column that a person means."
     alike = [name for name in names if name.strip().casefold() == wanted.strip().casefold()]
+    alike = alike or [name for name in names if _plain_name(name, 0) == wanted]  # the contract's
     if wanted in names or len(alike) == 1:
         return wanted if wanted in names else alike[0]
     close = difflib.get_close_matches(wanted, names, 3, 0.5)

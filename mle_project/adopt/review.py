@@ -38,9 +38,9 @@ def _changes(d: ColumnDecision, table: str) -> list[dict[str, str]]:
     }.get(d.role, [("Adopt again with another column:", f"mle adopt ... --{d.role} COLUMN")])
     if d.role == "feature" and d.kind == "integer" and d.cast:
         lines.append(("Its numbers are names:", f"mle adopt ... --category {name}"))
-    if d.role == "feature" and d.kind == "string" and d.cast:
+    if d.role == "feature" and d.categories and d.cast:
         what = "Its order is another:" if d.order else "Its words have an order:"
-        example = shlex.quote(f"{d.name}={','.join(d.order or d.categories[:3])}")
+        example = shlex.quote(f"{d.name}={','.join(d.categories)}")
         lines.append((what, f"mle adopt ... --ordered {example}"))
     if d.role in ("feature", "ignored") and d.cast:
         lines.append(("It names the row:", f"mle adopt ... --key {name}"))

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from sklearn.feature_selection import SelectFromModel
-from sklearn.feature_selection import SelectPercentile
 from sklearn.preprocessing import QuantileTransformer
 from sklearn.preprocessing import RobustScaler
 from sklearn.preprocessing import StandardScaler
 
 from ..modeling.estimators import LinearRFE
+from ..modeling.estimators import SelectShare
 from ..modeling.estimators import FrequentOneHotEncoder
 from ..modeling.estimators import MissingIndicator
 from ..modeling.estimators import Float64PCA
@@ -132,7 +132,7 @@ def register_onnx_converters() -> None:
     }
     converters |= {
         kind: _converter(lambda step: int(step.get_support().sum()), _select_columns)
-        for kind in (LinearRFE, SelectFromModel, SelectPercentile)
+        for kind in (LinearRFE, SelectFromModel, SelectShare)
     }
     converters[QuantileTransformer] = (
         _converter(lambda step: step.n_features_in_, _convert_signed_log)[0],

@@ -20,6 +20,5 @@ def quote_literal(
     return "'" + text.replace("'", "''") + "'"
 
 # %% ../../nbs/api/core/10_quoting.ipynb #d351fd5b
-DUCKDB_SETTINGS = {
-    "disabled_optimizers": "common_subexpressions"
-}  # of every connection that runs a query
+# of the connections that run a query which a person or `mle adopt` wrote
+DUCKDB_SETTINGS = {"disabled_optimizers": "common_subexpressions"}

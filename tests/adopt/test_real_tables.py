@@ -237,6 +237,12 @@ def test_words_with_an_order_are_ordered_categories(project):
     assert columns["size"].categories == ("C1", "A9", "B2")
     assert all(columns[name].ordered for name in ("tenure", "risk", "size"))
     assert by_row(frame, "risk")[:3] == ["low", "High", "medium"]
+    marks = np.resize([">=5", "<5", "none"], N)
+    path = write(project, base(**{"a=b": marks}))
+    stated = {"ordered": ["a=b=none,<5,>=5"]}
+    again = plan([path], target="answer", choices=stated, fresh=True).contract.columns["a_b"]
+    assert again.categories == ("none", "<5", ">=5")
+    path = write(project, table)
     with pytest.raises(ProjectError, match="says nothing of C1"):
         plan([path], target="answer", choices={"ordered": ["size=A9,B2"]})
     with pytest.raises(ProjectError, match="named by --ignore too|named by --ordered too"):
