@@ -63,6 +63,85 @@ def _number_block(inputs: Mapping[str, Any], contract: Contract) -> Any:
         return tf.stack(columns, axis=1)
     return tf.zeros([tf.shape(next(iter(inputs.values())))[0], 0])
 
+# %% ../../nbs/api/artifact/06_saved_model.ipynb #5ad1a4da
+def _operation(node: Any, inputs: Sequence[Any]) -> Any:
+    "The result of an operation of `compile_columns`."
+    import onnx
+    import tensorflow as tf
+
+    attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    if node.op_type == "Cast":
+        return tf.cast(inputs[0], onnx.helper.tensor_dtype_to_np_dtype(attributes["to"]))
+    if node.op_type == "Slice":
+        start, end = (int(np.ravel(tf.get_static_value(one))[0]) for one in inputs[1:3])
+        return inputs[0][:, start:end]
+    if node.op_type == "Concat":
+        return tf.concat(list(inputs), axis=1)
+    if node.op_type == "LabelEncoder":
+        words = tf.constant([[word.decode() for word in attributes["keys_strings"]]])
+        return tf.cast(tf.reduce_any(tf.equal(inputs[0], words), axis=1, keepdims=True), tf.int64)
+    operations = {
+        **{name: getattr(tf, name.lower()) for name in ("Abs", "Cos", "Exp", "Floor", "Sign")},
+        **{name: getattr(tf, name.lower()) for name in ("Sin", "Sqrt", "Pow", "Where", "Equal")},
+        **{name: getattr(tf, name.lower()) for name in ("Add", "Less", "Greater")},
+        **{"LessOrEqual": tf.less_equal, "GreaterOrEqual": tf.greater_equal},
+        **{"Neg": tf.negative, "Ceil": tf.math.ceil, "Log": tf.math.log, "Mod": tf.truncatemod},
+        **{"Sub": tf.subtract, "Mul": tf.multiply, "Div": tf.divide},
+        **{"Max": tf.maximum, "Min": tf.minimum, "IsNaN": tf.math.is_nan},
+        **{"And": tf.logical_and, "Or": tf.logical_or, "Not": tf.logical_not},
+    }
+    return operations[node.op_type](*inputs)
+
+
+def _run_columns(
+    graph: bytes,  # of `compile_columns`
+    blocks: Mapping[str, Any],  # numbers (n, k) and strings (n, m)
+) -> dict[str, Any]:  # all_numbers and all_strings
+    "The operations of an ONNX graph as TensorFlow's."
+    import onnx
+    import tensorflow as tf
+
+    body = onnx.load_from_string(graph).graph
+    tensors = dict(blocks)
+    for one in body.initializer:
+        value = onnx.numpy_helper.to_array(one)
+        tensors[one.name] = tf.constant(value.tolist() if value.dtype == object else value)
+    for node in body.node:
+        result = _operation(node, [tensors[name] for name in node.input])
+        tensors[node.output[0]] = result
+    return {one.name: tensors[one.name] for one in body.output}
+
+
+def _known_words(words: Any, categories: frozenset[str] | None) -> Any:
+    "The strings (n,) with the empty one for what the contract treats as missing."
+    import tensorflow as tf
+
+    if categories is None:
+        return words
+    found = tf.reduce_any(tf.equal(words[:, None], tf.constant([sorted(categories)])), axis=1)
+    return tf.where(found, words, "")
+
+
+def _added_columns(inputs: Mapping[str, Any], columns: Any, contract: Contract) -> dict[str, Any]:
+    "The columns that a `SQLTransformer` adds, (n,) each."
+    import tensorflow as tf
+
+    blocks = {"numbers": _number_block(inputs, contract)}
+    closed = dict(contract.closed_categories)
+    words = [
+        _known_words(inputs[name], closed.get(position))
+        for position, name in enumerate(contract.categorical_features)
+    ]
+    if words:
+        blocks["strings"] = tf.stack(words, axis=1)
+    outputs = _run_columns(columns.graph, blocks)
+    added = {}
+    for kind, n_features in (("numbers", len(contract.numeric_features)), ("strings", len(words))):
+        names = [n for n, one in columns.types.items() if (one == "string") == (kind == "strings")]
+        for position, name in enumerate(names, n_features):
+            added[name] = outputs[f"all_{kind}"][:, position]
+    return added
+
 # %% ../../nbs/api/artifact/06_saved_model.ipynb #3696458a
 def _lookup_table(
     words: Sequence[str],  # of one column
@@ -179,15 +258,23 @@ def write_saved_model(
     keras.utils.clear_session()  # layers are named by counting, from here
     tf.get_logger().setLevel("ERROR")  # the builder is of TensorFlow 1, and warns of it
     calibration = NO_CALIBRATION
+    columns = None
     if isinstance(network, CalibratedModel):
         calibration = network.calibration
         network = network.model
+    if hasattr(network, "steps"):  # columns of sql/features.sql come before the network
+        columns = network[0]
+        network = network[-1]
     core, weights = _core_and_weights(network)
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
         inputs = _inputs(contract)
-        codes, fill_operations = _code_block(inputs, network, contract)
-        blocks = [_number_block(inputs, contract)] + ([tf.stack(codes, axis=1)] if codes else [])
+        features = dict(inputs)
+        if columns is not None:
+            features |= _added_columns(inputs, columns, contract)
+        whole = contract if columns is None else columns.extend(contract)
+        codes, fill_operations = _code_block(features, network, whole)
+        blocks = [_number_block(features, whole)] + ([tf.stack(codes, axis=1)] if codes else [])
         constants = [list(map(tf.constant, group)) for group in weights]
         raw, _ = core.stateless_call(*constants, blocks, training=False)
         if contract.task != "regression":

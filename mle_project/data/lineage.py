@@ -8,6 +8,7 @@ __all__ = ['Node', 'RawColumn', 'RawColumns', 'NONE', 'SourceColumns', 'Relation
            'tolerate_errors']
 
 # %% ../../nbs/api/data/13_lineage.ipynb #2daff18b
+import re
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -532,7 +533,8 @@ def parse_query(
     try:
         tree = parse_one(sql.strip().rstrip(";"), read="duckdb")
     except SqlglotError as error:
-        reason = " ".join(str(error).split())[:300]
+        plain = re.sub(r"\x1b\[\d+m", "", str(error))  # sqlglot underlines the place
+        reason = " ".join(plain.split())[:300]
         raise ProjectError(f"the query cannot be parsed: {reason}") from None
     if not isinstance(tree, exp.Query):
         raise ProjectError("the query is no SELECT. Write one query, without other statements.")

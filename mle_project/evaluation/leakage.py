@@ -131,11 +131,9 @@ def refit_differences(
     differing = []
     for name, step in _operations(model):
         refitted = clone(step).fit(x, y)
-        output = np.asarray(step.transform(rows))
-        refitted_output = np.asarray(refitted.transform(rows))
-        if output.shape != refitted_output.shape or not np.array_equal(
-            output, refitted_output, equal_nan=True
-        ):
+        output = step.transform(rows)
+        refitted_output = refitted.transform(rows)
+        if not pd.DataFrame(output).equals(pd.DataFrame(refitted_output)):
             differing.append(str(getattr(step, "columnar", name)))
         x = refitted.transform(x)
         rows = refitted_output

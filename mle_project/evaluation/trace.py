@@ -84,8 +84,10 @@ def trace_transformer(
     output = operation.transform(row)
     output = output.toarray() if hasattr(output, "toarray") else output
     names_out = _names(operation, names, np.shape(output)[1])
-    step = TraceStep(f"{title}: {type(operation).__name__}", _named_values(names_out, output))
-    return [step], output, names_out
+    values = _named_values(names_out, output)
+    if hasattr(operation, "expressions"):  # the features are there already: only what it adds
+        values = {name: values[name] for name in operation.types}
+    return [TraceStep(f"{title}: {type(operation).__name__}", values)], output, names_out
 
 
 def _trace_pipeline(pipeline: Any, row: Any, names: Sequence[str], title: str) -> Trace:
@@ -164,6 +166,9 @@ def _trace_model(inner: Any, row: pd.DataFrame) -> tuple[list[TraceStep], Any, A
     "The steps before the estimator, its input and the estimator itself."
     if hasattr(inner, "vocabularies_"):
         return _network_steps(inner, row), row, inner
+    if hasattr(inner[-1], "vocabularies_"):  # columns of sql/features.sql come before a network
+        added = trace_transformer(inner[0], row, list(row.columns), inner[0].columnar)
+        return added[0] + _network_steps(inner[-1], added[1]), added[1], inner[-1]
     steps: list[TraceStep] = []
     output: Any = row
     names = [str(name) for name in row.columns]

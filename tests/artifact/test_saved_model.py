@@ -58,6 +58,15 @@ columns:
 
 TEXTS = {"visits": EXAMPLE, "plants": plants().text, "words": WORDS, "measures": MEASURES}
 
+# One of words and one of numbers, for features that the contract may treat as missing.
+SELECTS = {
+    "words": """SELECT *, COALESCE("from" = 'ü', "hired bikes" = 'a') AS known,
+      CASE WHEN "from" IS NULL THEN 'none' ELSE "hired bikes" END AS word FROM record""",
+    "measures": """SELECT *, LN("n/a" + 1) * "Température (°C)" AS warm,
+      POWER(MOD("Température (°C)", 7), 2) AS rest, ROUND("Température (°C)") AS degrees,
+      "1st" AND "n/a" BETWEEN 2 AND 9 AS few, LEAST("n/a" / "Température (°C)", 4) AS share
+      FROM record""",
+}
 CALIBRATIONS = {"visits": {"method": "power", "power": 1.2, "factors": [1.0, 1.0]}}
 CALIBRATIONS |= {"plants": {"method": "scaling", "power": 0.9, "factors": [1.0, 1.3, 0.8]}}
 
@@ -76,20 +85,26 @@ from mle_project.modeling.families import build_family
 from mle_project.core.contract import parse_contract
 from mle_project.core.arrays import feature_frame
 from mle_project.core.validation import records_frame
+from mle_project.artifact.sql_transformer import Features, sql_columns
 from mle_project.keras_export import export_network
 from mle_project.core.strategies import sample_records
 inputs = json.load(open(sys.argv[1]))
 for name, text in inputs["contracts"].items():
     contract = parse_contract(text)
     rows = records_frame(sample_records(contract, 500, seed=1))
-    x = feature_frame(rows, contract)
+    columns = sql_columns(contract, inputs["selects"].get(name, "SELECT * FROM record"))
+    features = Features(contract, columns.extend(contract), columns)
+    x = feature_frame(features.add(rows), features.contract)
     chance = np.random.default_rng(0)
     if contract.task == "regression":
         y = chance.normal(200, 30, 500)
     else:
         y = np.arange(500) % len(contract.classes)
-    network = build_family("network", {"epochs": 3, "units": 16}, contract, 0).fit(x, y)
+    hyperparameters = {"epochs": 3, "units": 16}
+    network = build_family("network", hyperparameters, features.contract, 0).fit(x, y)
     network = with_calibration(network, inputs["calibrations"].get(name, NO_CALIBRATION))
+    network = features.prepend_to(network)
+    x = x[contract.features]
     interval = {"half_width": 5.0, "coverage": 0.9} if contract.task == "regression" else None
     metadata = {"threshold": 0.5, "interval": interval}
     export = export_network(Path(sys.argv[2]) / name, network, contract, text, metadata, rows, x)
@@ -160,7 +175,9 @@ def export_folders(tmp_path_factory) -> tuple[Path, Path]:
     "The networks, exported by two processes that order their sets differently."
     folders = (tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two"))
     texts = tmp_path_factory.mktemp("texts") / "texts.json"
-    texts.write_text(json.dumps({"contracts": TEXTS, "calibrations": CALIBRATIONS}))
+    texts.write_text(
+        json.dumps({"contracts": TEXTS, "calibrations": CALIBRATIONS, "selects": SELECTS})
+    )
     for process in [
         start_process(EXPORT, texts, folder, seed=seed)
         for folder, seed in zip(folders, "12", strict=True)
