@@ -1,4 +1,4 @@
--- Columns that the model adds to a record, one a line, each from the other columns of its row:
+-- Columns that the model adds to a record, each from the other columns of its row, as in
 --   SELECT *,
 --     prev_leg_slack / NULLIF(prev_leg_gap, 0) AS slack_share
 --   FROM record

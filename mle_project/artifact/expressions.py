@@ -236,9 +236,11 @@ def _negation(e: Expressions, value: Value) -> Value:
 
 def _text_comparison(e: Expressions, node: Node) -> Value:
     "Whether a string is a word."
-    column, word = node.this, node.expression
+    column = node.this
+    word = node.expression
     if not column.find(exp.Column):
-        column, word = word, column
+        column = node.expression
+        word = node.this
     if word.find(exp.Column) or not isinstance(node, (exp.EQ, exp.NEQ)):
         raise ProjectError(
             f"{node.sql('duckdb')[:60]}: of words, only = and <> with a word in quotes can be "

@@ -168,6 +168,7 @@ def model_card(
     sign = METRICS[contract.task][metric][1]
     weak = significantly_worse(slice_scores, results["test"][metric], sign)
     no_loss, together = _without_loss(importance)
+    added = results.get("derived_columns", {})
     time_ranges = [
         [name, rows["rows"], rows.get("from", "-"), rows.get("to", "-")]
         for name, rows in {
@@ -182,6 +183,8 @@ def model_card(
         importance=importance,
         metric=metric,
         unit=_unit(contract),
+        record_features=len(contract.features) - len(added),
+        derived=[[f"`{name}`", f"`{sql}`"] for name, sql in added.items()],
         time_range=_time_range(results["fitted_on"]),
         time_ranges=time_ranges,
         quality=_quality_rows(results),

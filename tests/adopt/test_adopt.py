@@ -1164,7 +1164,10 @@ def test_a_plan_changes_nothing_and_shows_everything(project):
 
 def test_what_is_written(project):
     proposal, _ = adopt_files(project, [write_table(project, base())], target="answer")
-    assert sorted(path.name for path in (project / "sql").iterdir()) == ["shop.sql"]
+    assert sorted(path.name for path in (project / "sql").iterdir()) == [
+        "features.sql",
+        "shop.sql",
+    ]
     assert (project / "params.yaml").read_text().startswith("# The parameters.\n") and list(
         (project / "data" / "raw").iterdir()
     ) == [project / "data/raw/shop.csv"]

@@ -468,6 +468,20 @@ def test_a_second_adoption_may_name_a_group_or_a_time(project):
         assert proposal.split["kind"] == next(iter(options), "random")
 
 
+def test_columns_of_the_model_stay_with_their_table(project):
+    path = write(project, base(size=np.arange(N) % 7))
+    features = project / "sql" / "features.sql"
+    features.write_text("SELECT *, earlier + 1 AS later FROM record")
+    apply(plan([path], target="answer"), force=True)
+    assert features.read_text().endswith("SELECT *\nFROM record\n")  # another table's are gone
+    own = "SELECT *, size / 2 AS half FROM record"
+    features.write_text(own)
+    apply(plan([path], target="answer"), force=True)
+    assert features.read_text() == own
+    with pytest.raises(ProjectError, match="sql/features.sql:1: .*its role is ignored"):
+        plan([path], target="answer", choices={"ignore": ["size"]})
+
+
 def test_a_query_that_was_rewritten_is_not_replaced(project):
     path = write(project, base())
     apply(plan([path], target="answer"))

@@ -1,10 +1,12 @@
 """The columns of `sql/features.sql`: equal to DuckDB's answer to the same SELECT, and columnar."""
 
 import math
+import re
 
 import duckdb
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -200,7 +202,7 @@ ANY = st.one_of(NUMERIC, conditions(NUMERIC), TEXTUAL)
 
 
 @settings(
-    max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 @given(
     ANY.filter(
@@ -221,7 +223,8 @@ def test_a_column_is_what_duckdb_says(pair: Pair) -> None:
     if ours.dtype == object:
         assert ours.tolist() == expected.tolist(), pair
         return
-    got, want = ours.to_numpy(), expected.to_numpy(np.float32)
+    got = ours.to_numpy()
+    want = expected.to_numpy(np.float32)
     assert np.array_equal(np.isnan(got), np.isnan(want)), pair
     apart = np.abs(got - want) > np.spacing(np.abs(want))
     assert not apart.any(), (pair, got[apart][:3], want[apart][:3])
@@ -237,3 +240,40 @@ FROM record"""
 def test_it_keeps_the_law_of_columnar_operations() -> None:
     "A row alone gives what it gives in a batch, to the last bit."
     assert rowwise_violations(sql_columns(CONTRACT, THREE).transform, X, alone=50) == []
+
+
+@pytest.mark.parametrize(
+    ("select", "line", "said"),
+    [
+        ("SELECT *,\n  AVG(weight) AS a FROM record", 2, "looks at other rows"),
+        ("SELECT *,\n  weight - LAG(weight) OVER () AS a FROM record", 2, "looks at other rows"),
+        ("SELECT *,\n  (SELECT 1) + weight AS a FROM record", 2, "subquery"),
+        ("SELECT * FROM record\nWHERE weight > 1", 2, "WHERE drops rows"),
+        ("SELECT *\nFROM record JOIN depots USING (zone)", 2, "JOIN looks at other rows"),
+        ("SELECT * FROM record\nLIMIT 5", 2, "LIMIT drops rows"),
+        ("SELECT * FROM parcels", 1, "FROM record"),
+        ("SELECT weight + 1 AS a FROM record", 1, "begin with SELECT *"),
+        ("SELECT * EXCLUDE (weight) FROM record", 1, "role: ignored"),
+        ("SELECT *,\n  cost / weight AS a FROM record", 2, "its role is target"),
+        ("SELECT *,\n  wieght + 1 AS a FROM record", 2, "wieght"),
+        ("SELECT *,\n  weight + 1 AS count FROM record", 2, "Choose another"),
+        ("SELECT *,\n  weight + 1 FROM record", 2, "has no name"),
+        ("SELECT *,\n  UPPER(way) AS a FROM record", 2, "cannot be compiled"),
+        ("SELECT *,\n  way = zone AS a FROM record", 2, "a word in quotes"),
+        ("SELECT *,\n  ROUND(weight, count) AS a FROM record", 2, "round"),
+        ("SELECT *,\n  CASE WHEN fragile THEN 1 ELSE way END AS a FROM record", 2, "Cannot mix"),
+        ("SELECT *,\n  2 * 3 AS a FROM record", 2, "the same in every row"),
+    ],
+)
+def test_what_is_not_columnar_is_refused_with_its_line(select: str, line: int, said: str) -> None:
+    with pytest.raises(ProjectError, match=f"sql/features.sql:{line}: .*{re.escape(said)}"):
+        sql_columns(CONTRACT, select)
+
+
+def test_a_column_may_use_those_before_it() -> None:
+    select = "SELECT *, weight + 1 AS one, one * 2 AS two, two > 4 AS three FROM record"
+    added = sql_columns(CONTRACT, select).transform(X)
+    twice = ((X["weight"].astype(float) + 1) * 2).where(X["weight"] < 1e30)  # 2e30 is too large
+    assert np.array_equal(added["two"], twice.astype(np.float32), equal_nan=True)
+    known = added["two"].notna()
+    assert ((added["two"] > 4).astype(float)[known] == added["three"][known]).all()

@@ -460,6 +460,10 @@ def small_project(folder, name):
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     shutil.copy(ROOT / "dvc.yaml", folder)
     (folder / "contract.yaml").write_text(KINDS[name]().text)
+    (folder / "sql").mkdir()
+    added = ", CASE WHEN area > 100 THEN 'large' ELSE heating END AS kind, area / 10 AS tenth"
+    select = f"SELECT *{added if name == 'houses' else ''} FROM record"
+    (folder / "sql" / "features.sql").write_text(select)
     for part, frame in splits.items():
         frame.to_parquet(folder / "data" / "tables" / f"{part}.parquet", index=False)
     # No query made these tables; the final model only takes its record along.
@@ -497,9 +501,9 @@ def test_the_canary_dies_when_tuning_reads_the_test_split(tmp_path, monkeypatch,
     """The planted fault: one line of model_selection takes the test rows as well."""
     contract = small_project(tmp_path, "houses")
     monkeypatch.chdir(tmp_path)
-    line = 'train = read_rows(input_path(f"{tables}/train.parquet", "tables"), used, fit_rows)'
-    test_rows = 'pd.read_parquet(f"{root()}/{tables}/test.parquet")'
-    cheat = (line, f"{line}\ntrain = pd.concat([train, {test_rows}], ignore_index=True)")
+    line = "task = data_contract.task\n"
+    test_rows = 'model_features.add(pd.read_parquet(f"{root()}/{tables}/test.parquet"))'
+    cheat = (line, f"train = pd.concat([train, {test_rows}], ignore_index=True)\n{line}")
     path = tmp_path / "data" / "tables" / "test.parquet"
     run_here("model_selection", cheat)
     before = (tmp_path / "metrics" / "trials.jsonl").read_bytes()

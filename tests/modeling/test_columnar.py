@@ -94,8 +94,8 @@ def test_what_was_never_seen_is_one_and_the_same(name, options, rows):
     Gaps in numbers stay rows.
     """
     contract, x = rows
-    if options in NOT_OFFERED.get(contract.task, []):
-        return
+    if options in NOT_OFFERED.get(contract.task, []) or name == "sql_columns":
+        return  # the latter leaves strings as they are
     usual = x.head(150)
     k = len(contract.numeric_features)
     fitted = COLUMNAR[name](contract, **options).fit(usual, answers_at_random(contract, len(usual)))
