@@ -195,7 +195,9 @@ def conditions(inner: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
 
 
 NUMERIC = st.recursive(st.one_of(COLUMNS, LITERALS), arithmetic, max_leaves=6)
-TEXTUAL = st.tuples(conditions(COLUMNS), WORDS_SQL, st.sampled_from(["way", "NULL", "zone"])).map(
+# As a value, the empty string is NULL here; DuckDB keeps the two apart.
+VALUES_SQL = WORDS_SQL.filter(lambda pair: pair[0] != "''")
+TEXTUAL = st.tuples(conditions(COLUMNS), VALUES_SQL, st.sampled_from(["way", "NULL", "zone"])).map(
     lambda p: joined("COALESCE(CASE WHEN ", p[0], " THEN ", p[1], f" ELSE {p[2]} END, zone)")
 )
 ANY = st.one_of(NUMERIC, conditions(NUMERIC), TEXTUAL)
