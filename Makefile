@@ -33,12 +33,13 @@ file.write_text(re.sub("(?m)^VIRTUAL_ENV=.*$$", lambda _: f"VIRTUAL_ENV={folder}
 endef
 export QUOTE_ACTIVATE
 
-# Any Python of .venv has the stages' threads and no telemetry, unless the caller says otherwise: without them a fit takes a multiple.
+# Any Python of .venv has the stages' threads and vectors and no telemetry, unless the caller says otherwise: else a fit takes longer, or differs.
 define SETTINGS
+import re
 import sysconfig
 from pathlib import Path
 from mle_project.core.project import DETERMINISTIC_ENV
-names = [n for n in DETERMINISTIC_ENV if "THREADS" in n or n in ("GOMP_SPINCOUNT", "BENTOML_DO_NOT_TRACK")]
+names = [n for n in DETERMINISTIC_ENV if re.search("THREADS|SPIN|TRACK|CORETYPE|CPU_", n)]
 lines = [f"import os; os.environ.setdefault({n!r}, {DETERMINISTIC_ENV[n]!r})" for n in names]
 Path(sysconfig.get_path("purelib"), "mle_settings.pth").write_text("\n".join(lines) + "\n")
 endef

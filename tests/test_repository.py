@@ -16,7 +16,7 @@ from tiers import SLOW
 from mle_project.cli.main import main
 from mle_project.cli.pipeline import notebook_stages
 from mle_project.core.contract import schema_comment
-from mle_project.core.project import DETERMINISTIC_ENV, ProjectError
+from mle_project.core.project import DETERMINISTIC_ENV, ProjectError, has_avx2
 from mle_project.pipeline.imports import import_order_violations, package_modules
 from mle_project.pipeline.notebooks import source_notebooks
 from mle_project.pipeline.parameters import (
@@ -221,14 +221,29 @@ def test_workflows_keep_githubs_schema():
 
 
 def test_any_python_of_the_environment_has_the_threads_of_the_stages():
-    names = [name for name in DETERMINISTIC_ENV if "THREADS" in name or "SPINCOUNT" in name]
-    program = f"import os; print(*(os.environ[name] for name in {names}))"
+    names = [name for name in DETERMINISTIC_ENV if re.search("THREADS|SPIN|CORETYPE|CPU_", name)]
+    program = f"import os; print(*(os.environ[name] for name in {names}), sep='|')"
     for own in ({}, {"OMP_NUM_THREADS": "7"}):  # a caller's own setting stays
         done = subprocess.run(
             [BIN / "python", "-c", program], env=own, check=True, capture_output=True, text=True
         )
         expected = {name: DETERMINISTIC_ENV[name] for name in names} | own
-        assert done.stdout.split() == [*expected.values()]
+        assert done.stdout.strip().split("|") == [*expected.values()]
+
+
+@pytest.mark.skipif(not has_avx2(), reason="the processor has no AVX2")
+def test_any_python_of_the_environment_keeps_to_avx2():
+    "Longer vectors sum in another order, and another model is found."
+    program = (
+        "import json, scipy.linalg, threadpoolctl; "
+        "from numpy._core._multiarray_umath import __cpu_features__ as features; "
+        "blas = [one for one in threadpoolctl.threadpool_info() if one['user_api'] == 'blas']; "
+        "print(json.dumps([[one['architecture'] for one in blas], features['X86_V4']]))"
+    )
+    done = subprocess.run(
+        [BIN / "python", "-c", program], env={}, check=True, capture_output=True, text=True
+    )
+    assert json.loads(done.stdout) == [["Haswell", "Haswell"], False]
 
 
 def test_make_help_lists_every_target():

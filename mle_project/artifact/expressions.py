@@ -201,10 +201,10 @@ def _half_away(e: Expressions, x: str) -> str:
 def _round(e: Expressions, node: Node) -> Value:
     "The nearest number with some decimals, as DuckDB computes it."
     digits = node.args.get("decimals")
-    if digits is not None and digits.find(exp.Column):
-        raise ProjectError("the decimals of ROUND must be a number")
     x = e.operand(node.this)
-    places = 0 if digits is None else int(constant_value(digits) or 0)
+    places = 0 if digits is None else constant_value(digits)
+    if not isinstance(places, (int, float)):
+        raise ProjectError("the decimals of ROUND must be a number")
     if places == 0:
         return Value("number", _half_away(e, x))
     scale = e.graph.constant(np.full((1, 1), 10.0 ** abs(places)))

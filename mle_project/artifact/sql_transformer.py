@@ -32,7 +32,7 @@ from ..core.contract import read_contract
 from ..core.project import ProjectError
 from ..data.columnar_sql import ColumnExpression
 from ..data.columnar_sql import parse_columns
-from ..data.columnar_sql import read_columns
+from ..data.columnar_sql import read_select
 from ..modeling.calibration import CalibratedModel
 from ..modeling.columnar import columnar
 
@@ -188,20 +188,15 @@ class SQLTransformer(TransformerMixin, BaseEstimator):
 
         if not self.types:
             return compiled
-        first = onnx.compose.add_prefix(onnx.load_from_string(self.graph), "sql_", inplace=True)
+        graph = onnx.load_from_string(self.graph)
+        first = onnx.compose.add_prefix(graph, "sql_", rename_inputs=False)
         model = onnx.load_from_string(compiled)
         renamed = {"numbers": "sql_all_numbers", "strings": "sql_all_strings"}
         for node in model.graph.node:
             for place, name in enumerate(node.input):
                 node.input[place] = renamed.get(name, name)
-        for node in first.graph.node:
-            for place, name in enumerate(node.input):
-                node.input[place] = name.removeprefix("sql_") if name[4:] in renamed else name
         nodes = [*first.graph.node, *model.graph.node]
-        inputs = [*first.graph.input]
-        for one in inputs:
-            one.name = one.name.removeprefix("sql_")
-        for part, content in (("node", nodes), ("input", inputs)):
+        for part, content in (("node", nodes), ("input", first.graph.input)):
             model.graph.ClearField(part)
             getattr(model.graph, part).extend(content)
         model.graph.initializer.extend(first.graph.initializer)
@@ -233,24 +228,20 @@ class SQLTransformer(TransformerMixin, BaseEstimator):
         return contract.with_columns({**contract.columns, **more})
 
 
-def _transformer(added: Sequence[ColumnExpression], contract: Contract) -> SQLTransformer:
-    "The transformer of some columns."
-    features = list(contract.features)
-    n_numeric = len(contract.numeric_features)
-    if not added:
-        return SQLTransformer(b"", features, n_numeric)
-    graph, types = compile_columns(added, contract)
-    expressions = {one.name: one.sql for one in added}
-    return SQLTransformer(graph, features, n_numeric, types, expressions)
-
-
 @columnar
 def sql_columns(
     contract: Contract,  # of the record
     select: str = "SELECT * FROM record",
 ) -> SQLTransformer:
     "The columns that a SELECT adds to a record."
-    return _transformer(parse_columns(select, contract), contract)
+    features = list(contract.features)
+    n_numeric = len(contract.numeric_features)
+    added = parse_columns(select, contract)
+    if not added:
+        return SQLTransformer(b"", features, n_numeric)
+    graph, types = compile_columns(added, contract)
+    expressions = {one.name: one.sql for one in added}
+    return SQLTransformer(graph, features, n_numeric, types, expressions)
 
 # %% ../../nbs/api/artifact/10_sql_transformer.ipynb #da2ab4aa
 @dataclass(frozen=True)
@@ -299,6 +290,5 @@ def read_features(
 ) -> Features:
     "The contract and the columns that a SELECT adds to it."
     record = read_contract(contract)
-    transformer = _transformer(read_columns(select, record), record)
-    transformer.columnar = sql_columns.__name__
+    transformer = sql_columns(record, read_select(select))
     return Features(record, transformer.extend(record), transformer)

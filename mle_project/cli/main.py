@@ -39,7 +39,7 @@ FORMER_COMMANDS = {
     "twice": "reproduce",
 }
 FORMER_OPTIONS = {  # by the command's name of today
-    "reproduce": {"--older": "--old-cpu", "--bound": "--tolerance", "--sample": "--rows"},
+    "reproduce": {"--bound": "--tolerance", "--sample": "--rows"},
     "verify": {"--mend": "--repair"},
 }
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGING', 'DETERMINISTIC_ENV', 'ProjectError', 'root', 'StageParams', 'require_merged', 'read_yaml', 'stage_params',
-           'input_path', 'output_path', 'atomic_path', 'write_text_atomically', 'die_with_parent']
+           'input_path', 'output_path', 'atomic_path', 'write_text_atomically', 'die_with_parent', 'has_avx2']
 
 # %% ../../nbs/api/core/00_project.ipynb #442438ff
 import ctypes
@@ -163,3 +163,20 @@ DETERMINISTIC_ENV = {
     "BENTOML_DO_NOT_TRACK": "True",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
+
+# %% ../../nbs/api/core/00_project.ipynb #5be9db44
+def has_avx2() -> bool:
+    "Whether this is an x86-64 processor with AVX2, as Linux says."
+    processors = Path("/proc/cpuinfo")
+    if not processors.exists():
+        return False
+    with processors.open() as file:
+        return any(" avx2 " in line for line in file if line.startswith("flags"))
+
+
+if has_avx2():
+    DETERMINISTIC_ENV |= {
+        "OPENBLAS_CORETYPE": "Haswell",
+        "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+    }

@@ -232,6 +232,29 @@ def test_a_column_is_what_duckdb_says(pair: Pair) -> None:
     assert not apart.any(), (pair, got[apart][:3], want[apart][:3])
 
 
+PLAIN_COLUMNS = st.sampled_from(["weight", "count", '"odd name"', "fragile", "2", "-count"])
+OPERATORS = st.sampled_from(["+", "-", "*", "/", "%", "^", "<", ">=", "=", "AND", "OR"])
+ENDS = st.sampled_from(["", " IS TRUE", " IS NULL", " IN (1, 2)", " BETWEEN 0 AND 3"])
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(PLAIN_COLUMNS, st.lists(st.tuples(OPERATORS, PLAIN_COLUMNS), min_size=1, max_size=3), ENDS)
+def test_without_brackets_a_column_is_refused_or_what_duckdb_says(
+    first: str, more: list[tuple[str, str]], end: str
+) -> None:
+    "Operators bind as they do in DuckDB, or a person has to put brackets."
+    text = first + "".join(f" {operator} {column}" for operator, column in more) + end
+    try:
+        added = sql_columns(CONTRACT, f"SELECT *, {text} AS added FROM record")
+    except ProjectError:
+        return
+    ours = added.transform(X)["added"].to_numpy()
+    if "^" in text:  # no finite value: NULL here, and an error or NaN in DuckDB
+        return
+    want = answer(text).to_numpy(np.float32)
+    assert np.array_equal(ours, want, equal_nan=True), text
+
+
 THREE = """SELECT *,
   weight / NULLIF(count, 0) AS each_weighs,
   LN(1 + ABS("odd name")) AS log_odd,
@@ -265,6 +288,9 @@ def test_it_keeps_the_law_of_columnar_operations() -> None:
         ("SELECT *,\n  ROUND(weight, count) AS a FROM record", 2, "round"),
         ("SELECT *,\n  CASE WHEN fragile THEN 1 ELSE way END AS a FROM record", 2, "Cannot mix"),
         ("SELECT *,\n  2 * 3 AS a FROM record", 2, "the same in every row"),
+        ("SELECT *,\n  ROUND(weight, NULL) AS a FROM record", 2, "decimals"),
+        ("SELECT *,\n  weight % count * 2 AS a FROM record", 2, "Put brackets"),
+        ("SELECT *,\n  weight > count IS TRUE AS a FROM record -- c", 2, "Put brackets"),
     ],
 )
 def test_what_is_not_columnar_is_refused_with_its_line(select: str, line: int, said: str) -> None:
