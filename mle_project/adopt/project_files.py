@@ -384,7 +384,7 @@ def write_readme() -> bool:  # whether it changed
     row = None
     contract = read_contract(folder / "contract.yaml")
     model = folder / "models" / "final"
-    scores = folder / "metrics" / "final_model.json"
+    scores = [folder / "metrics" / name for name in ("model.json", "final_model.json")]
     model_contract = model / "contract.yaml"
     contract_text = (folder / "contract.yaml").read_text()
     if model_contract.is_file() and model_contract.read_text() == contract_text:
@@ -393,8 +393,10 @@ def write_readme() -> bool:  # whether it changed
         record = made_record(predictor, row) if row else example_record(contract)
         outputs = predictor.predict_records([record])
         response = {"predictions": predictor.format_predictions(outputs), "model": predictor.digest}
-        metrics_file = json.loads(scores.read_text()) if scores.is_file() else {}
-        metrics = metrics_file if metrics_file.get("model") == predictor.digest else None
+        recorded: dict[str, Any] = {}
+        for file in scores:
+            recorded = json.loads(file.read_text()) | recorded if file.is_file() else recorded
+        metrics = recorded if recorded.get("model") == predictor.digest else None
     before = (folder / "README.md").read_text()
     after = replace_section(before, readme_section(contract, metrics, response, row))
     if after != before:

@@ -20,6 +20,8 @@ from typing import Any
 from typing import NamedTuple
 from urllib.parse import quote
 
+from ..core.contract import contract_facts
+from ..core.contract import read_contract
 from ..core.project import ProjectError
 from ..core.project import atomic_path
 
@@ -47,8 +49,9 @@ def key_text(
 def contract_digest(
     folder: Path,  # of a model
 ) -> str:
-    "The digest of a model's contract: the records of another contract are of no use."
-    return hashlib.sha256((folder / "contract.yaml").read_bytes()).hexdigest()
+    "The digest of a model's contract without its words: records of another are of no use."
+    facts = contract_facts(read_contract(folder / "contract.yaml"))
+    return hashlib.sha256(facts.encode()).hexdigest()
 
 
 def write_features(

@@ -15,6 +15,7 @@ from .model import explain
 from .model import fetch
 from .model import materialize
 from .model import score
+from .pipeline import card
 from .pipeline import clean
 from .pipeline import export
 from .pipeline import fingerprint
@@ -105,7 +106,7 @@ def main() -> None:
     From elsewhere:        mle fetch URL DIGEST FOLDER
     A name of your own:    mle rename my_project
 
-    `dvc repro` runs the stages; each of them calls run, export, fingerprint or report. Exit
+    `dvc repro` runs the stages; each of them calls run, export, fingerprint, card or report. Exit
     status: 0 all is well; 1 something that a person can repair, said in one message; 2 the
     command was typed wrongly; 3 a file was scored, but for the rows set aside.
     """
@@ -113,7 +114,7 @@ def main() -> None:
 # %% ../../nbs/api/cli/03_main.ipynb #ca7ed428
 MODEL = (check, score, materialize, explain, fetch, why, rebuild, verify, reproduce)
 PROJECT = (adopt, rename, readme, summary, clean, schemas)
-STAGES = (run, export, fingerprint, report)  # dvc.yaml calls these
+STAGES = (run, export, fingerprint, card, report)  # dvc.yaml calls these
 
 for command in (*MODEL, *PROJECT, *STAGES):
     main.add_command(command)

@@ -7,7 +7,7 @@ __all__ = ['ColumnType', 'Role', 'Availability', 'OutOfRange', 'Task', 'TYPES', 
            'MAX_ABS', 'Text', 'Categories', 'Range', 'Labels', 'COLUMN_RULES', 'FORMER_KEYS', 'FORMER_VALUES',
            'YAML_LOADER', 'REMEDIES', 'EXAMPLE', 'CONTRACT_SCHEMA', 'JSON_SCHEMA_DIALECT', 'ContractError', 'Column',
            'Contract', 'is_text', 'has_type', 'describe_type', 'describe_bounds', 'parse_contract', 'read_contract',
-           'example_contract', 'schema_comment', 'contract_schema']
+           'example_contract', 'without_words', 'contract_facts', 'schema_comment', 'contract_schema']
 
 # %% ../../nbs/api/core/01_contract.ipynb #1b1496f6
 from collections.abc import Mapping
@@ -621,6 +621,25 @@ columns:
 def example_contract() -> Contract:
     "The small contract that examples and tests use."
     return parse_contract(EXAMPLE, "example.yaml")
+
+# %% ../../nbs/api/core/01_contract.ipynb #08a52a79
+def without_words(contract: Contract) -> Contract:
+    "The same contract with no description but names, and no unit."
+    columns = {}
+    for name, column in contract.columns.items():
+        plain = column.model_copy(update={"description": name, "unit": ""})
+        plain._name = name
+        columns[name] = plain
+    return contract.with_columns(columns).model_copy(update={"description": "One record."})
+
+
+def contract_facts(contract: Contract) -> str:
+    "A contract without its words, in YAML; `parse_contract` reads it."
+    facts = without_words(contract).model_dump(mode="python", exclude_defaults=True)
+    for column in facts["columns"].values():
+        for key in {"categories", "range"} & column.keys():
+            column[key] = list(column[key])
+    return yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
 
 # %% ../../nbs/api/core/01_contract.ipynb #c1a0e012
 CONTRACT_SCHEMA = "schemas/contract.schema.json"

@@ -117,8 +117,7 @@ def target_indicators(
     values = encode_target(frame, contract)
     target = contract.target
     if contract.task == "regression":
-        unit = f", {target.unit}" if target.unit else ""
-        return pd.DataFrame({f"mean of {target.name}{unit}": values})
+        return pd.DataFrame({f"mean of {target.name}": values})
     counts = np.bincount(values, minlength=len(contract.classes))
     shown = [1] if contract.task == "binary" else sorted(np.argsort(-counts, kind="stable")[:8])
     prefix = "share of " if target.labels or target.categories else f"share of {target.name} = "

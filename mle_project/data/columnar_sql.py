@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'RECORD', 'FUNCTIONS', 'SYNTAX', 'OPERATORS', 'OTHER_ROWS', 'CLAUSES', 'DUCKDB_TYPES', 'GENERATED_ROWS',
-           'OPERATIONS', 'ColumnExpression', 'record_table', 'parse_columns', 'read_select']
+           'OPERATIONS', 'ColumnExpression', 'record_table', 'parse_columns', 'read_select', 'without_comments']
 
 # %% ../../nbs/api/data/15_columnar_sql.ipynb #c41505a4
 import re
@@ -81,7 +81,7 @@ class ColumnExpression:
     @property
     def sql(self) -> str:
         "The expression as SQL."
-        return str(self.node.sql("duckdb"))
+        return str(self.node.sql("duckdb", comments=False))
 
 # %% ../../nbs/api/data/15_columnar_sql.ipynb #54c0dff0
 def _line(node: Node, default: int) -> int:
@@ -313,3 +313,14 @@ def read_select(
             f"`SELECT * FROM {RECORD}`. Restore it with git, or write that."
         )
     return path.read_text()
+
+# %% ../../nbs/api/data/15_columnar_sql.ipynb #e37c814f
+def without_comments(
+    text: str,  # a SELECT
+    path: str = FEATURES,  # for messages
+) -> str:
+    "The same SELECT without comments, laid out in one way."
+    try:
+        return str(parse_query(text).sql("duckdb", comments=False, pretty=True)) + "\n"
+    except ProjectError as error:
+        raise ProjectError(f"{path}: {error}") from None

@@ -114,7 +114,7 @@ def plot_distribution(axes: Axes, values: pd.Series, column: Column) -> None:
             0.5 if column.type == "integer" else 0
         )
         axes.hist(numbers[numbers.between(low, high)], bins=edges.tolist(), color=COLOR)
-        axes.set(xlabel=f"{column.unit or 'value'} (1st to 99th percentile)", ylabel="rows")
+        axes.set(xlabel="value (1st to 99th percentile)", ylabel="rows")
         return
     codes, names = bin_values(values, column, most=12)
     axes.barh(
@@ -124,7 +124,7 @@ def plot_distribution(axes: Axes, values: pd.Series, column: Column) -> None:
     )
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
-    axes.set(xlabel="rows", ylabel=column.unit)
+    axes.set(xlabel="rows")
 
 # %% ../../nbs/api/data/09_plots.ipynb #1bc91394
 def plot_means(axes: Axes, grouped: Groups, followed: pd.DataFrame, upright: bool = False) -> None:

@@ -52,7 +52,7 @@ def profile_columns(
     frame: pd.DataFrame,  # raw records with all columns of the contract
     contract: Contract,
 ) -> pd.DataFrame:  # one line for each column, in the order of the contract
-    "What each column is and holds: unit, missing share, ends or commonest values, a note."
+    "What each column is and holds: missing share, ends or commonest values, a note."
     lines = []
     for name, column in contract.columns.items():
         present = frame[name].dropna()
@@ -60,15 +60,12 @@ def profile_columns(
             "column": name,
             "role": column.role,
             "type": column.type,
-            "unit": column.unit,
         }
         line |= {"missing": round(1 - len(present) / len(frame), 4), "distinct": present.nunique()}
         line |= {"lowest": "", "median": "", "highest": "", "commonest": ""} | (
             _describe(present, column) if len(present) else {}
         )
-        lines.append(
-            line | {"note": _note(present, column, len(frame)), "description": column.description}
-        )
+        lines.append(line | {"note": _note(present, column, len(frame))})
     return pd.DataFrame(lines).set_index("column")
 
 # %% ../../nbs/api/data/08_profile.ipynb #5e906e7b

@@ -47,14 +47,16 @@ CODE_DIR = "reports/code"
 
 
 def check_code(stage: Stage) -> None:
-    "Raise when the code of a stage is not what the stage `export` wrote down."
-    path = root() / CODE_DIR / f"{stage.name}.py"
-    if not path.exists() or path.read_text() != stage.code:
-        raise ProjectError(
-            f"the code of stage `{stage.name}` changed after `dvc repro` looked at it. "
-            "Type `dvc repro` again (`nbdev_export` first if mle_project/ was changed by hand, "
-            "then `dvc repro --force export`); nothing was recorded."
-        )
+    "Raise when the code of a stage, or the contract, is not what the stage `export` wrote down."
+    whats = {f"{stage.name}.py": f"the code of stage `{stage.name}`"}
+    for name, text in ({f"{stage.name}.py": stage.code} | stage.facts).items():
+        path = root() / CODE_DIR / name
+        if not path.exists() or path.read_text() != text:
+            raise ProjectError(
+                f"{whats.get(name, name)} changed after `dvc repro` looked at it. "
+                "Type `dvc repro` again (`nbdev_export` first if mle_project/ was changed by hand, "
+                "then `dvc repro --force export`); nothing was recorded."
+            )
 
 
 def check_unchanged(

@@ -23,6 +23,7 @@ from .parameters import check_parameters
 from .parameters import inspect_parameters
 from .parameters import parameter_types
 from .stage_code import code_with_modules
+from .stage_code import plain_facts
 from .stage_code import stage_notebook
 
 # %% ../../nbs/api/pipeline/05_stage.ipynb #a0f10005
@@ -101,6 +102,7 @@ class Stage:
     params: dict[str, Any]  # the section of params.yaml
     values: dict[str, Any]  # by dotted key: what dvc.yaml lists under `params`
     code: str  # plain, with that of the modules
+    facts: dict[str, str]  # the contract and the added columns, without prose, by file name
     deps: list[str]  # relative to the root
     outs: list[str]  # relative to the root; metrics and plots among them
     inputs: dict[str, str]  # by path, the digest of each file
@@ -129,6 +131,7 @@ def read_stage(
         params=params[name],
         values={key: lookup(params, key) for key in keys},
         code=code,
+        facts=plain_facts(),
         deps=deps,
         outs=resolve_paths(spec, params, "outs", "metrics", "plots"),
         inputs=input_digests(deps),
