@@ -90,8 +90,8 @@ def card() -> None:
     """
     from mle_project.core.project import output_path
     from mle_project.core.project import stage_params
-    from mle_project.evaluation.model_card import file_digests
-    from mle_project.evaluation.model_card import finish_model
+    from mle_project.evaluation.card_rendering import file_digests
+    from mle_project.evaluation.card_rendering import finish_model
     from mle_project.pipeline.provenance import MODEL_FILE
     from mle_project.pipeline.runner import staged_outputs
 

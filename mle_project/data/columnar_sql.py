@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'RECORD', 'FUNCTIONS', 'SYNTAX', 'OPERATORS', 'OTHER_ROWS', 'CLAUSES', 'DUCKDB_TYPES', 'GENERATED_ROWS',
-           'OPERATIONS', 'ColumnExpression', 'record_table', 'parse_columns', 'read_select', 'without_comments']
+           'OPERATIONS', 'ColumnExpression', 'create_table', 'record_table', 'parse_columns', 'read_select',
+           'without_comments']
 
 # %% ../../nbs/api/data/15_columnar_sql.ipynb #c41505a4
+import random
 import re
 from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
-import pandas as pd
 from sqlglot import exp
 
 from ..core.contract import Contract
@@ -151,13 +152,21 @@ def _outermost_first(node: Node) -> Iterator[Node]:
 DUCKDB_TYPES = {"string": "VARCHAR", "boolean": "BOOLEAN"}  # all others are DOUBLE
 
 
-def record_table(contract: Contract) -> str:  # CREATE TABLE record (...)
-    "The table `record` as DuckDB makes it."
+def create_table(
+    name: str,
+    types: Mapping[str, str],  # of the contract, by column
+) -> str:  # CREATE TABLE name (...)
+    "A table of features as DuckDB makes it."
     columns = [
-        f"{quote_identifier(name)} {DUCKDB_TYPES.get(contract.columns[name].type, 'DOUBLE')}"
-        for name in contract.features
+        f"{quote_identifier(column)} {DUCKDB_TYPES.get(kind, 'DOUBLE')}"
+        for column, kind in types.items()
     ]
-    return f"CREATE TABLE {RECORD} ({', '.join(columns)})"
+    return f"CREATE TABLE {name} ({', '.join(columns)})"
+
+
+def record_table(contract: Contract) -> str:
+    "The table `record` as DuckDB makes it."
+    return create_table(RECORD, {name: contract.columns[name].type for name in contract.features})
 
 
 def _bind(expressions: list[ColumnExpression], contract: Contract) -> None:
@@ -206,24 +215,26 @@ def _bracketed(node: Node) -> str:
     return str(whole.sql("duckdb"))
 
 
-def _generated_rows(expressions: list[ColumnExpression], contract: Contract) -> pd.DataFrame:
+def _generated_rows(
+    expressions: list[ColumnExpression],
+    types: Mapping[str, str],  # of columns
+) -> list[list[Any]]:  # a value a column; None is a gap
     "Records with gaps, of small numbers, large ones, and what stands in the SQL."
     literals: list[Node] = []
     for one in expressions:
         literals += one.node.find_all(exp.Literal)
-    rng = np.random.default_rng(0)
-    constants = [float(one.this) for one in literals if not one.is_string]
+    chance = random.Random(0)
+    numbers = [0, 1, 2, 3, -1, 0.5, *(round(chance.gauss(0, 50), 2) for _ in range(12)), None]
+    numbers += [float(one.this) for one in literals if not one.is_string]
     choices: dict[str, list[Any]] = {
-        "number": [0, 1, 2, 3, -1, 0.5, *constants, *rng.normal(0, 50, 12).round(2), None],
         "string": [*sorted({one.this for one in literals if one.is_string}), "a", "b", None],
         "boolean": [True, False, None],
     }
-    rows = {}
-    for name in contract.features:
-        those = choices.get(contract.columns[name].type, choices["number"])
-        drawn = rng.integers(0, len(those), GENERATED_ROWS)
-        rows[name] = pd.Series([those[position] for position in drawn], dtype=object)
-    return pd.DataFrame(rows)
+    columns = [choices.get(kind, numbers) for kind in types.values()]
+    rows = []
+    for _ in range(GENERATED_ROWS):
+        rows.append([chance.choice(values) for values in columns])
+    return rows
 
 
 def _answers(engine: duckdb.DuckDBPyConnection, select: str, first: int, last: int) -> list[str]:
@@ -243,12 +254,19 @@ def _reject_other_brackets(
     expressions: list[ColumnExpression], contract: Contract, text: str
 ) -> None:
     "Raise for the first column that DuckDB reads with other brackets."
-    rows = _generated_rows(expressions, contract)
+    named = {column.name.lower() for one in expressions for column in one.node.find_all(exp.Column)}
+    types = {
+        name: contract.columns[name].type for name in contract.features if name.lower() in named
+    }
+    if not types:
+        return
     with duckdb.connect(config={"threads": 1}) as engine:
         engine.execute("SET ieee_floating_point_ops = false")  # a division by zero is NULL
-        engine.execute(record_table(contract).replace(RECORD, "rows", 1))
-        engine.register("generated", rows)
-        engine.execute("INSERT INTO rows SELECT * FROM generated")
+        engine.execute(create_table("rows", types))
+        values = ", ".join("?" * len(types))
+        engine.executemany(
+            f"INSERT INTO rows VALUES ({values})", _generated_rows(expressions, types)
+        )
         written = f"FROM ({text.rstrip().rstrip(';')}\n)"  # the text may end in a comment
         for count, one in enumerate(expressions, 1):
             name = quote_identifier(one.name)

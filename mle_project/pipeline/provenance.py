@@ -153,8 +153,8 @@ def provenance(
     outputs = lock_entries(lock)
     inputs = lock_entries(yaml.safe_dump({"stages": stages}), "deps")
     metrics = str(stage_params("final_model")["metrics"])
-    metrics_text = _file_at(commit, metrics)
-    metrics_digest = hashlib.md5(metrics_text.encode()).hexdigest()
+    texts = {name: _file_at(commit, name) for name in (MODEL_FILE, metrics)}
+    digests = {name: hashlib.md5(text.encode()).hexdigest() for name, text in texts.items() if text}
     fingerprints = outputs.get("data/sources.json")
     code = {name: one for name, one in inputs.items() if name.startswith("reports/code/")}
     date, subject = _describe_commit(commit)
@@ -163,14 +163,16 @@ def provenance(
         "commit": commit or None,
         "date": date,
         "subject": subject,
-        "recorded": metrics in outputs and outputs[metrics].digest == metrics_digest,
+        "recorded": all(
+            name in outputs and outputs[name].digest == one for name, one in digests.items()
+        ),
         "notebook": _notebook(commit),
         "code": {name: one.digest for name, one in code.items()},
         "data": _used_data(outputs, inputs),
         "sources": _sources(fingerprints.digest) if fingerprints else {},
         "environment": _environment(_file_at(commit, "requirements/dev.txt")),
         "params": _used_params(stages),
-        "test": json.loads(metrics_text)["test"],
+        "test": json.loads(texts[metrics])["test"],
     }
 
 # %% ../../nbs/api/pipeline/10_provenance.ipynb #3767f429

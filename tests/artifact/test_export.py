@@ -36,8 +36,9 @@ def test_a_fresh_process_gives_the_notebooks_numbers(sample, test_rows, tmp_path
     output = json.loads(
         sample.run(sys.executable, "-c", FRESH, str(tmp_path / "records.json")).stdout
     )
-    printed = json.loads((sample.root / "metrics" / "final_model.json").read_text())
-    assert output["digest"] == printed["model"]
+    metrics = sample.root / "metrics"
+    printed = json.loads((metrics / "final_model.json").read_text())
+    assert output["digest"] == json.loads((metrics / "model.json").read_text())["model"]
     predictor = Predictor(sample.root / "models" / "final")
     numbers = np.array(output["predictions"])
     np.testing.assert_array_equal(numbers, predictor.predict_frame(test_rows))
@@ -114,6 +115,7 @@ def test_a_linear_model_in_small_units_is_compiled_to_the_last_digit(
 def test_another_family_arrives_in_the_same_form(changeable, family):
     changeable.params(final_model__family=family)
     changeable.run("mle", "run", "final_model")
+    changeable.run("mle", "card")
     folder = changeable.root / "models" / "final"
     names = {
         "contract.yaml",

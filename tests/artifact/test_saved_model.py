@@ -306,7 +306,14 @@ def test_a_network_forced_to_win_goes_the_whole_way(changeable):
         "git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "run"
     )
     process = changeable.run("dvc", "exp", "run", "-S", "final_model.family=network")
-    assert stages_run(process.stdout) == ["importance", "final_model", "leakage", "bento", "report"]
+    assert stages_run(process.stdout) == [
+        "importance",
+        "final_model",
+        "card",
+        "leakage",
+        "bento",
+        "report",
+    ]
     final = changeable.root / "models" / "final"
     keras = changeable.root / "models" / "keras"
     assert (final / "model.onnx").read_bytes() == (keras / "float" / "model.onnx").read_bytes()

@@ -23,8 +23,8 @@ from mle_project.pipeline.stage_code import stage_code
 TEMPLATES = sorted(path.name for path in (ROOT / "mle_project" / "templates").iterdir())
 RENDERED = {
     "adopt.html.j2": set(),
-    "card.md.j2": {"final_model"},
-    "card.html.j2": {"final_model"},
+    "card.md.j2": set(),
+    "card.html.j2": set(),
     "leakage.md.j2": {"leakage"},
     "readme_part.md.j2": set(),
 }

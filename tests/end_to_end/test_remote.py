@@ -151,7 +151,7 @@ def test_a_clone_elsewhere_serves_what_was_pushed(kind, changeable, tmp_path, re
     assert (
         status == 200
         and answer["model"]
-        == json.loads((changeable.root / "metrics" / "final_model.json").read_text())["model"]
+        == json.loads((changeable.root / "metrics" / "model.json").read_text())["model"]
     )
     assert not (
         elsewhere.root / ".mle" / "resources.json"
