@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from mle_project.core.project import DETERMINISTIC_ENV
-from mle_project.pipeline.notebooks import post_save_hook, pre_save_hook
+from mle_project.pipeline.notebooks import pre_save_hook
+from mle_project.pipeline.stage_code import post_save_hook
 
 os.environ.update(DETERMINISTIC_ENV)
 

@@ -14,9 +14,8 @@ from projects import BIN, ROOT, example_only, package_texts
 from tiers import SLOW
 
 from mle_project.cli.main import main
-from mle_project.cli.pipeline import notebook_stages
 from mle_project.core.contract import schema_comment
-from mle_project.core.project import DETERMINISTIC_ENV, ProjectError, has_avx2
+from mle_project.core.project import DETERMINISTIC_ENV, ProjectError, has_avx2, notebook_stages
 from mle_project.pipeline.imports import import_order_violations, package_modules
 from mle_project.pipeline.notebooks import source_notebooks
 from mle_project.pipeline.parameters import (
@@ -147,7 +146,11 @@ def test_wrong_parameters_break_their_schema(tmp_path):
 
 def test_every_stage_has_its_page():
     stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["report"]
-    assert set(stage["deps"]) == {"nbs", *(f"reports/{stage}.ipynb" for stage in notebook_stages())}
+    assert set(stage["deps"]) == {
+        "nbs",
+        "${tables.contract}",
+        *(f"reports/{stage}.ipynb" for stage in notebook_stages()),
+    }
     assert {next(iter(out)) for out in stage["outs"]} == {
         f"reports/{stage}.html" for stage in notebook_stages()
     }

@@ -138,10 +138,10 @@ def _call_names(node: ast.Call, importer: str, package: Path) -> list[str]:
     return [name]
 
 
-def _direct_imports(code: str, importer: str, package: Path) -> list[str]:
+def _direct_imports(tree: ast.Module, importer: str, package: Path) -> list[str]:
     "The modules of the package that the code's own imports name, in any form."
     found = []
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             found += _from_names(node, importer, package)
         elif isinstance(node, ast.Call):
@@ -175,30 +175,45 @@ def _parts(node: ast.AST) -> list[ast.expr]:
     return node.args if isinstance(node, ast.Call) else []
 
 
-def _mentions(code: str, importer: str, package: Path) -> list[str]:
-    "The modules of the package that texts in the code name."
+def _mentions(tree: ast.Module, importer: str, package: Path) -> list[str]:
+    "The modules of the package that texts in the code name; docstrings are left out."
     found = []
-    for node in ast.walk(_without_docstrings(ast.parse(code))):
-        found += _names_in(_text(node), package)
-        for name in re.findall(rf"from +({package.name}\.[\w.]+) +import ", _text(node)):
-            if not module_file(name, package):
-                raise _unknown(node, importer)
+    for node in ast.walk(_without_docstrings(tree)):
+        text = _text(node)
+        if package.name in text:
+            found += _names_in(text, package)
+            for name in re.findall(rf"from +({package.name}\.[\w.]+) +import ", text):
+                if not module_file(name, package):
+                    raise _unknown(node, importer)
         for flag, name in pairwise(map(_text, _parts(node))):
             if flag == "-m" and _is_ours(name, package) and not module_file(name, package):
                 raise _unknown(node, importer)
     return found
 
 # %% ../../nbs/api/pipeline/01_imports.ipynb #7d0ffb63
+def _named_modules(code: str, importer: str, package: Path) -> list[str]:
+    "The modules of the package that the code imports or names itself."
+    tree = ast.parse(code)
+    return _direct_imports(tree, importer, package) + _mentions(tree, importer, package)
+
+
 def imported_modules(
     code: str,  # plain code
     package: Path,  # the package's folder
+    known: dict[str, list[str]] | None = None,  # by module, what it names; filled, for a next call
 ) -> list[str]:  # full names of modules of the package, sorted
     "The modules of the package that the code imports, directly or through one another."
+    known = {} if known is None else known
     modules: set[str] = set()
     waiting = [("", code)]
     while waiting:
         importer, text = waiting.pop()
-        for name in _direct_imports(text, importer, package) + _mentions(text, importer, package):
+        names = known.get(importer)
+        if names is None:
+            names = _named_modules(text, importer, package)
+        if importer:
+            known[importer] = names
+        for name in names:
             for whole in accumulate(name.split("."), "{}.{}".format):
                 if whole not in modules and module_file(whole, package):
                     modules.add(whole)
@@ -259,7 +274,9 @@ def import_order_violations() -> list[str]:  # sentences; empty when the laws ho
     for importer, path in modules.items():
         lesson = importer.count(".") == 1
         code = notebook_code(path) if lesson else _module_text(importer, package)
-        for name in dict.fromkeys(_direct_imports(code, "" if lesson else importer, package)):
+        for name in dict.fromkeys(
+            _direct_imports(ast.parse(code), "" if lesson else importer, package)
+        ):
             fault = _fault(importer, name, number)
             if fault:
                 faults.append(f"{path.relative_to(root())} imports {name}, {fault}.")

@@ -131,7 +131,7 @@ def read_stage(
         params=params[name],
         values={key: lookup(params, key) for key in keys},
         code=code,
-        facts=plain_facts(),
+        facts=plain_facts(deps),
         deps=deps,
         outs=resolve_paths(spec, params, "outs", "metrics", "plots"),
         inputs=input_digests(deps),

@@ -87,6 +87,22 @@ def test_saving_strips_outputs_and_exports_the_module(lab, changeable):
     assert changeable.run("mle", "clean", "--check").returncode == 0
 
 
+def test_after_a_save_dvc_status_names_the_stages_that_are_stale(lab, changeable):
+    "What stages depend on is written down in the background."
+    name = "nbs/api/evaluation/00_curves.ipynb"
+    notebook = nbformat.read(changeable.root / name, as_version=4)
+    cell = next(cell for cell in notebook.cells if cell.source.startswith("#| export\ndef "))
+    cell.source += "\n\n\nNEWCOMER = 1"
+    lab("PUT", f"/api/contents/{name}", {"type": "notebook", "format": "json", "content": notebook})
+    code = changeable.root / "reports" / "code" / "final_model.py"
+    for _ in range(60):
+        if "NEWCOMER" in code.read_text():
+            break
+        time.sleep(0.5)
+    output = changeable.run("dvc", "status").stdout
+    assert "reports/code/final_model.py" in output and "reports/code/eda.py" not in output
+
+
 def test_saving_half_a_cell_leaves_the_package_whole(lab, changeable):
     package = changeable.root / "mle_project"
     before = {path: path.read_bytes() for path in package.rglob("*.py")}

@@ -8,16 +8,17 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mle_project.core.contract import EXAMPLE
 from mle_project.core.project import ProjectError
-from mle_project.pipeline.runner import CODE_DIR, check_inputs, check_unchanged
+from mle_project.pipeline.runner import check_inputs, check_unchanged
 from mle_project.pipeline.stage import Stage, read_stage
-from mle_project.pipeline.stage_code import stage_code
+from mle_project.pipeline.stage_code import CODE_DIR, FACTS, plain_facts, stage_code
 
 PARAMS = "work: {rows: 5, folder: out}\nother: {seed: 0}\n"
 DVC = """stages:
   work:
     cmd: mle run work
-    deps: [data.csv, table]
+    deps: [reports/code/contract.yaml, reports/code/features.sql, data.csv, table]
     params: [work, other.seed]
     outs: ["${work.folder}/model"]
     metrics: [{metrics.json: {cache: false}}]
@@ -34,6 +35,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "data.csv": "a,b\n",
         "table/part.csv": "1,2\n",
         "mle_project/__init__.py": "",
+        "contract.yaml": EXAMPLE,
+        "sql/features.sql": "SELECT *, minutes / items AS pace\nFROM record\n",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -53,6 +56,8 @@ def write_code(project: Path) -> None:
     """Write down the code of the stage, as the stage `export` does."""
     (project / CODE_DIR).mkdir(parents=True, exist_ok=True)
     (project / CODE_DIR / "work.py").write_text(stage_code("work"))
+    for name, text in plain_facts([f"{CODE_DIR}/{name}" for name in FACTS]).items():
+        (project / CODE_DIR / name).write_text(text)
 
 
 def replace(path: Path, old: str, new: str) -> None:
@@ -74,7 +79,8 @@ def test_a_stage_knows_its_paths_values_and_inputs(project):
     stage = read_stage("work")
     assert stage.outs == ["out/model", "metrics.json"]
     assert stage.values == {"work": {"rows": 5, "folder": "out"}, "other.seed": 0}
-    assert list(stage.inputs) == ["data.csv", "table/part.csv"]
+    facts = [f"{CODE_DIR}/{name}" for name in FACTS]
+    assert list(stage.inputs) == [*facts, "data.csv", "table/part.csv"]
     assert stage.types == {"rows": "PositiveInt", "folder": "str"}
 
 
@@ -84,7 +90,7 @@ def test_a_stage_knows_its_paths_values_and_inputs(project):
         ("nbs/01_work.ipynb", "rows = 1 ", "rows = 2 ", "the code of stage `work` changed"),
         ("params.yaml", "rows: 5", "rows: 6", "changed while it ran"),
         ("params.yaml", "seed: 0", "seed: 1", "changed while it ran"),
-        ("dvc.yaml", "[data.csv, table]", "[data.csv]", "changed while it ran"),
+        ("dvc.yaml", ", data.csv, table]", ", data.csv]", "changed while it ran"),
         ("dvc.yaml", "/model", "/models", "changed while it ran"),
         ("data.csv", "a,b", "a,c", "changed while it ran"),
         ("table/part.csv", "1,2", "1,3", "changed while it ran"),
@@ -110,6 +116,25 @@ def test_prose_may_change_while_a_stage_runs(old, new, project):
     before = read_stage("work")
     replace(project / "nbs" / "01_work.ipynb", old, new)
     assert rejection(before) == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("contract.yaml", "Way in.", "The door.", ""),
+        ("contract.yaml", "unit: minutes", "unit: min", ""),
+        ("contract.yaml", "task: binary", "task: binary  # a comment", ""),
+        ("contract.yaml", "[0, 600]", "[0, 700]", "contract.yaml changed after"),
+        ("sql/features.sql", "pace", "pace -- of a visitor", ""),
+        ("sql/features.sql", "minutes / items", "items / minutes", "features.sql changed after"),
+    ],
+)
+def test_words_of_the_contract_may_change_while_a_stage_runs_and_facts_may_not(
+    file, old, new, said, project
+):
+    before = read_stage("work")
+    replace(project / file, old, new)
+    assert rejection(before).startswith(said) and bool(rejection(before)) == bool(said)
 
 
 @pytest.mark.parametrize(
