@@ -39,7 +39,7 @@ import re
 import sysconfig
 from pathlib import Path
 from mle_project.core.project import DETERMINISTIC_ENV
-names = [n for n in DETERMINISTIC_ENV if re.search("THREADS|SPIN|TRACK|CORETYPE|CPU_", n)]
+names = [n for n in DETERMINISTIC_ENV if re.search("THREADS|SPIN|TRACK|CORETYPE|CPU_|^TF_", n)]
 lines = [f"import os; os.environ.setdefault({n!r}, {DETERMINISTIC_ENV[n]!r})" for n in names]
 Path(sysconfig.get_path("purelib"), "mle_settings.pth").write_text("\n".join(lines) + "\n")
 endef

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .artifact.compile_check import assert_compiles
 from .core.contract import Contract
 from .core.project import die_with_parent
 from .evaluation.importance import permutation_table
@@ -111,8 +112,9 @@ def evaluate_family(
     y: np.ndarray,  # (n,) its target
     **budget: Any,  # of `tune`
 ) -> FamilyEvaluation:
-    "Tune a family, fit its best on the training split, and predict what the folds held out."
+    "Check that a family compiles, tune it, fit its best, and predict what the folds held out."
     with log_progress(search):
+        assert_compiles(search)
         tuning = tune(search, **budget)
     build = partial(
         build_family, search.family, tuning.hyperparameters, search.contract, search.seed
