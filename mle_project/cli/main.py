@@ -17,6 +17,7 @@ from .model import materialize
 from .model import score
 from .pipeline import card
 from .pipeline import clean
+from .pipeline import experiments
 from .pipeline import export
 from .pipeline import fingerprint
 from .pipeline import readme
@@ -98,6 +99,7 @@ def main() -> None:
     By key, over HTTP:     mle materialize
     Why this prediction?   mle explain models/final/example.json
     What came out?         mle summary
+    Runs side by side:     mle experiments
     For the README:        mle readme
     Where from?            mle why DIGEST
     That model again:      mle rebuild DIGEST
@@ -113,7 +115,7 @@ def main() -> None:
 
 # %% ../../nbs/api/cli/03_main.ipynb #ca7ed428
 MODEL = (check, score, materialize, explain, fetch, why, rebuild, verify, reproduce)
-PROJECT = (adopt, rename, readme, summary, clean, schemas)
+PROJECT = (adopt, rename, readme, summary, experiments, clean, schemas)
 STAGES = (run, export, fingerprint, card, report)  # dvc.yaml calls these
 
 for command in (*MODEL, *PROJECT, *STAGES):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run', 'export', 'schemas', 'card', 'report', 'fingerprint', 'clean', 'readme', 'stage_rows', 'leaderboard_rows',
-           'score_rows', 'summary']
+           'score_rows', 'summary', 'experiment_rows', 'experiments']
 
 # %% ../../nbs/api/cli/00_pipeline.ipynb #45676822
 import json
@@ -277,3 +277,49 @@ def summary(as_json: bool) -> None:
         "  serve   source .venv/bin/activate && bentoml serve      edit    make lab      "
         "change    params.yaml, then dvc repro\n"
     )
+
+# %% ../../nbs/api/cli/00_pipeline.ipynb #49b8d914
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    "Nested mappings as one, with dotted keys."
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def experiment_rows(
+    runs: list[dict[str, Any]],  # as `dvc.api.exp_show` has them
+    metrics: list[str],  # of the final model
+    params: list[str],  # dotted keys of params.yaml
+) -> list[list[str]]:  # its header first
+    "One row a run: its name, test metrics, and each parameter that differs between runs."
+    from mle_project.core.formatting import format_value
+
+    differing = [name for name in params if len({str(run.get(name)) for run in runs}) > 1]
+    rows = [["run", *metrics, *differing]]
+    for run in runs:
+        name = run.get("Experiment") or run["rev"]
+        scores = [run.get(f"test.{metric}") for metric in metrics]
+        texts = ["-" if score is None else format_value(score, significant=6) for score in scores]
+        rows.append([str(name), *texts, *(str(run.get(name, "-")) for name in differing)])
+    return rows
+
+
+@click.command()
+@click.option("-n", "--num", default=1, show_default=True, help="So many commits, HEAD first.")
+def experiments(num: int) -> None:
+    """Set runs side by side: test metrics, and the parameters that differ.
+
+    The rows are the working tree, commits, and what `dvc exp run` made of them. `dvc exp show` has
+    all numbers; `dvc exp apply NAME` takes a run over.
+    """
+    import dvc.api
+    from mle_project.core.formatting import format_table
+
+    os.chdir(root())
+    metrics = list(_read_json(root() / "metrics" / "final_model.json").get("test", {}))
+    params = list(_flat(read_yaml(root() / "params.yaml")))
+    rows = experiment_rows(dvc.api.exp_show(num=num), metrics, params)
+    click.echo(format_table(rows[0], rows[1:]))

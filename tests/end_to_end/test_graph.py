@@ -329,6 +329,9 @@ def test_an_experiment_changes_one_parameter(changeable):
     )
     assert before["fitted"] != after["fitted"] and after["family"] == "linear"
     assert "final_model.json" in changeable.run("dvc", "metrics", "diff").stdout
+    table = changeable.run("mle", "experiments").stdout
+    assert "final_model.family" in table and METRIC in table and "linear" in table
+    assert "eda.seed" not in table
     runs = {
         row["rev"]: row
         for row in csv.DictReader(io.StringIO(changeable.run("dvc", "exp", "show", "--csv").stdout))
