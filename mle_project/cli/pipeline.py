@@ -289,6 +289,11 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _differs(name: str, runs: list[dict[str, Any]]) -> bool:
+    "Whether a parameter has two values among runs."
+    return len({str(run.get(name)) for run in runs}) > 1
+
+
 def experiment_rows(
     runs: list[dict[str, Any]],  # as `dvc.api.exp_show` has them
     metrics: list[str],  # of the final model
@@ -297,7 +302,7 @@ def experiment_rows(
     "One row a run: its name, test metrics, and each parameter that differs between runs."
     from mle_project.core.formatting import format_value
 
-    differing = [name for name in params if len({str(run.get(name)) for run in runs}) > 1]
+    differing = [name for name in params if _differs(name, runs)]
     rows = [["run", *metrics, *differing]]
     for run in runs:
         name = run.get("Experiment") or run["rev"]

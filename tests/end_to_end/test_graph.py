@@ -332,6 +332,12 @@ def test_an_experiment_changes_one_parameter(changeable):
     table = changeable.run("mle", "experiments").stdout
     assert "final_model.family" in table and METRIC in table and "linear" in table
     assert "eda.seed" not in table
+    back = changeable.run("dvc", "exp", "run", "-S", "final_model.family=null", "final_model")
+    assert "final_model ran before with these inputs" in back.stdout
+    assert json.loads((changeable.root / "metrics" / "final_model.json").read_text()) == before
+    assert "up to date" in changeable.run("dvc", "status", "final_model").stdout
+    forced = changeable.run("dvc", "repro", "-f", "-s", "final_model").stdout
+    assert "ran before" not in forced and "What was chosen" in forced
     runs = {
         row["rev"]: row
         for row in csv.DictReader(io.StringIO(changeable.run("dvc", "exp", "show", "--csv").stdout))
