@@ -132,7 +132,8 @@ def test_from_a_file_to_a_served_prediction(adopted_project):
     with serving(project) as server:
         records = json.loads(rows[server.predictor.contract.features].to_json(orient="records"))
         status, answer = server.post({"records": records})
-        assert status == 200 and answer["model"] == metrics["model"]
+        digest = json.loads((project.root / "metrics" / "model.json").read_text())["model"]
+        assert status == 200 and answer["model"] == digest
         assert answer["predictions"] == server.predictor.format_predictions(
             server.predictor.predict_frame(rows)
         )
