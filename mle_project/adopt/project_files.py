@@ -384,7 +384,8 @@ def write_readme() -> bool:  # whether it changed
     row = None
     contract = read_contract(folder / "contract.yaml")
     model = folder / "models" / "final"
-    scores = [folder / "metrics" / name for name in ("model.json", "final_model.json")]
+    scores = folder / "metrics" / "final_model.json"
+    digest = folder / "metrics" / "model.json"
     model_contract = model / "contract.yaml"
     contract_text = (folder / "contract.yaml").read_text()
     if model_contract.is_file() and model_contract.read_text() == contract_text:
@@ -393,10 +394,9 @@ def write_readme() -> bool:  # whether it changed
         record = made_record(predictor, row) if row else example_record(contract)
         outputs = predictor.predict_records([record])
         response = {"predictions": predictor.format_predictions(outputs), "model": predictor.digest}
-        recorded: dict[str, Any] = {}
-        for file in scores:
-            recorded = json.loads(file.read_text()) | recorded if file.is_file() else recorded
-        metrics = recorded if recorded.get("model") == predictor.digest else None
+        if scores.is_file() and digest.is_file():
+            is_its = json.loads(digest.read_text()).get("model") == predictor.digest
+            metrics = json.loads(scores.read_text()) if is_its else None
     before = (folder / "README.md").read_text()
     after = replace_section(before, readme_section(contract, metrics, response, row))
     if after != before:

@@ -18,12 +18,12 @@ import numpy as np
 from .onnx import compile_model
 from .parity import assert_parity
 from .parity import output_scale
-from .predictor import open_session
-from .predictor import run_session
+from .predictor import compiled_predictor
 from ..core.project import ProjectError
 from ..modeling.families import fit_model
 from ..modeling.metrics import predict
 from ..modeling.tuning import Search
+from ..modeling.tuning import print_unrecorded
 
 # %% ../../nbs/api/artifact/11_compile_check.ipynb #4d856926
 ROWS = 100
@@ -80,7 +80,7 @@ def _reason(error: Exception) -> str:
 def assert_compiles(
     search: Search,  # a family, and rows to fit on
 ) -> None:
-    "Raise where a choice of a family does not compile, or compiles to something else."
+    "Raise where a choice does not compile, or compiles to something else; say what was not tried."
     few = _few(search)
     for values, what in _variants(few):
         hp = keras_tuner.HyperParameters()
@@ -89,8 +89,12 @@ def assert_compiles(
             warnings.simplefilter("ignore")
             try:
                 model = fit_model(few.build(hp), few.x, few.y)
-            except Exception:
-                continue  # too few rows for this choice: the search will say what is wrong
+            except Exception as error:
+                print_unrecorded(
+                    f"{search.family}: {what} cannot be fitted on {len(few.x)} rows ({error}), so "
+                    "it was not compiled before the search"
+                )
+                continue
             try:
                 _assert_same(model, few)
             except Exception as error:
@@ -101,11 +105,6 @@ def assert_compiles(
 
 def _assert_same(model: Any, few: Search) -> None:
     "Compile a fitted model, and compare."
-    n_numeric = len(few.contract.numeric_features)
-    compiled = run_session(
-        open_session(compile_model(model, few.contract)),
-        few.x.iloc[:, :n_numeric].to_numpy(np.float32),
-        few.x.iloc[:, n_numeric:].to_numpy(object),
-    )
+    compiled = compiled_predictor(compile_model(model, few.contract), few.contract)
     native = predict(model, few.x, few.contract.task)
-    assert_parity(native, compiled, few.contract.task, output_scale(native))
+    assert_parity(native, compiled(few.x), few.contract.task, output_scale(native))

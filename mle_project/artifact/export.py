@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 from typing import TYPE_CHECKING
 
-import numpy as np
 
 from .onnx import compile_model
 from .parity import edge_case_rows
 from .parity import assert_parity
 from .parity import output_scale
 from .predictor import MANIFEST
-from .predictor import run_session
 from .predictor import build_manifest
-from .predictor import open_session
+from .predictor import compiled_predictor
 from .predictor import read_artifact
 from ..core.arrays import feature_baselines
 from ..core.contract import Contract
@@ -69,11 +67,7 @@ def save(
         edge_cases.iloc[:: max(1, len(edge_cases) // 200)],
     )
     compiled = compile_model(model, contract)
-    outputs = run_session(
-        open_session(compiled),
-        edge_cases.iloc[:, :n_numeric].to_numpy(np.float32),
-        edge_cases.iloc[:, n_numeric:].to_numpy(object),
-    )
+    outputs = compiled_predictor(compiled, contract)(edge_cases)
     native = predict(model, edge_cases, contract.task)
     difference = assert_parity(native, outputs, contract.task, scale, tolerance)
     folder.mkdir(parents=True, exist_ok=True)

@@ -95,20 +95,18 @@ def card() -> None:
     from mle_project.core.project import stage_params
     from mle_project.evaluation.card_rendering import file_digests
     from mle_project.evaluation.card_rendering import finish_model
+    from mle_project.evaluation.card_rendering import training_files
     from mle_project.pipeline.provenance import MODEL_FILE
     from mle_project.pipeline.runner import staged_outputs
 
     params = stage_params("final_model")
     target = stage_params("bento")["model_dir"]
-    splits = [f"{params['tables']}/{part}.parquet" for part in ("train", "validation", "test")]
-    files = [params["contract"], params["features"], "params.yaml", params["hyperparameters"]]
-    digests = file_digests(root(), [*files, "requirements/dev.txt", *splits])
     with staged_outputs("card", [target, MODEL_FILE]):
         digest = finish_model(
             root() / params["output_dir"],
             output_path(target),
             root() / params["contract"],
-            digests,
+            file_digests(root(), training_files(params)),
         )
         output_path(MODEL_FILE).write_text(json.dumps({"model": digest}) + "\n")
     click.echo(f"card  {target}: model {digest}")

@@ -23,8 +23,8 @@ from mle_project.pipeline.stage_code import stage_code
 TEMPLATES = sorted(path.name for path in (ROOT / "mle_project" / "templates").iterdir())
 RENDERED = {
     "adopt.html.j2": set(),
-    "card.md.j2": set(),
-    "card.html.j2": set(),
+    "card.md.j2": {"card"},
+    "card.html.j2": {"card"},
     "leakage.md.j2": {"leakage"},
     "readme_part.md.j2": set(),
 }
@@ -37,7 +37,7 @@ def marker(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def changed_code(tmp_path_factory) -> dict[str, str]:
-    """The code of three stages, one of which renders nothing, after an edit of every template.
+    """The code of four stages, two of which render nothing, after an edit of every template.
 
     A template of the leakage report includes a new one, which has its line too.
     """
@@ -56,7 +56,7 @@ def changed_code(tmp_path_factory) -> dict[str, str]:
         file.write('{% include "part.md.j2" %}\n')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(copy)
-        return {stage: stage_code(stage) for stage in ("eda", "final_model", "leakage")}
+        return {stage: stage_code(stage) for stage in ("eda", "final_model", "card", "leakage")}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -94,6 +94,8 @@ def test_a_stage_knows_its_paths_values_and_inputs(project):
         ("dvc.yaml", "/model", "/models", "changed while it ran"),
         ("data.csv", "a,b", "a,c", "changed while it ran"),
         ("table/part.csv", "1,2", "1,3", "changed while it ran"),
+        ("contract.yaml", "[0, 600]", "[0, 700]", "contract.yaml changed after"),
+        ("sql/features.sql", "minutes / items", "items / minutes", "features.sql changed after"),
     ],
 )
 def test_what_changes_while_a_stage_runs_is_noticed(file, old, new, words, project):
@@ -111,30 +113,21 @@ def test_code_written_down_again_while_a_stage_runs_is_noticed(project):
     assert "changed while it ran" in rejection(before)
 
 
-@pytest.mark.parametrize(("old", "new"), [("# Work", "# More"), ("of the table", "of all tables")])
-def test_prose_may_change_while_a_stage_runs(old, new, project):
-    before = read_stage("work")
-    replace(project / "nbs" / "01_work.ipynb", old, new)
-    assert rejection(before) == ""
-
-
 @pytest.mark.parametrize(
-    ("file", "old", "new", "said"),
+    ("file", "old", "new"),
     [
-        ("contract.yaml", "Way in.", "The door.", ""),
-        ("contract.yaml", "unit: minutes", "unit: min", ""),
-        ("contract.yaml", "task: binary", "task: binary  # a comment", ""),
-        ("contract.yaml", "[0, 600]", "[0, 700]", "contract.yaml changed after"),
-        ("sql/features.sql", "pace", "pace -- of a visitor", ""),
-        ("sql/features.sql", "minutes / items", "items / minutes", "features.sql changed after"),
+        ("nbs/01_work.ipynb", "# Work", "# More"),
+        ("nbs/01_work.ipynb", "of the table", "of all tables"),
+        ("contract.yaml", "Way in.", "The door."),
+        ("contract.yaml", "unit: minutes", "unit: min"),
+        ("contract.yaml", "task: binary", "task: binary  # a comment"),
+        ("sql/features.sql", "pace", "pace -- of a visitor"),
     ],
 )
-def test_words_of_the_contract_may_change_while_a_stage_runs_and_facts_may_not(
-    file, old, new, said, project
-):
+def test_prose_may_change_while_a_stage_runs(file, old, new, project):
     before = read_stage("work")
     replace(project / file, old, new)
-    assert rejection(before).startswith(said) and bool(rejection(before)) == bool(said)
+    assert rejection(before) == ""
 
 
 @pytest.mark.parametrize(
